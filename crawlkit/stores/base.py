@@ -1,0 +1,167 @@
+"""Store: the contract that a laptop and a fleet share.
+
+A store keeps a run: its queue, its dedup set, its items, outcomes and counters, and the documents
+of its parts. Two views of it exist. A `Store` is what a running job writes through; its methods are
+async, as they may wait for a disk or a server. A `Reader` looks at a run that is finished or
+still going on, plainly, from any process.
+
+The conformance suite in ``tests/test_stores.py`` is this contract in executable form.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..checkpoint import Checkpoint, Document, ErrorGroup, Lease, Number, Outcome, Snapshot
+from ..request import Request
+
+BUNDLE = 50
+"""Requests of one host and priority are stored together, this many at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim brought.
+
+    Attributes:
+        leases: Requests that now belong to this process, best priority first.
+        next_due: Unix time at which the next waiting request may be claimed, if one waits.
+        is_exhausted: The store holds no request but those that this process has claimed.
+    """
+
+    leases: list[Lease] = field(default_factory=list)
+    next_due: float | None = None
+    is_exhausted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a commit did.
+
+    Attributes:
+        enqueued: How many of the fresh requests were new.
+        duplicates: How many were not.
+    """
+
+    enqueued: int = 0
+    duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item as it is read back: JSON, and where it came from."""
+
+    number: int
+    data: bytes
+    url: str
+    handler: str
+    at: float
+
+
+class Store(ABC):
+    """A run, opened for writing by one process.
+
+    ``address`` is what a user would pass to ``--store`` to come back to it.
+    """
+
+    address: str
+
+    @abstractmethod
+    async def open(self, *, fresh: bool = False) -> None:
+        """Open the run, make it where there is none; `fresh` throws away what it held.
+
+        Raises:
+            StoreLockedError: Another process is writing it.
+            StoreDamagedError: It does not hold what was written.
+            StoreVersionError: It was written by a newer crawlkit.
+        """
+
+    @abstractmethod
+    async def load(self) -> Snapshot:
+        """What the registered parts saved; its cost does not depend on the size of the queue."""
+
+    @abstractmethod
+    async def document(self, name: str) -> Document | None:
+        """One document, also one that `load` leaves out."""
+
+    @abstractmethod
+    async def claim(self, limit: int, window: Mapping[str, int], now: float) -> Claim:
+        """Claim about `limit` requests, best priority first, none before its time.
+
+        Whole bundles are claimed, so there may be some more than `limit`. A claim is undone when
+        the process dies; nothing is written.
+
+        Args:
+            limit: How many are wanted.
+            window: The hosts that this process is working on, with how many more requests of each
+                it can use. Hosts that are not in it are wanted too.
+            now: Unix time.
+        """
+
+    @abstractmethod
+    async def commit(self, checkpoint: Checkpoint) -> Receipt:
+        """Write the checkpoint, whole or not at all.
+
+        The store adds to the counters ``requests_total`` and ``requests_duplicate`` what only it
+        can know: how many of the fresh requests were new and how many were not.
+
+        Raises:
+            StoreWriteError: It could not be written; nothing was changed and it can be tried again.
+            StoreDamagedError: It can never be written.
+        """
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give back what was claimed and is not done, without waiting for anything."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the run. Nothing depends on it: a process that dies has closed well enough."""
+
+
+class Reader(ABC):
+    """A run, opened for reading. Every method sees the last checkpoint at the time of its call."""
+
+    address: str
+
+    @abstractmethod
+    def documents(self, prefix: str = "") -> Iterator[tuple[str, Document]]:
+        """Documents whose name begins with `prefix`, by name."""
+
+    @abstractmethod
+    def counters(self, prefix: str = "") -> dict[str, Number]:
+        """Counters whose name begins with `prefix`."""
+
+    @abstractmethod
+    def errors(self) -> list[ErrorGroup]:
+        """Groups of errors, the most frequent first."""
+
+    @abstractmethod
+    def items(self, *, after: int = 0, handler: str | None = None) -> Iterator[StoredItem]:
+        """Items in the order in which they were saved, from number `after` + 1 on, streamed."""
+
+    @abstractmethod
+    def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:
+        """Requests that were ``handled``, ``failed`` or ``skipped``, streamed."""
+
+    @abstractmethod
+    def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:
+        """Requests that are still to do, each with the Unix time before which it waits, or 0."""
+
+    @abstractmethod
+    def outcome(self, host: str, fingerprint: int) -> Outcome | None:
+        """What became of one request, or of one link that was skipped."""
+
+    @abstractmethod
+    def seen(self, host: str, fingerprint: int) -> bool:
+        """Whether the request was ever enqueued."""
+
+    @abstractmethod
+    def check(self) -> Iterator[str]:
+        """Everything that is wrong with what is stored, a line each; nothing if all is well."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the run."""
