@@ -29,7 +29,7 @@ class Ticket(NamedTuple):
     """Where the store keeps a claimed request: a bundle and the place in it. Opaque elsewhere."""
 
     bundle: int
-    index: int
+    place: int
 
 
 class Lease(NamedTuple):
@@ -142,6 +142,7 @@ class Checkpoint:
         is_migrating: Whether the machine is about to go.
         documents: Documents by name; ``None`` removes one.
         fresh: Requests to enqueue where their fingerprint is new.
+        duplicates: How many more links led to requests that were known to be enqueued.
         again: Requests to enqueue once more: retried, or given back.
         left: Tickets of requests that are done or were moved.
         outcomes: What became of requests.
@@ -159,6 +160,7 @@ class Checkpoint:
     is_migrating: bool = False
     documents: dict[str, Document | None] = field(default_factory=dict)
     fresh: list[Pending] = field(default_factory=list)
+    duplicates: int = 0
     again: list[Pending] = field(default_factory=list)
     left: list[Ticket] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -208,6 +210,7 @@ class Checkpoint:
             (
                 self.documents,
                 self.fresh,
+                self.duplicates,
                 self.again,
                 self.left,
                 self.outcomes,

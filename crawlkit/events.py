@@ -271,7 +271,9 @@ class EventBus:
                     # Not awaited: one that swallows its cancellation must not hold the crawl up.
                     task.cancel()
                     task.add_done_callback(_retrieve)
-                    log.error("listener %s of %s was cut off: too slow", _name(listener), event.name)
+                    log.error(
+                        "listener %s of %s was cut off: too slow", _name(listener), event.name
+                    )
                 elif not task.cancelled() and (failure := task.exception()) is not None:
                     _report(listener, event, failure)
 

@@ -23,7 +23,6 @@ class Request(
         "user_data": "ud",
         "unique_key": "k",
         "retry_count": "r",
-        "referrer": "f",
         "session": "s",
     },
 ):
@@ -41,7 +40,6 @@ class Request(
         unique_key: Identity in place of method, URL and body. Two requests with one key are one;
             give another key to fetch a URL again.
         retry_count: How many times it was tried again. Counted by crawlkit.
-        referrer: URL of the page on which it was found. Filled in by crawlkit.
         session: Id of the session to use, where it must be a certain one.
     """
 
@@ -56,7 +54,6 @@ class Request(
     user_data: dict[str, Any] = {}
     unique_key: str | None = None
     retry_count: int = 0
-    referrer: str | None = None
     session: str | None = None
 
     def replace(self, **changes: Any) -> Request:

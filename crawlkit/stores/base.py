@@ -42,7 +42,7 @@ class Receipt:
 
     Attributes:
         enqueued: How many of the fresh requests were new.
-        duplicates: How many were not.
+        duplicates: How many were not, with those that the checkpoint knew of.
     """
 
     enqueued: int = 0
@@ -113,6 +113,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def reader(self) -> Reader:
+        """The run, opened for reading."""
+
+    @abstractmethod
     async def release(self) -> None:
         """Give back what was claimed and is not done, without waiting for anything."""
 
@@ -157,6 +161,30 @@ class Reader(ABC):
     @abstractmethod
     def seen(self, host: str, fingerprint: int) -> bool:
         """Whether the request was ever enqueued."""
+
+    def snapshot(self) -> Snapshot:
+        """What `Store.load` returns.
+
+        A store whose runs are read while they go on gives it as of one checkpoint, so that what is
+        counted here and there adds up.
+        """
+        return Snapshot(
+            documents={
+                name: document
+                for name, document in self.documents()
+                if not name.startswith("values/")
+            },
+            counters={
+                name: number
+                for name, number in self.counters().items()
+                if not name.startswith("host/")
+            },
+            errors=tuple(self.errors()),
+        )
+
+    def holder(self) -> int | None:
+        """The process that is writing the run, if one is and the store can tell."""
+        return None
 
     @abstractmethod
     def check(self) -> Iterator[str]:

@@ -1,0 +1,27 @@
+"""The command line: ``crawlkit``, and ``python -m crawlkit``.
+
+Each group of verbs is a file, and is loaded when one of its verbs is asked for. A verb imports what
+it works with when it runs, so that ``--help`` takes no time.
+"""
+
+from __future__ import annotations
+
+from .. import __version__
+from .verbs import Verbs, version_option
+
+main = Verbs(
+    "crawlkit",
+    help="Crawls that cannot be lost: run a crawler, and look at its runs.",
+    epilog="RUN is a directory such as runs/shop. 'crawlkit VERB --help' tells about one verb.",
+    verbs={
+        "run": "run",
+        "stats": "read",
+        "items": "read",
+        "why": "read",
+        "failed": "failed",
+        "state": "state",
+        "check": "state",
+        "new": "new",
+    },
+    params=[version_option(__version__)],
+)

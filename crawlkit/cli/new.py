@@ -1,0 +1,88 @@
+"""new: a first crawler."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+import click
+
+from ..errors import CrawlkitError, UsageError
+from ..urls import canonical
+from .verbs import Verb
+
+SITE = "https://quotes.toscrape.com/"
+"""A site that was made for learning to crawl."""
+
+_CRAWLER = '''\
+"""Crawls {url}
+
+Run it:           crawlkit run {module}.py
+Stop it:          Ctrl-C, and run it again to go on
+See the items:    crawlkit items runs/{name}
+See how it went:  crawlkit stats runs/{name}
+"""
+
+from crawlkit import Crawler, Page
+
+
+class {cls}(Crawler):
+    name = "{name}"
+    start_urls = ["{url}"]
+    max_pages = 50
+
+    async def parse(self, page: Page) -> None:
+        page.save({{"url": page.url, "title": page.css("title::text").get()}})
+        page.follow("a")
+'''
+
+_TEST = """\
+from pathlib import Path
+
+from crawlkit import open_run
+from crawlkit.testing import Site
+
+from {module} import {cls}
+
+
+def test_every_page_gives_its_title(tmp_path: Path) -> None:
+    with Site() as site:
+        site.add_page("/", links=["/a", "/b"])
+        site.add_page("/a", links=["/b"])
+        site.add_page("/b")
+        {cls}(start_urls=[site.url("/")], store=str(tmp_path)).run()
+    with open_run(tmp_path) as run:
+        assert sorted(item["title"] for item in run.items()) == ["/", "/a", "/b"]
+"""
+
+
+@click.command(cls=Verb)
+@click.argument("name")
+@click.option("--url", default=SITE, show_default=True, help="Where it starts.")
+def new(name: str, url: str) -> None:
+    """Write a first crawler, NAME.py, and a test of it. Nothing is ever overwritten."""
+    module = re.sub(r"\\W", "_", name.removesuffix(".py"), flags=re.ASCII).lower()
+    if not module.isidentifier() or keyword.iskeyword(module):
+        raise UsageError(f"{name!r} cannot name a Python module; use letters, such as 'shop'")
+    values = {
+        "module": module,
+        "name": module.replace("_", "-"),
+        "cls": "".join(part.capitalize() for part in module.split("_")),
+        "url": canonical(url),
+    }
+    files = {
+        Path(f"{module}.py"): _CRAWLER.format(**values),
+        Path(f"test_{module}.py"): _TEST.format(**values),
+    }
+    for path in files:
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another name, or move it away")
+    for path, text in files.items():
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise CrawlkitError(f"{path} cannot be written: {error.strerror or error}") from None
+        click.echo(f"{path} written")
+    click.echo(f"run it with: crawlkit run {module}.py")

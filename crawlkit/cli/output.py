@@ -1,0 +1,87 @@
+"""How verbs print: JSON, lines, tables, and numbers for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+
+def print_json(value: Any) -> None:
+    """One JSON value, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """A JSON array, streamed, one element a line; bytes are JSON already."""
+    out = sys.stdout.buffer
+    before = b"[\n"
+    for value in values:
+        out.write(before + (value if isinstance(value, bytes) else msgspec.json.encode(value)))
+        before = b",\n"
+    out.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+    out.flush()
+
+
+def print_lines(lines: Iterable[bytes]) -> None:
+    """Many lines, without a flush after each."""
+    out = sys.stdout.buffer
+    for line in lines:
+        out.write(line + b"\n")
+    out.flush()
+
+
+def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:
+    """Rows in columns: the first to the left, the others to the right; the last may be text."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """1234567 as 1,234,567."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def size(count: int) -> str:
+    """Bytes, in the unit in which they have one to three digits before the point."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def span(seconds: float) -> str:
+    """Seconds as ``0.35 s``, ``12.3 s``, ``4 min 05 s``, ``3 h 12 min`` or ``2 d 3 h``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 item``, ``1,200 items``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Text from a page, without the control characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

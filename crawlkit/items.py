@@ -1,0 +1,335 @@
+"""Items: what pages save, on its way into the store and out of it.
+
+An item is stored as one JSON object. On the way in, dicts and objects with fields (dataclasses,
+msgspec, attrs and pydantic) become JSON, checked against the crawler's ``item_type`` where it has
+one. On the way out they are streamed to a file whose ending says what it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from .clock import isoformat
+from .errors import CrawlkitError, ItemError, OptionError, UsageError
+
+if TYPE_CHECKING:
+    from .stores.base import StoredItem
+
+_UNSUPPORTED = "save text, numbers, lists or dicts (of a selector: its .get() or .getall())"
+
+
+# -- in -----------------------------------------------------------------------------------------
+
+
+def encode_item(item: object) -> bytes:
+    """`item` as a JSON object.
+
+    Args:
+        item: A dict, or an object of a dataclass or a msgspec, attrs or pydantic class. Its values
+            are JSON-like, or such as JSON has a custom for: dates and times (ISO 8601), ``Decimal``
+            and ``UUID`` (text), sets (lists), bytes (base64), enums, and objects like itself.
+
+    Raises:
+        ItemError: It is nothing of the kind.
+    """
+    try:
+        data = _encode(item)
+    except _FAILURES as error:
+        raise ItemError(_why_not(item, error)) from None
+    if data[:1] != b"{":
+        raise ItemError(
+            f"an item is a dict or an object with fields, not {_a(item)}; save {{'value': ...}}"
+        )
+    return data
+
+
+class ItemType:
+    """The type that every item of a crawler must have.
+
+    Args:
+        type: A dataclass, a ``TypedDict``, or a msgspec, attrs or pydantic class.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+
+    def __init__(self, type: Any) -> None:
+        self.name = str(getattr(type, "__name__", type))
+        self._type = type
+        self._is_pydantic = hasattr(type, "model_validate")
+        self._is_dataclass = dataclasses.is_dataclass(type)
+        self._fields: frozenset[str] = frozenset()
+        if not self._is_pydantic:
+            try:
+                info: Any = msgspec.inspect.type_info(type)
+                self._fields = frozenset(field.encode_name for field in info.fields)
+                self._decoder = msgspec.json.Decoder(type)
+            except (AttributeError, TypeError, NameError):
+                raise UsageError(
+                    f"item_type cannot be {self.name}; use a dataclass, a TypedDict, or a msgspec, "
+                    "attrs or pydantic class"
+                ) from None
+
+    def encode(self, item: object) -> bytes:
+        """`item` as a JSON object of this type, with the defaults of what it leaves out.
+
+        An item of another type, such as a dict, is converted as if it were JSON: text is no number,
+        but an ISO 8601 time is a ``datetime``. Pydantic classes convert by their own rules.
+
+        Raises:
+            ItemError: It does not fit; the message names the field.
+        """
+        return self._encode_pydantic(item) if self._is_pydantic else self._encode_typed(item)
+
+    def _encode_typed(self, item: object) -> bytes:
+        data = encode_item(item)
+        try:
+            value = self._decoder.decode(data)
+        except msgspec.ValidationError as error:
+            reason, _, path = str(error).partition(" - at `$.")
+            where = f"field {path[:-1]!r}: " if path else ""
+            raise ItemError(f"an item is no {self.name}: {where}{reason}") from None
+        keys = item.keys() if isinstance(item, dict) else ()
+        if unknown := [key for key in keys if str(key) not in self._fields]:
+            # To drop it without a word would lose what somebody took the trouble to extract.
+            raise ItemError(f"an item is no {self.name}: it has no field {unknown[0]!r}")
+        # msgspec leaves defaults to the class of a dataclass, where it then overlooks them.
+        return _encode(dataclasses.asdict(value) if self._is_dataclass else value)
+
+    def _encode_pydantic(self, item: object) -> bytes:
+        try:
+            value = self._type.model_validate(
+                item if isinstance(item, self._type) else _as_builtins(item)
+            )
+        except ValueError as error:
+            errors: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
+            if errors is None:
+                raise
+            first = errors()[0]
+            path = ".".join(map(str, first["loc"]))
+            where = f"field {path!r}: " if path else ""
+            raise ItemError(f"an item is no {self.name}: {where}{first['msg']}") from None
+        return encode_item(value)
+
+
+def _hook(value: Any) -> Any:
+    if hasattr(type(value), "model_dump"):  # pydantic, which need not be installed
+        return value.model_dump(mode="json")
+    raise TypeError(f"{_a(value)} is nothing that JSON can hold")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_hook).encode
+_FAILURES = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _as_builtins(item: object) -> Any:
+    try:
+        return item if isinstance(item, dict) else msgspec.to_builtins(item, enc_hook=_hook)
+    except _FAILURES as error:
+        raise ItemError(_why_not(item, error)) from None
+
+
+def _why_not(item: object, error: BaseException) -> str:
+    """What is wrong with an item that could not be encoded, and in which field."""
+    reason = " ".join(str(error).split())
+    if isinstance(item, dict):
+        for key, value in item.items():
+            try:
+                _encode({key: value})
+            except _FAILURES:
+                return f"an item cannot be saved: field {key!r}: {reason}; {_UNSUPPORTED}"
+    return f"an item cannot be saved: {reason}; {_UNSUPPORTED}"
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+# -- out ----------------------------------------------------------------------------------------
+
+
+def decode_item(item: StoredItem, *, meta: bool = False) -> dict[str, Any]:
+    """The saved fields of an item; with `meta` also ``_url``, ``_handler`` and ``_time``."""
+    fields: dict[str, Any] = msgspec.json.decode(item.data)
+    return fields | _meta(item) if meta else fields
+
+
+def item_line(item: StoredItem, *, meta: bool = False) -> bytes:
+    """An item as one line of JSON, without the line's end; `meta` as for `decode_item`."""
+    # The stored bytes are JSON already: a million of them need not be read to be written.
+    return _encode(decode_item(item, meta=True)) if meta else item.data
+
+
+def export_items(
+    items: Iterable[StoredItem],
+    path: str | os.PathLike[str],
+    *,
+    meta: bool = False,
+    escape_formulas: bool = True,
+) -> int:
+    """Write items to a file in the form that its ending names; returns how many they were.
+
+    The file appears whole or not at all: it is written beside its place and then moved there.
+
+    Args:
+        items: What `Reader.items` gives; gone through once, never held in memory.
+        path: ``.jsonl`` or ``.ndjson``: a JSON object a line. ``.json``: one array. ``.csv``: UTF-8
+            with a header of all fields in the order in which they were first seen; lists and dicts
+            are JSON in their cell, ``None`` is an empty one.
+        meta: Add ``_url``, ``_handler`` and ``_time`` (ISO 8601 in UTC) to each item.
+        escape_formulas: In CSV, put ``'`` before text that a spreadsheet would take for a formula
+            (https://owasp.org/www-community/attacks/CSV_Injection): what begins with ``=``, ``+``,
+            ``-``, ``@``, a tab or a carriage return, and is not simply a number.
+
+    Raises:
+        OptionError: The ending is none of these.
+        CrawlkitError: The file cannot be written.
+    """
+    write = _writer_for(path)
+    count = 0
+
+    def counted() -> Iterator[StoredItem]:
+        nonlocal count
+        for item in items:
+            count += 1
+            yield item
+
+    try:
+        with _replacing(Path(path)) as file:
+            write(counted(), file, meta, escape_formulas)
+    except OSError as error:
+        raise CrawlkitError(
+            f"{os.fspath(path)} cannot be written: {error.strerror or error}; choose another file"
+        ) from None
+    return count
+
+
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Refuse a file name whose ending `export_items` does not know.
+
+    Raises:
+        OptionError: With the endings that it knows.
+    """
+    _writer_for(path)
+
+
+_Writer = Callable[[Iterator["StoredItem"], IO[bytes], bool, bool], None]
+
+
+def _writer_for(path: str | os.PathLike[str]) -> _Writer:
+    try:
+        return _WRITERS[Path(path).suffix.lower()]
+    except KeyError:
+        raise OptionError(
+            f"{os.fspath(path)} has no ending that items can be written to; "
+            f"use one of {', '.join(_WRITERS)}"
+        ) from None
+
+
+def _write_lines(
+    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
+) -> None:
+    for item in items:
+        file.write(item_line(item, meta=meta) + b"\n")
+
+
+def _write_array(
+    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
+) -> None:
+    before = b"[\n"
+    for item in items:
+        file.write(before + item_line(item, meta=meta))
+        before = b",\n"
+    file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+
+def _write_csv(
+    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
+) -> None:
+    cell = _escaped if escape_formulas else _plain
+    # The header is known only after the last item. They are kept in a file in between rather than
+    # read twice: a run that is still going on would have more of them the second time.
+    with tempfile.TemporaryFile() as lines:
+        header: dict[str, None] = {}
+        for item in items:
+            fields = decode_item(item, meta=meta)
+            header.update(dict.fromkeys(fields))
+            lines.write(_encode(fields) + b"\n")
+        lines.seek(0)
+        writer = csv.writer(_TextOut(file))
+        if header:
+            writer.writerow([cell(name) for name in header])
+        for line in lines:
+            fields = msgspec.json.decode(line)
+            writer.writerow([cell(fields.get(name)) for name in header])
+
+
+class _TextOut:
+    """Text to a binary file, in UTF-8, without the buffering and closing of TextIOWrapper."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(text.encode())
+
+
+_is_number = re.compile(r"[+-]?[0-9][0-9 .,]*").fullmatch
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _encode(value).decode()
+
+
+def _escaped(value: Any) -> str:
+    text = _plain(value)
+    if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text):
+        return f"'{text}"
+    return text
+
+
+_WRITERS: dict[str, _Writer] = {
+    ".jsonl": _write_lines,
+    ".ndjson": _write_lines,
+    ".json": _write_array,
+    ".csv": _write_csv,
+}
+
+
+def _meta(item: StoredItem) -> dict[str, Any]:
+    return {"_url": item.url, "_handler": item.handler, "_time": isoformat(item.at)}
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` when all went well."""
+    path = path.resolve()  # what a symbolic link points at is replaced, not the link
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    # The new name must outlive a loss of power, too.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

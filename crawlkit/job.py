@@ -1,0 +1,428 @@
+"""Job: the life of a run.
+
+It opens the store, restores the parts, takes a checkpoint every second, listens to what is coming
+from outside, and ends with an exit code that tells the truth. A crawler runs inside one; so can any
+other asyncio program.
+
+Nothing here depends on an orderly end. What a killed process has committed is there, and what it
+has not is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .checkpoint import Append, Checkpoint, Loader
+from .clock import Clock
+from .errors import StoreError, StoreWriteError
+from .events import (
+    Aborting,
+    Event,
+    EventBus,
+    Exit,
+    Listener,
+    Migrating,
+    Persistent,
+    PersistState,
+    SystemInfo,
+)
+from .output import append
+from .stores import open_store
+from .stores.base import Receipt, Store
+from .triggers.signals import Signals
+from .values import State, Values
+
+log = logging.getLogger("crawlkit.job")
+
+P = TypeVar("P", bound=Persistent)
+
+EXIT_FINISHED = 0
+EXIT_CRASHED = 1
+EXIT_UNFINISHED = 75
+"""What a process ends with that was stopped before its work was done: ``EX_TEMPFAIL`` of BSD's
+sysexits.h, an invitation to start it again."""
+
+RESERVE = 0.25
+"""Share of the grace that is kept for the last checkpoint."""
+
+
+class Job:
+    """A run in progress: events, checkpoints, and state that outlives the process.
+
+        async with crawlkit.Job("runs/import") as job:
+            done = job.state.setdefault("done", 0)
+            for line in lines[done:]:
+                await load(line)
+                job.state["done"] += 1
+
+    Leaving the block commits the last checkpoint. A job that was told to stop meanwhile (SIGTERM,
+    Ctrl-C, a platform) cancels the block once the grace is over, and then raises `SystemExit` with
+    code 75, so that the process is started again. A block that would rather stop by itself looks at
+    `is_stopping`.
+
+    Args:
+        store: A directory, or a `Store`.
+        persist_interval: Seconds between checkpoints.
+        grace: Seconds that running work has to finish after the job was told to stop.
+        fresh: Throw away what the run held.
+        store_patience: Seconds for which a checkpoint that cannot be written is tried again before
+            the job gives up. Nothing is lost either way.
+        durability: ``normal`` or ``full``, see `SqliteStore`.
+        clock: The run's clock.
+        signals: Whether to listen to SIGTERM and Ctrl-C.
+
+    Attributes:
+        bus: Where events go through.
+        state: A dict of JSON-like values that is restored at the start.
+        clock: The run's clock.
+        store: The open store.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store = "runs/job",
+        *,
+        persist_interval: float = 1.0,
+        grace: float = 10.0,
+        fresh: bool = False,
+        store_patience: float = 30.0,
+        durability: Any = "normal",
+        clock: Clock | None = None,
+        signals: bool = True,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.bus = EventBus()
+        self.store = (
+            store if isinstance(store, Store) else open_store(str(store), durability=durability)
+        )
+        self.state = State()
+        self._values = Values(self.store.document)
+        self._persist_interval = persist_interval
+        self._grace = grace
+        self._fresh = fresh
+        self._patience = store_patience
+        self._loader: Loader | None = None
+        self._listens = signals
+        self._signals = Signals(self._on_terminate, self._on_interrupt)
+        self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
+        self._saving = asyncio.Lock()
+        self._unwritten: Checkpoint | None = None
+        self._failing_since: float | None = None
+        self._stopping = asyncio.Event()
+        self._deadline: float | None = None
+        self._failure: StoreError | None = None
+        self._body: asyncio.Task[Any] | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._notices: set[asyncio.Task[None]] = set()
+        self.persist("state", self.state)
+        self.persist("values", self._values)
+
+    # -- for the user -------------------------------------------------------------------------
+
+    def on(self, event: str, listener: Listener) -> None:
+        """Call `listener`, plain or async, with or without the event, at every `event`."""
+        self.bus.on(event, listener)
+
+    def off(self, event: str, listener: Listener | None = None) -> None:
+        """Stop calling `listener`, or every listener of the event where none is named."""
+        self.bus.off(event, listener)
+
+    def persist(self, name: str, part: P) -> P:
+        """Save `part` with every checkpoint under `name`, and restore it; returns it.
+
+        It is restored when the job opens, or at once where it is open already.
+        """
+        self.bus.register(name, part)
+        if self._loader is not None:
+            self._loader.restore(name, part)
+        return part
+
+    async def get_value(self, key: str, default: Any = None) -> Any:
+        """The value that was kept under `key`, in this life or an earlier one."""
+        return await self._values.get(key, default)
+
+    async def set_value(self, key: str, value: Any) -> None:
+        """Keep a JSON-like value under `key`: durable with the next checkpoint. `None` removes it.
+
+        Raises:
+            UsageError: JSON cannot hold it.
+        """
+        self._values.set(key, value)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the job was told to stop: begin nothing new."""
+        return self._stopping.is_set()
+
+    async def stopping(self) -> None:
+        """Wait until the job is told to stop."""
+        await self._stopping.wait()
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    async def open(self, *, fresh: bool = False, signals: bool = True) -> None:
+        """Open the store and restore every part that is registered.
+
+        Args:
+            fresh: Throw away what the run held.
+            signals: Whether to listen to SIGTERM and Ctrl-C.
+
+        Raises:
+            StoreError: The run cannot be opened; nothing was changed.
+        """
+        await self.store.open(fresh=fresh)
+        try:
+            self._loader = Loader(await self.store.load())
+            for name, part in self.bus.parts.items():
+                self._loader.restore(name, part)
+        except BaseException:
+            await self.store.close()
+            raise
+        if signals:
+            self._signals.install()
+        for work in (self._keep_saving(), self._keep_measuring()):
+            self._background.append(asyncio.create_task(work))
+
+    async def close(self, *, finished: bool) -> int:
+        """Commit the last checkpoint and close the store; the exit code.
+
+        Args:
+            finished: Whether the work is done.
+
+        Raises:
+            StoreError: The last checkpoint could not be written.
+        """
+        # Who was told of the end may finish reacting to it; the rest has no end of its own.
+        await asyncio.gather(*self._notices, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        code = EXIT_FINISHED if finished else EXIT_UNFINISHED
+        try:
+            await self._save_at_last()
+            await self.bus.emit(Exit(code))
+        finally:
+            self._signals.remove()
+            await self.store.close()
+        return code
+
+    async def __aenter__(self) -> Self:
+        await self.open(fresh=self._fresh, signals=self._listens)
+        self._body = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        body, self._body = self._body, None
+        is_told_to_stop = self.is_stopping and (
+            error is None or isinstance(error, asyncio.CancelledError)
+        )
+        if is_told_to_stop and body is not None and error is not None:
+            body.uncancel()
+        code = await self.close(finished=error is None and not self.is_stopping)
+        if self._failure is not None:
+            raise self._failure
+        if is_told_to_stop:
+            raise SystemExit(code)
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    def stop(self, grace: float | None = None) -> None:
+        """Tell the job to stop: begin nothing new, finish what runs within `grace` seconds."""
+        seconds = self._grace if grace is None else grace
+        deadline = asyncio.get_running_loop().time() + max(0.0, seconds)
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        self._stopping.set()
+        if self._body is not None:
+            asyncio.get_running_loop().call_at(self._deadline, self._cancel_body)
+
+    async def migrate(self, time_remaining: float | None = None) -> None:
+        """The machine is about to go: tell everyone, commit, and stop.
+
+        Args:
+            time_remaining: Seconds that are left, where the trigger says it.
+        """
+        grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
+        self.stop(grace * (1 - RESERVE))
+        # A listener that hangs may take some of the grace, not all of it.
+        patience = min(self.bus.deadline, grace * RESERVE)
+        await self.bus.emit(Migrating(time_remaining), deadline=patience)
+        await self.try_checkpoint(is_migrating=True, deadline=patience)
+
+    async def abort(self) -> None:
+        """A graceful stop was asked for: tell everyone, and stop."""
+        self.stop(self._grace * (1 - RESERVE))
+        await self.bus.emit(Aborting(), deadline=min(self.bus.deadline, self._grace * RESERVE))
+
+    @property
+    def grace_left(self) -> float:
+        """Seconds that running work still has; infinite while nobody has asked to stop."""
+        if self._deadline is None:
+            return float("inf")
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def _on_terminate(self) -> None:
+        log.info("told to go (SIGTERM): finishing what runs, then saving")
+        self._notify(self.migrate())
+
+    def _on_interrupt(self) -> None:
+        log.info("stopping: finishing what runs, then saving (Ctrl-C again stops at once)")
+        self._notify(self.abort())
+
+    def _cancel_body(self) -> None:
+        if self._body is not None:
+            self._body.cancel()
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def on_commit(self, listener: Callable[[Checkpoint, Receipt], None]) -> None:
+        """Call `listener` with each checkpoint that was committed, and its receipt. For parts."""
+        self._on_commit.append(listener)
+
+    @property
+    def can_save(self) -> bool:
+        """Whether the store works, as far as is known. Claim no new work while it does not."""
+        return self._failing_since is None
+
+    async def checkpoint(
+        self, *, is_migrating: bool = False, deadline: float | None = None
+    ) -> None:
+        """Commit everything that changed since the last checkpoint.
+
+        A checkpoint that cannot be written is kept, and is written before the next one is taken.
+
+        Args:
+            is_migrating: Whether the machine is about to go.
+            deadline: Seconds that each listener of `persistState` has.
+
+        Raises:
+            StoreWriteError: It could not be written. Nothing is lost; it is tried again.
+            StoreError: The store is beyond repair.
+        """
+        # In a task of its own: a commit that was begun ends, even if the one who asked is gone.
+        await asyncio.shield(asyncio.create_task(self._save(is_migrating, deadline)))
+
+    async def _save(self, is_migrating: bool, deadline: float | None) -> None:
+        async with self._saving:
+            if self._unwritten is not None:
+                await self._write(self._unwritten)
+            await self.bus.emit(PersistState(is_migrating), deadline=deadline)
+            checkpoint = Checkpoint(at=self.clock.now(), is_migrating=is_migrating)
+            self.bus.collect(checkpoint)
+            if checkpoint:
+                await self._write(checkpoint)
+
+    async def _write(self, checkpoint: Checkpoint) -> None:
+        self._unwritten = checkpoint
+        if checkpoint.appends:
+            await asyncio.to_thread(_append, checkpoint.appends)
+        receipt = await self.store.commit(checkpoint)
+        self._unwritten = None
+        for listener in self._on_commit:
+            listener(checkpoint, receipt)
+
+    async def try_checkpoint(
+        self, *, is_migrating: bool = False, deadline: float | None = None
+    ) -> None:
+        """Take a checkpoint; a failure is left to `trouble`."""
+        try:
+            await self.checkpoint(is_migrating=is_migrating, deadline=deadline)
+        except StoreError as error:
+            self.trouble(error)
+        else:
+            if self._failing_since is not None:
+                log.info("the store works again, and nothing was lost")
+            self._failing_since = None
+
+    def trouble(self, error: StoreError) -> None:
+        """The store failed: report it, and stop the job once the patience is at its end."""
+        now = asyncio.get_running_loop().time()
+        if not isinstance(error, StoreWriteError):
+            self._fail(error)
+        elif self._failing_since is None:
+            self._failing_since = now
+            log.error("%s; nothing is lost, trying again", error)
+        elif now - self._failing_since >= self._patience:
+            self._fail(error)
+
+    async def _save_at_last(self) -> None:
+        """The last checkpoint. It has a few attempts, as nobody comes after it."""
+        for attempt in range(3):
+            try:
+                await self.checkpoint(is_migrating=self.is_stopping, deadline=1.0)
+                return
+            except StoreWriteError:
+                if attempt == 2 or self._failure is not None:
+                    raise
+                await asyncio.sleep(0.1 * 4**attempt)
+
+    def _fail(self, error: StoreError) -> None:
+        if self._failure is None:
+            self._failure = error
+            self.stop(0.0)
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why the run can be written no more, if it cannot."""
+        return self._failure
+
+    # -- in the background --------------------------------------------------------------------
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await asyncio.sleep(self._persist_interval)
+            await self.try_checkpoint()
+
+    async def _keep_measuring(self) -> None:
+        loop = asyncio.get_running_loop()
+        used, at = time.process_time(), loop.time()
+        while True:
+            await asyncio.sleep(1.0)
+            now = loop.time()
+            used_before, used = used, time.process_time()
+            share = (used - used_before) / (now - at)
+            await self.emit(SystemInfo(share, _memory(), max(0.0, now - at - 1.0)))
+            at = now
+
+    async def emit(self, event: Event) -> None:
+        """Bring an event to its listeners, if there are any."""
+        if self.bus.listens(event.name):
+            await self.bus.emit(event)
+
+    def tell(self, event: Event) -> None:
+        """Bring an event to its listeners, if there are any, without waiting for them."""
+        if self.bus.listens(event.name):
+            self._notify(self.bus.emit(event))
+
+    def _notify(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)
+
+
+def _append(appends: list[Append]) -> None:
+    try:
+        append(appends)
+    except OSError as error:
+        raise StoreWriteError(
+            f"cannot write {error.filename or appends[0].path}: {error.strerror}; "
+            "free or mend the disk"
+        ) from None
+
+
+def _memory() -> int:
+    """Resident memory of this process in bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

@@ -1,0 +1,195 @@
+"""Options: what can be set on a crawler, as class attributes, keywords or ``--set name=value``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_type_hints
+
+import msgspec
+
+from .errors import OptionError
+from .scope import UrlPattern
+
+DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
+
+
+class Options:
+    """The options of a crawler. Each is a class attribute, and can be given as a keyword.
+
+    Identity:
+        name: Name of the run; default: the class's name, as in ``book-shop`` for ``BookShop``.
+        start_urls: Where the crawl begins.
+        start_file: A file with more such URLs, one a line.
+        store: Where the run is kept; default ``runs/NAME``.
+
+    Pace:
+        concurrency: Requests in flight at most.
+        concurrency_per_host: Requests in flight at one host, at most.
+        delay: Seconds between the starts of two requests to one host, at least.
+
+    Limits:
+        max_pages: Pages to handle, over all lives; then the crawl is finished, and what is pending
+            stays pending for a run with a higher limit.
+        max_depth: How many links a page may be away from the start.
+        max_retries: How often a request that failed is tried again.
+        max_pauses: Consecutive pauses (429, 503) of a host that cost no retry.
+        max_links: Links of one page that are followed.
+        max_body: Bytes of a decoded body.
+        timeout: Seconds for a whole request.
+        idle_timeout: Seconds without a byte.
+
+    Scope:
+        scope: ``same-host``, ``same-domain``, ``same-origin`` or ``all``; relative to the page.
+        include: Patterns of URLs, one of which a link must match.
+        exclude: Patterns of URLs that are not followed.
+
+    HTTP:
+        user_agent: How the crawler introduces itself.
+        headers: Headers of every request.
+        proxies: URLs of proxies, which the sessions take in turn.
+        accept_status: Statuses from 400 on that go to the handler and are no failures.
+
+    Sessions:
+        session_pool_size: How many there are.
+        session_max_age: Seconds that one is used.
+        session_max_usage: Requests that one makes.
+        session_max_error_score: Score at which one is retired; a failure counts 1.
+        session_error_decrement: How much a success takes off the score.
+        persist_sessions: Whether they outlive the process, cookies included.
+
+    Items:
+        item_type: What every item must be: a dataclass, a TypedDict, or a msgspec, attrs or
+            pydantic class.
+        output: A ``.jsonl`` file that items are also written to, as they come.
+
+    Durability:
+        persist_interval: Seconds between checkpoints.
+        grace: Seconds that pages in flight have to finish when the crawl is told to stop.
+        durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
+        store_patience: Seconds for which a checkpoint that cannot be written is tried again.
+    """
+
+    name: str = ""
+    start_urls: Iterable[str] = ()
+    start_file: str | None = None
+    store: Any = None
+
+    concurrency: int = 16
+    concurrency_per_host: int = 8
+    delay: float = 0.0
+
+    max_pages: int | None = None
+    max_depth: int = 100
+    max_retries: int = 3
+    max_pauses: int = 10
+    max_links: int = 10_000
+    max_body: int = 16 * 2**20
+    timeout: float = 60.0
+    idle_timeout: float = 30.0
+
+    scope: Literal["same-host", "same-domain", "same-origin", "all"] = "same-host"
+    include: UrlPattern | Iterable[UrlPattern] = ()
+    exclude: UrlPattern | Iterable[UrlPattern] = ()
+
+    user_agent: str = DEFAULT_USER_AGENT
+    headers: Mapping[str, str] = {}
+    proxies: Iterable[str] = ()
+    accept_status: Iterable[int] = ()
+
+    session_pool_size: int = 20
+    session_max_age: float = 3000.0
+    session_max_usage: int = 50
+    session_max_error_score: float = 3.0
+    session_error_decrement: float = 0.5
+    persist_sessions: bool = True
+
+    item_type: Any = None
+    output: str | None = None
+
+    persist_interval: float = 1.0
+    grace: float = 10.0
+    durability: Literal["normal", "full"] = "normal"
+    store_patience: float = 30.0
+
+    _AT_LEAST: ClassVar[dict[str, float]] = {
+        "concurrency": 1,
+        "concurrency_per_host": 1,
+        "delay": 0,
+        "max_pages": 1,
+        "max_depth": 0,
+        "max_retries": 0,
+        "max_pauses": 0,
+        "max_links": 0,
+        "max_body": 1,
+        "timeout": 0.001,
+        "idle_timeout": 0.001,
+        "persist_interval": 0.01,
+        "grace": 0,
+        "store_patience": 0,
+        "session_pool_size": 1,
+        "session_max_usage": 1,
+    }
+
+    def __init__(self, **options: Any) -> None:
+        for name, value in options.items():
+            if name not in option_types():
+                raise unknown_option(name)
+            setattr(self, name, os.fspath(value) if isinstance(value, Path) else value)
+        if not self.name:
+            self.name = _kebab(type(self).__name__)
+        if self.store is None:
+            self.store = f"runs/{self.name}"
+        for name, least in self._AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and value >= least):
+                raise OptionError(f"{name} cannot be {value!r}; give a number from {least} on")
+        if isinstance(self.start_urls, str):
+            self.start_urls = [self.start_urls]
+
+    @classmethod
+    def parse_option(cls, name: str, text: str) -> Any:
+        """The value of an option that was given as text, as by ``--set name=value``.
+
+        Lists are given with commas, ``none`` is no limit.
+
+        Raises:
+            OptionError: There is no such option, or the text does not fit it.
+        """
+        types = option_types()
+        if name not in types:
+            raise unknown_option(name)
+        kind = types[name]
+        value: Any = None if text.lower() == "none" else text
+        if name in ("headers", "item_type", "store"):
+            raise OptionError(f"{name} cannot be given as text; set it in the crawler's class")
+        if name in _LISTS:
+            kind = list[int] if name == "accept_status" else list[str]
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise OptionError(f"{name} cannot be {text!r}: {error}") from None
+
+
+_LISTS = ("start_urls", "include", "exclude", "proxies", "accept_status")
+
+
+def option_types() -> dict[str, Any]:
+    """The options by name, with their types."""
+    hints = get_type_hints(Options)
+    return {name: kind for name, kind in hints.items() if not name.startswith("_")}
+
+
+def unknown_option(name: str) -> OptionError:
+    """The error for an option that does not exist, with the nearest that does."""
+    near = get_close_matches(name.replace("-", "_"), option_types(), 1)
+    remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(option_types())}"
+    return OptionError(f"there is no option {name!r}; {remedy}")
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()

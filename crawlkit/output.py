@@ -1,0 +1,123 @@
+"""ItemWriter: items on their way into the store, and into the file that a user watches.
+
+The file is a copy. Its length is part of every checkpoint, and whatever a killed process wrote
+behind it is cut off at the next start: there is no torn line, and no item twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .checkpoint import Append, Checkpoint, Item, Saved
+from .errors import UsageError
+
+LINES = (".jsonl", ".ndjson")
+
+
+class ItemWriter:
+    """A persisted part: gathers items, and appends them to a file of JSON lines if one is wanted.
+
+    Args:
+        path: The file, ``.jsonl`` or ``.ndjson``; `None` for the store alone.
+        stored: Gives the items in the store as JSON, to write a file anew that is not as it was.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        stored: Callable[[], Iterator[bytes]] = lambda: iter(()),
+    ) -> None:
+        self.path = None if path is None else Path(path).absolute()
+        if self.path is not None and self.path.suffix not in LINES:
+            raise UsageError(
+                f"items cannot be streamed to {path}: give a file that ends in {' or '.join(LINES)}"
+                ", or export them when the crawl has ended, with 'crawlkit items RUN -o FILE'"
+            )
+        self._stored = stored
+        self._items: list[Item] = []
+        self._length = 0
+        self._is_outdated = False  # a file of an earlier life is about to miss items
+
+    def add(self, data: bytes, url: str, handler: str, at: float) -> None:
+        """Keep an item."""
+        self._items.append(Item(data, url, handler, at))
+
+    def restore(self, saved: Saved) -> None:
+        """Bring the file to the length that it had at the last checkpoint.
+
+        A file that is shorter, or another one than before, is written anew from the store.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
+        known = saved.load({})
+        if self.path is None:
+            self._is_outdated = bool(known)
+            return
+        length = known.get("length", 0) if known.get("path") == str(self.path) else None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            size = self.path.stat().st_size if self.path.exists() else 0
+            if length is None or size < length:
+                self._write_anew()
+            else:
+                with open(self.path, "ab") as file:
+                    file.truncate(length)
+                self._length = length
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the items to {self.path}: {error.strerror}; choose another --output"
+            ) from None
+
+    def _write_anew(self) -> None:
+        assert self.path is not None
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with open(draft, "wb") as file:
+                for data in self._stored():
+                    file.write(data + b"\n")
+                self._length = file.tell()
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over the items, the lines to append, and the length that the file then has."""
+        items, self._items = self._items, []
+        checkpoint.items.extend(items)
+        if not items:
+            return
+        if self._is_outdated:
+            checkpoint.drop()
+            self._is_outdated = False
+        if self.path is not None:
+            lines = b"".join(item.data + b"\n" for item in items)
+            checkpoint.appends.append(Append(str(self.path), self._length, lines))
+            self._length += len(lines)
+            checkpoint.save({"path": str(self.path), "length": self._length})
+
+
+def append(appends: list[Append]) -> None:
+    """Write each piece at its place; what stood behind it belonged to no checkpoint.
+
+    Writing a piece twice is the same as once, so that a commit that fails can be tried again.
+
+    Raises:
+        OSError: A file could not be written.
+    """
+    for path, offset, data in appends:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(descriptor, data[written:], offset + written)
+            os.ftruncate(descriptor, offset + len(data))
+        finally:
+            os.close(descriptor)

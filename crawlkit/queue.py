@@ -1,0 +1,299 @@
+"""RequestQueue: what is still to do.
+
+The store holds the whole queue. In memory there is a window on it: the requests that this process
+has claimed, in a lane for each host. A request that a page adds goes to the store with the next
+checkpoint and can be claimed from then on. So there is one truth about what is pending, and the
+same window serves ten URLs and ten million.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from heapq import heappop, heappush
+
+from .checkpoint import Checkpoint, Lease, Outcome, Pending, Saved, Ticket
+from .clock import Clock
+from .dedup import DedupSet
+from .request import Request, fingerprint
+from .stores.base import BUNDLE, Claim, Receipt
+from .throttle import Throttle
+
+LANE_ROOM = 2 * BUNDLE
+"""Requests of one host that the window holds, about."""
+
+MAX_LANES = 2000
+"""Hosts in the window at most, however many of them have to rest."""
+
+
+class Lane:
+    """The claimed requests of one host, best first."""
+
+    __slots__ = ("active", "host", "is_lined_up", "waiting")
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.waiting: list[tuple[int, int, Lease]] = []
+        self.active = 0
+        self.is_lined_up = False  # among the ready lanes or the resting ones
+
+
+class RequestQueue:
+    """Pending, in flight, waiting for a retry.
+
+    Workers `get` requests and give each one back through `finish`, `retry`, `put_back` or
+    `release`. The crawler's feeder fills the window from the store whenever the queue is `hungry`.
+
+    Args:
+        clock: The run's clock.
+        throttle: Says when a host may be asked again.
+        concurrency: How many requests are in flight at most; it sizes the window.
+
+    Attributes:
+        hungry: Set when the feeder should look for more work.
+        in_flight: What workers are busy with.
+        budget: How many more requests may be started; infinite unless there is a limit.
+        changes: Grows with everything that is enqueued, so that one can tell whether anything was.
+    """
+
+    def __init__(self, clock: Clock, throttle: Throttle, *, concurrency: int = 16) -> None:
+        self._clock = clock
+        self._throttle = throttle
+        self._low = 2 * concurrency + BUNDLE
+        self._enqueued = DedupSet()
+        self._skips = DedupSet(bits=14)
+
+        self._lanes: dict[str, Lane] = {}
+        self._ready: list[tuple[int, int, Lane]] = []
+        self._resting: list[tuple[float, int, Lane]] = []
+        self._turn = 0
+        self._waiting = 0
+        self._is_dry = False
+        self._is_exhausted = False
+        self._is_closed = False
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+        self.hungry = asyncio.Event()
+        self.in_flight: dict[Ticket, Lease] = {}
+        self.budget = math.inf
+        self.changes = 0
+
+        # What the next checkpoint takes along, and how much of it is on its way.
+        self._fresh: list[Pending] = []
+        self._duplicates = 0
+        self._again: list[Pending] = []
+        self._left: list[Ticket] = []
+        self._outcomes: list[Outcome] = []
+        self._skipped: list[Outcome] = []
+        self._unsettled = 0
+
+    # -- enqueue ----------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> bool:
+        """Enqueue a request with the next checkpoint; `False` if it is known to be a duplicate.
+
+        Where it is not known, the store decides in the commit.
+        """
+        host = request.host
+        number = fingerprint(request)
+        if not self._enqueued.add(host, number):
+            self._duplicates += 1
+            return False
+        self._fresh.append(Pending(request, number, host))
+        self.changes += 1
+        return True
+
+    def skip(self, outcome: Outcome) -> None:
+        """Keep why a link was not enqueued, for those who ask."""
+        if self._skips.add(outcome.host, outcome.fingerprint):
+            self._skipped.append(outcome)
+
+    # -- the worker's side ------------------------------------------------------------------------
+
+    async def get(self) -> Lease | None:
+        """The best request that may start now; waits for one. `None` once the queue is closed."""
+        while not self._is_closed:
+            lease = self._next()
+            if lease is not None:
+                return lease
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            if not self._is_dry or self._fresh or self._again or not self.in_flight:
+                self.hungry.set()
+            await waiter
+        return None
+
+    def finish(self, lease: Lease, outcome: Outcome) -> None:
+        """The request has its outcome."""
+        self._outcomes.append(outcome)
+        self._left.append(lease.ticket)
+        self._end(lease)
+
+    def retry(self, lease: Lease, request: Request, due: float) -> None:
+        """Try the request again, as `request` and not before the Unix time `due`."""
+        self._again.append(Pending(request, lease.fingerprint, lease.host, due))
+        self._left.append(lease.ticket)
+        self.changes += 1
+        self.budget += 1
+        self._end(lease)
+
+    def put_back(self, lease: Lease) -> None:
+        """The request goes back into the window as it was, as after a pause of its host."""
+        self.budget += 1
+        self._push(self._lanes[lease.host], lease)
+        self._end(lease)
+
+    def release(self, lease: Lease) -> None:
+        """The request was not finished and stays pending: the process is about to end."""
+        self._end(lease)
+
+    def close(self) -> None:
+        """Give out nothing more. What waits stays in the store, what is in flight may finish."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake(len(self._waiters))
+        self.hungry.set()
+
+    def _next(self) -> Lease | None:
+        if self.budget <= 0:
+            return None
+        now = self._clock.now()
+        self._rouse(now)
+        while self._ready:
+            lane = heappop(self._ready)[2]
+            lane.is_lined_up = False
+            start_at = self._throttle.ready_at(lane.host)
+            if start_at <= now:
+                return self._start(lane)
+            if start_at != math.inf:
+                self._turn += 1
+                heappush(self._resting, (start_at, self._turn, lane))
+                lane.is_lined_up = True
+            # Otherwise the host is at its limit, and the first of its pages to end lines it up.
+        self._set_timer(now)
+        return None
+
+    def _start(self, lane: Lane) -> Lease:
+        lease = heappop(lane.waiting)[2]
+        self._waiting -= 1
+        self.budget -= 1
+        lane.active += 1
+        self._throttle.started(lane.host)
+        self.in_flight[lease.ticket] = lease
+        if len(lane.waiting) < BUNDLE and not self._is_exhausted:
+            self._is_dry = False
+        if self._waiting < self._low and not self._is_dry:
+            self.hungry.set()
+        self._line_up(lane)
+        return lease
+
+    def _end(self, lease: Lease) -> None:
+        del self.in_flight[lease.ticket]
+        self._throttle.finished(lease.host)
+        lane = self._lanes[lease.host]
+        lane.active -= 1
+        self._line_up(lane)
+        if not (lane.waiting or lane.active or lane.is_lined_up):
+            del self._lanes[lease.host]
+
+    # -- the window -------------------------------------------------------------------------------
+
+    @property
+    def is_starving(self) -> bool:
+        """A worker is idle although a checkpoint would bring requests that it could work on."""
+        return bool(self._waiters and (self._fresh or self._again))
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is in flight, nothing waits in memory, and the store knows of everything."""
+        return not (
+            self.in_flight or self._waiting or self._fresh or self._again or self._unsettled
+        )
+
+    @property
+    def is_spent(self) -> bool:
+        """The budget is used up, and everything that was started has ended."""
+        return self.budget <= 0 and not self.in_flight
+
+    def wants(self) -> tuple[int, dict[str, int]]:
+        """How many requests to claim, and how many more of each host there is room for."""
+        window = {host: LANE_ROOM - len(lane.waiting) for host, lane in self._lanes.items()}
+        return (self._low if len(window) < MAX_LANES else 0), window
+
+    def fill(self, claim: Claim) -> None:
+        """Take claimed requests into the window."""
+        self._is_dry = not claim.leases
+        self._is_exhausted = claim.is_exhausted
+        for lease in claim.leases:
+            lane = self._lanes.get(lease.host)
+            if lane is None:
+                lane = self._lanes[lease.host] = Lane(lease.host)
+            self._push(lane, lease)
+        self._wake(len(claim.leases))
+
+    def settle(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
+        """The checkpoint was committed: what it enqueued can be claimed."""
+        self._unsettled -= len(checkpoint.fresh) + len(checkpoint.again)
+        if receipt.enqueued or checkpoint.again:
+            self._is_dry = self._is_exhausted = False
+        self.hungry.set()
+
+    def _push(self, lane: Lane, lease: Lease) -> None:
+        self._turn += 1
+        heappush(lane.waiting, (-lease.request.priority, self._turn, lease))
+        self._waiting += 1
+        self._line_up(lane)
+
+    def _line_up(self, lane: Lane) -> None:
+        # Lanes of one priority take turns, so that a large host does not keep the others waiting.
+        if lane.waiting and not lane.is_lined_up:
+            self._turn += 1
+            heappush(self._ready, (lane.waiting[0][0], self._turn, lane))
+            lane.is_lined_up = True
+
+    def _rouse(self, now: float) -> int:
+        roused = 0
+        while self._resting and self._resting[0][0] <= now:
+            lane = heappop(self._resting)[2]
+            lane.is_lined_up = False
+            self._line_up(lane)
+            roused += 1
+        return roused
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._resting and not self._is_closed:
+            delay = max(0.0, self._resting[0][0] - now)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_time)
+
+    def _on_time(self) -> None:
+        now = self._clock.now()
+        self._wake(self._rouse(now))
+        self._set_timer(now)
+
+    def _wake(self, count: int) -> None:
+        while count > 0 and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
+    # -- persistence ------------------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Nothing to take back: the store holds the queue, and it is claimed bit by bit."""
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over everything that was enqueued or finished since the last call."""
+        self._unsettled += len(self._fresh) + len(self._again)
+        checkpoint.fresh, self._fresh = self._fresh, []
+        checkpoint.duplicates, self._duplicates = self._duplicates, 0
+        checkpoint.again, self._again = self._again, []
+        checkpoint.left, self._left = self._left, []
+        checkpoint.outcomes, self._outcomes = self._outcomes, []
+        checkpoint.skipped, self._skipped = self._skipped, []

@@ -1,0 +1,323 @@
+"""Run: a finished or live run, opened for reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+from .checkpoint import Document, Outcome, Saved, decode
+from .clock import isoformat
+from .errorgroups import ErrorStatistics
+from .errors import StoreError, UsageError
+from .items import decode_item
+from .request import Request, fingerprint
+from .statistics import HostStatistics, Statistics, tallies
+from .stores import open_reader
+from .stores.base import Reader, StoredItem
+from .stores.directory import RunDirectory
+from .urls import canonical
+
+OutcomeName = Literal["handled", "failed", "skipped", "pending", "in_flight"]
+
+BUSIEST_HOSTS = 100
+"""Hosts in ``by_host`` of a run's statistics."""
+
+_OUTCOMES = get_args(OutcomeName)
+_VALUES = "values/"
+_IN_FLIGHT = "queue/in_flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What became of one URL.
+
+    Attributes:
+        url: The URL that was asked about.
+        outcome: ``handled``, ``failed``, ``skipped``, ``pending``, ``in_flight``, or ``unknown``
+            where it was never seen.
+        canonical: The URL as it was enqueued, of which others are duplicates.
+        handler: The handler's name.
+        status: HTTP status, where there was a response.
+        at: When it was handled, failed or skipped, as Unix time.
+        due: Unix time before which a pending request waits; ``None`` where it need not wait.
+        duration: Seconds that the last try took.
+        retries: How many times it was tried again.
+        error: The error's kind, for a failed one.
+        detail: The error in one line, or the rule by which it was skipped.
+    """
+
+    url: str
+    outcome: Literal[OutcomeName, "unknown"]
+    canonical: str
+    handler: str | None = None
+    status: int | None = None
+    at: float | None = None
+    due: float | None = None
+    duration: float | None = None
+    retries: int = 0
+    error: str | None = None
+    detail: str | None = None
+
+    def __str__(self) -> str:
+        """The same in one sentence."""
+        sentence = {
+            "handled": f"handled at {isoformat(self.at)} by {self.handler}",
+            "failed": f"failed at {isoformat(self.at)} in {self.handler}: {self.detail}",
+            "skipped": f"skipped at {isoformat(self.at)}: {self.detail}",
+            "pending": f"pending, for {self.handler}",
+            "in_flight": f"in flight, for {self.handler}",
+            "unknown": "never seen: it was no start URL, and no handler followed a link to it",
+        }[self.outcome]
+        if self.status is not None:
+            sentence += f", HTTP status {self.status}"
+        if self.duration is not None:
+            sentence += f", {self.duration:.2f} s"
+        if self.retries:
+            sentence += f", tried again {self.retries} time{'s' * (self.retries > 1)}"
+        if self.due is not None:
+            sentence += f", not before {isoformat(self.due)}"
+        if self.outcome != "unknown" and self.url != self.canonical:
+            return f"{self.url} is a duplicate of {self.canonical}: {sentence}"
+        return f"{self.url}: {sentence}"
+
+
+class Run:
+    """A run, opened for reading, also while the crawl goes on.
+
+    Each call sees the last checkpoint at its time. What may be long is streamed.
+
+    Args:
+        reader: The run's store; closed with `close`, or at the end of ``with``.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.address = reader.address
+        self._reader = reader
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the run."""
+        self._reader.close()
+
+    # -- the whole ----------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> int | None:
+        """The process that is writing the run, if there is one."""
+        return self._reader.holder()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a crawl is writing this run now."""
+        return self.holder is not None
+
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics as of the last checkpoint."""
+        # In this order: if the crawl ends in between, its last checkpoint is already there.
+        is_live = self.is_live
+        statistics = Statistics(read_hosts=lambda: self.hosts(BUSIEST_HOSTS))
+        statistics.restore(Saved("statistics", self._reader.snapshot()))
+        if not is_live:
+            statistics.in_flight = 0  # a process that was killed has left them; they are pending
+        return statistics
+
+    def hosts(self, limit: int | None = None) -> dict[str, HostStatistics]:
+        """What was fetched from each host, the busiest first, at most `limit` of them."""
+        return dict(list(tallies(self._reader.counters("host/")).items())[:limit])
+
+    def errors(self) -> list[ErrorStatistics]:
+        """The groups of errors, the most frequent first."""
+        return [ErrorStatistics.of(group) for group in self._reader.errors()]
+
+    def check(self) -> Iterator[str]:
+        """Everything that is wrong with what is stored, a line each; nothing if all is well."""
+        return self._reader.check()
+
+    # -- items --------------------------------------------------------------------------------
+
+    def items(self, handler: str | None = None, *, meta: bool = False) -> Iterator[dict[str, Any]]:
+        """The items in the order in which they were saved.
+
+        Args:
+            handler: Only those that this handler saved.
+            meta: Add ``_url``, ``_handler`` and ``_time`` to each.
+        """
+        return (decode_item(item, meta=meta) for item in self.stored_items(handler))
+
+    def stored_items(self, handler: str | None = None) -> Iterator[StoredItem]:
+        """The items as they are stored: what `export_items` takes."""
+        return self._reader.items(handler=handler)
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def requests(self, outcome: OutcomeName, *, host: str | None = None) -> Iterator[Outcome]:
+        """The requests with this outcome.
+
+        Args:
+            outcome: ``handled``, ``failed`` or ``skipped``; or ``pending`` or ``in_flight``, for
+                which ``at`` is the Unix time before which the request waits, or 0.
+            host: Only those of this ``host[:port]``.
+
+        Raises:
+            UsageError: There is no such outcome.
+        """
+        if outcome not in _OUTCOMES:
+            raise UsageError(f"no outcome is called {outcome!r}; use one of {', '.join(_OUTCOMES)}")
+        if outcome in ("pending", "in_flight"):
+            return (request for request in self._to_do(host) if request.outcome == outcome)
+        return self._reader.outcomes(outcome, host=host)
+
+    def why(self, url: str) -> Explanation:
+        """What became of a URL.
+
+        It is found by its identity, at once. Only where there is no such request are those of its
+        host gone through, for one that was enqueued with a body or a ``unique_key``.
+
+        Raises:
+            UrlError: It is no URL that can be fetched.
+        """
+        request = Request(canonical(url))
+        host, number = request.host, fingerprint(request)
+        known = self._reader.outcome(host, number)
+        if known is None or known.outcome == "skipped":
+            # A link may be skipped where it is first found, and enqueued from elsewhere later.
+            if self._reader.seen(host, number):
+                known = self._find_to_do(host, number) or self._reader.outcome(host, number)
+            elif known is None:
+                known = self._find_by_url(host, request.url)
+        if known is None:
+            return Explanation(url, "unknown", request.url)
+        return _explain(url, known)
+
+    def _find_to_do(self, host: str, number: int) -> Outcome | None:
+        return next((found for found in self._to_do(host) if found.fingerprint == number), None)
+
+    def _find_by_url(self, host: str, url: str) -> Outcome | None:
+        streams = [self._to_do(host)]
+        streams += [self._reader.outcomes(name, host=host) for name in ("failed", "handled")]
+        return next((found for stream in streams for found in stream if found.url == url), None)
+
+    def _to_do(self, host: str | None) -> Iterator[Outcome]:
+        in_flight = self._in_flight()
+        for request, due in self._reader.pending(host=host):
+            identity = (request.host, fingerprint(request))
+            yield Outcome(
+                outcome="in_flight" if identity in in_flight else "pending",
+                url=request.url,
+                fingerprint=identity[1],
+                host=identity[0],
+                at=due,
+                handler=request.handler,
+                retries=request.retry_count,
+                request=request,
+            )
+
+    def _in_flight(self) -> set[tuple[str, int]]:
+        # They are pending as long as they have no outcome; the queue notes which they are.
+        saved = self.document(_IN_FLIGHT) if self.is_live else None
+        return (
+            set() if saved is None else set(decode(saved.data, _IN_FLIGHT, list[tuple[str, int]]))
+        )
+
+    # -- what the crawler saved -----------------------------------------------------------------
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The crawler's ``self.state``."""
+        return dict(self.saved("state", {}))
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """What the crawler saved with ``set_value(key, ...)``, else `default`."""
+        return self.saved(_VALUES + key, default)
+
+    def values(self) -> dict[str, Any]:
+        """Everything that the crawler saved with ``set_value``, by key."""
+        return {
+            name.removeprefix(_VALUES): decode(document.data, name)
+            for name, document in self._reader.documents(_VALUES)
+        }
+
+    def saved(self, name: str, default: Any = None) -> Any:
+        """One document as a JSON value, else `default`: the state of a part, by the part's name."""
+        document = self.document(name)
+        return default if document is None else decode(document.data, name)
+
+    def documents(self) -> Iterator[tuple[str, Document]]:
+        """Every document by name: the state of each part, and under ``values/`` each value."""
+        return self._reader.documents()
+
+    def document(self, name: str) -> Document | None:
+        """One document as it is stored."""
+        return next((found for key, found in self._reader.documents(name) if key == name), None)
+
+
+def open_run(address: str | os.PathLike[str]) -> Run:
+    """Open a run for reading, finished or live.
+
+    Args:
+        address: The run's directory, or the URL of its store.
+
+    Raises:
+        StoreError: There is no run, or it cannot be read.
+    """
+    address = os.fspath(address)
+    try:
+        return Run(open_reader(address))
+    except StoreError as error:
+        if type(error) is StoreError and (runs := _runs_near(Path(address))):
+            raise StoreError(f"there is no run in {address}; there is {', '.join(runs)}") from None
+        raise
+
+
+def load_statistics(address: str | os.PathLike[str]) -> Statistics:
+    """The persisted statistics of a run, in one call.
+
+    Raises:
+        StoreError: There is no run, or it cannot be read.
+    """
+    with open_run(address) as run:
+        statistics = run.statistics
+        statistics.by_host  # noqa: B018 - read now, as the run is about to be closed
+        return statistics
+
+
+def _runs_near(path: Path) -> list[str]:
+    """The runs that may have been meant: in it, beside it, and where runs are by default."""
+    if RunDirectory(path).database.exists():
+        return []  # there is one, and it cannot be read
+    places = dict.fromkeys((path, path.parent, Path("runs")))
+    found = (child for place in places for child in sorted(place.glob("*/")))
+    runs = (str(child) for child in found if RunDirectory(child).database.exists())
+    return list(dict.fromkeys(runs))[:10]
+
+
+def _explain(url: str, known: Outcome) -> Explanation:
+    is_done = known.outcome not in ("pending", "in_flight")
+    return Explanation(
+        url=url,
+        outcome=known.outcome,  # type: ignore[arg-type]  # what is stored is one of them
+        canonical=known.url,
+        handler=known.handler,
+        status=known.status,
+        at=known.at if is_done else None,
+        due=known.at if not is_done and known.at else None,
+        duration=known.duration,
+        retries=known.retries,
+        error=known.error,
+        detail=known.detail,
+    )

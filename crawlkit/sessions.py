@@ -1,0 +1,460 @@
+"""Session and SessionPool: the identities under which a crawl meets its sites.
+
+A session is what a site takes for one visitor: cookies, headers and a proxy. The pool keeps a
+limited number of them, gives each host the same one as long as that goes well, and replaces those
+that were blocked, failed too often or are old. The numbers are those of Crawlee, whose users know
+them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .checkpoint import Checkpoint, Saved
+from .clock import Clock
+from .cookies import Cookie, CookieJar, hostname, self_and_parents
+from .errors import OptionError
+
+MAX_BLOCKED = 32
+"""Hosts that may block a session; one more and it is retired for all."""
+MAX_STICKY = 10_000
+"""Hosts whose session is remembered. The one that was silent for longest is forgotten."""
+MAX_NAMED = 1_000
+"""Sessions that were asked for by id. The one that was unused for longest is retired."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """When a session has served its time.
+
+    Attributes:
+        max_age: Seconds.
+        max_error_score: Score at which it is retired; a failure counts 1.
+        error_score_decrement: By how much a success lowers the score.
+        max_usage: Requests.
+    """
+
+    max_age: float = 3000.0
+    max_error_score: float = 3.0
+    error_score_decrement: float = 0.5
+    max_usage: int = 50
+
+
+_LIMITS = SessionLimits()
+
+
+class Session:
+    """One visitor, as a site sees it. Handlers find theirs at ``page.session``.
+
+    Args:
+        id: Its name, also after a restart.
+        clock: What its age is measured by.
+        headers: Headers of every request that it makes.
+        proxy: URL of the HTTP proxy that it goes through.
+        limits: When it has served its time.
+        on_retired: Called once with the session and the reason when it is retired.
+
+    Attributes:
+        headers: Headers of every request that it makes, over those of the crawler. May be changed.
+        proxy: URL of its proxy, or ``None``. May be changed.
+        created_at: Unix time.
+        usage_count: Requests that it was picked for.
+        error_score: Grows by 1 at a failure, shrinks by the decrement at a success.
+        blocked: Hosts that refuse it.
+        is_named: Whether requests ask for it by its id; neither age nor usage ends it then.
+        retired: Why it is not used any more, or ``None`` while it is.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_cookies",
+        "_limits",
+        "_on_retired",
+        "blocked",
+        "created_at",
+        "error_score",
+        "headers",
+        "id",
+        "is_named",
+        "proxy",
+        "retired",
+        "usage_count",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        clock: Clock,
+        *,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        limits: SessionLimits = _LIMITS,
+        on_retired: Callable[[Session, str], None] | None = None,
+    ) -> None:
+        self.id = id
+        self.headers = dict(headers) if headers else {}
+        self.proxy = proxy
+        self.created_at = clock.now()
+        self.usage_count = 0
+        self.error_score = 0.0
+        self.blocked: set[str] = set()
+        self.is_named = False
+        self.retired: str | None = None
+        self._clock = clock
+        self._limits = limits
+        self._on_retired = on_retired
+        self._cookies: CookieJar | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id}{f' retired: {self.retired}' if self.retired else ''}>"
+
+    # -- cookies: made when the first one arrives, as most sessions never see any ---------------
+
+    @property
+    def cookies(self) -> CookieJar:
+        """Its cookies. They are kept over restarts."""
+        if self._cookies is None:
+            self._cookies = CookieJar(self._clock)
+        return self._cookies
+
+    @property
+    def has_cookies(self) -> bool:
+        """Whether it has any; asking for `cookies` would make the jar."""
+        return bool(self._cookies)
+
+    def cookie_header(self, url: str) -> str:
+        """The ``Cookie`` header for a request to `url`, or ``""``."""
+        return self._cookies.header(url) if self._cookies else ""
+
+    def store_cookies(self, url: str, set_cookie: Iterable[str]) -> None:
+        """Take in the ``Set-Cookie`` headers of a response from `url`."""
+        self.cookies.store(url, set_cookie)
+
+    # -- health -------------------------------------------------------------------------------
+
+    def mark_good(self) -> None:
+        """A page was fetched and handled: lowers the error score."""
+        if self.error_score:
+            self.error_score = max(0.0, self.error_score - self._limits.error_score_decrement)
+
+    def mark_bad(self) -> None:
+        """A request failed and the session may be why: raises the error score by 1."""
+        self.error_score += 1.0
+        if self.error_score >= self._limits.max_error_score:
+            self.retire("errors")
+
+    def mark_blocked(self, host: str) -> None:
+        """`host` refuses this session (401, 403, 429): it is not used there any more."""
+        self.blocked.add(host)
+        if len(self.blocked) > MAX_BLOCKED:
+            self.retire("blocked")
+
+    def retire(self, reason: str = "handler") -> None:
+        """Use it for no further request. Those that are under way are finished with it."""
+        if self.retired is None:
+            self.retired = reason
+            if self._on_retired is not None:
+                self._on_retired(self, reason)
+
+    def is_usable(self, host: str, now: float) -> bool:
+        """Whether it may make one more request to `host` at the Unix time `now`."""
+        return (
+            self.retired is None
+            and host not in self.blocked
+            and (
+                self.is_named
+                or (
+                    self.usage_count < self._limits.max_usage
+                    and now - self.created_at < self._limits.max_age
+                )
+            )
+        )
+
+
+class SessionPool:
+    """A limited number of sessions, and which host gets which.
+
+    Sticky: a host keeps its session until that is retired or is blocked there. Hosts that are new
+    get the sessions in turn. A session that a request asks for by its id is made when it is first
+    asked for. It stands beside the others from then on: only requests that ask for it get it, and
+    neither age nor usage ends it, only blocks, errors and `Session.retire`.
+
+    At a checkpoint those sessions are saved that a site could tell from fresh ones, where they
+    changed: with cookies, a proxy, headers of their own, errors or blocks, or asked for by id. The
+    others are made anew after a restart and nobody notices. Which hosts a session was for is known
+    again from its cookies.
+
+    Args:
+        clock: What ages are measured by.
+        size: How many sessions there are, but for those asked for by id; at least one for each
+            proxy. With 20, a block costs a twentieth of the cookies, and every session can be
+            saved every second for next to nothing.
+        max_age: Seconds after which a session is replaced.
+        max_error_score: Error score at which a session is replaced.
+        error_score_decrement: By how much a success lowers the score.
+        max_usage: Requests after which a session is replaced.
+        proxies: URLs of HTTP proxies; each new session gets the next one.
+        headers: Headers that every new session starts with.
+        persist: Whether sessions are kept over restarts.
+        on_retired: Called with id and reason when a session is retired: ``blocked``, ``errors``,
+            ``age``, ``usage``, ``unused`` (too many were asked for by id), ``handler``, or what
+            `Session.retire` was given.
+
+    Raises:
+        OptionError: A proxy is no URL of an HTTP proxy.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        size: int = 20,
+        max_age: float = _LIMITS.max_age,
+        max_error_score: float = _LIMITS.max_error_score,
+        error_score_decrement: float = _LIMITS.error_score_decrement,
+        max_usage: int = _LIMITS.max_usage,
+        proxies: Iterable[str] = (),
+        headers: Mapping[str, str] | None = None,
+        persist: bool = True,
+        on_retired: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._limits = SessionLimits(max_age, max_error_score, error_score_decrement, max_usage)
+        self._proxies = tuple(map(_http_proxy, proxies))
+        self._next_proxy = cycle(self._proxies or (None,))
+        self._size = max(1, size, len(self._proxies))
+        self._headers = dict(headers or {})
+        self._persist = persist
+        self._on_retired = on_retired
+        self._sessions: dict[str, Session] = {}  # all of them, by id
+        self._ring: list[Session] = []  # those that are given out in turn
+        self._turn = -1
+        self._sticky: dict[str, str] = {}  # host to id
+        self._homes: dict[str, str] = {}  # domain of a restored cookie to id
+        self._saved: dict[str, tuple[object, ...]] = {}
+        self._dropped: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._sessions.values()))
+
+    def pick(self, host: str, session_id: str | None = None) -> Session:
+        """The session for one more request to `host`; counts as a use of it.
+
+        Args:
+            host: The request's ``host[:port]``.
+            session_id: Id of the session that it must be. One that was retired, or that `host`
+                blocks, is made anew.
+        """
+        if session_id is not None:
+            session = self._named(session_id, host)
+        else:
+            now = self._clock.now()
+            known = self._sessions.get(self._sticky.pop(host, ""))
+            if known is not None and not known.is_named and known.is_usable(host, now):
+                session = known
+            else:
+                if known is not None:
+                    self._retire_if_old(known, now)
+                session = self._next(host, now)
+                if len(self._sticky) >= MAX_STICKY:
+                    del self._sticky[next(iter(self._sticky))]
+            # Taken out and put back: the first is the host that was silent for longest.
+            self._sticky[host] = session.id
+        session.usage_count += 1
+        return session
+
+    def _next(self, host: str, now: float) -> Session:
+        """A session for a host that has none."""
+        for domain in self_and_parents(hostname(host)) if self._homes else ():
+            known = self._sessions.get(self._homes.get(domain, ""))
+            if known is not None and not known.is_named and known.is_usable(host, now):
+                return known
+        if len(self._ring) < self._size:
+            return self._make(_new_id(), next(self._next_proxy))
+        for _ in range(len(self._ring)):
+            self._turn = (self._turn + 1) % len(self._ring)
+            session = self._ring[self._turn]
+            if session.is_usable(host, now):
+                return session
+            self._retire_if_old(session, now)
+            if session.retired is not None:
+                break
+        else:
+            # The host blocks them all. One has to go, so that it is met by a new face.
+            self._ring[self._turn].retire("blocked")
+        return self._make(_new_id(), next(self._next_proxy))
+
+    def _named(self, id: str, host: str) -> Session:
+        """The session that a request asks for by its id."""
+        session = self._sessions.get(id)
+        if session is not None and host in session.blocked:
+            session.retire("blocked")
+            session = None
+        if session is None:
+            session = self._make(id, next(self._next_proxy))
+        # Taken out and put back: the first is the one that was unused for longest.
+        self._sessions[id] = self._sessions.pop(id)
+        if not session.is_named:
+            session.is_named = True
+            self._ring.remove(session)
+            if len(self._sessions) - len(self._ring) > MAX_NAMED:
+                next(old for old in self._sessions.values() if old.is_named).retire("unused")
+        return session
+
+    def _make(self, id: str, proxy: str | None) -> Session:
+        session = Session(
+            id,
+            self._clock,
+            headers=self._headers,
+            proxy=proxy,
+            limits=self._limits,
+            on_retired=self._forget,
+        )
+        self._sessions[id] = session
+        self._ring.append(session)
+        return session
+
+    def _retire_if_old(self, session: Session, now: float) -> None:
+        if session.is_named:
+            return
+        if session.usage_count >= self._limits.max_usage:
+            session.retire("usage")
+        elif now - session.created_at >= self._limits.max_age:
+            session.retire("age")
+
+    def _forget(self, session: Session, reason: str) -> None:
+        if self._sessions.get(session.id) is not session:
+            return
+        del self._sessions[session.id]
+        if not session.is_named:
+            self._ring.remove(session)
+        if self._saved.pop(session.id, None) is not None:
+            self._dropped.add(session.id)
+        if self._on_retired is not None:
+            self._on_retired(session.id, reason)
+
+    # -- a persisted part ---------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Take back the sessions of the last life, but for those that have served their time."""
+        # What is not taken back is dropped, so that it does not come back in a later life.
+        self._dropped.update(saved.keys())
+        if not self._persist:
+            return
+        now = self._clock.now()
+        documents = {id: saved.load(key=id, type=_SavedSession) for id in tuple(self._dropped)}
+        for id, document in sorted(documents.items(), key=lambda entry: entry[1].created_at):
+            is_ours = document.proxy in (self._proxies or (None,)) and len(self._ring) < self._size
+            if not (is_ours or document.is_named):
+                continue
+            session = self._make(id, None)
+            _restore(session, document)
+            if session.is_named:
+                self._ring.remove(session)
+            self._retire_if_old(session, now)
+            if session.retired is None:
+                self._dropped.discard(id)
+                self._saved[id] = _mark(session)
+                if not session.is_named:
+                    self._homes.update(dict.fromkeys(session.cookies.domains, id))
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Add the sessions that changed, each as a document of its own."""
+        for id in self._dropped:
+            checkpoint.drop(id)
+        self._dropped.clear()
+        if not self._persist:
+            return
+        for id, session in self._sessions.items():
+            mark = _mark(session)
+            if mark != self._saved.get(id) and self._is_worth_saving(session):
+                checkpoint.save(_saved(session), key=id)
+                self._saved[id] = mark
+
+    def _is_worth_saving(self, session: Session) -> bool:
+        """Whether anyone would notice if it were made anew."""
+        return bool(
+            session.id in self._saved
+            or session.is_named
+            or session.has_cookies
+            or session.error_score
+            or session.blocked
+            or session.proxy is not None
+            or session.headers != self._headers
+        )
+
+
+class _SavedSession(msgspec.Struct, omit_defaults=True):
+    """A session as it is saved."""
+
+    created_at: float
+    usage_count: int = 0
+    error_score: float = 0.0
+    headers: dict[str, str] = {}
+    proxy: str | None = None
+    blocked: list[str] = []
+    cookies: list[Cookie] = []
+    is_named: bool = False
+
+
+def _saved(session: Session) -> _SavedSession:
+    return _SavedSession(
+        created_at=session.created_at,
+        usage_count=session.usage_count,
+        error_score=session.error_score,
+        headers=session.headers,
+        proxy=session.proxy,
+        blocked=sorted(session.blocked),
+        cookies=session.cookies.saved() if session.has_cookies else [],
+        is_named=session.is_named,
+    )
+
+
+def _restore(session: Session, saved: _SavedSession) -> None:
+    # A clock that was set back between two lives must not make it younger than it is.
+    session.created_at = min(saved.created_at, session.created_at)
+    session.usage_count = saved.usage_count
+    session.error_score = saved.error_score
+    session.headers = dict(saved.headers)
+    session.proxy = saved.proxy
+    session.blocked = set(saved.blocked)
+    session.is_named = saved.is_named
+    if saved.cookies:
+        session.cookies.load(saved.cookies)
+
+
+def _mark(session: Session) -> tuple[object, ...]:
+    """What differs when there is something new to save."""
+    return (
+        session.usage_count,
+        session.error_score,
+        len(session.blocked),
+        session.cookies.changes if session.has_cookies else 0,
+        session.proxy,
+        tuple(session.headers.items()),
+    )
+
+
+def _http_proxy(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        # The URL is not shown, for it may hold a password.
+        raise OptionError("a proxy cannot be used; give each as http://[user:password@]host:port")
+    return url
+
+
+def _new_id() -> str:
+    return os.urandom(6).hex()

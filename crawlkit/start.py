@@ -1,0 +1,104 @@
+"""StartRequests: where a crawl begins, and how far it has come with beginning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+from .checkpoint import Checkpoint, Saved
+from .errors import UsageError
+from .request import Request, fingerprint
+from .urls import canonical
+
+StartSource = Iterable[Request | str] | AsyncIterable[Request | str]
+
+
+class _Place(msgspec.Struct):
+    taken: list[int] = msgspec.field(default_factory=list)
+    position: int = 0
+    is_done: bool = False
+
+
+class StartRequests:
+    """A persisted part: the place in the sequence of start requests.
+
+    The place is in the same checkpoint as the requests that lie before it, so that a generator of
+    ten million is neither begun again nor cut short. Of the class's `start_urls` it is remembered
+    which ones were taken: those that are added later, at any place of the list, are taken too.
+    """
+
+    def __init__(self) -> None:
+        self._place = _Place()
+        self._is_changed = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the generator has come to its end, in this life or an earlier one."""
+        return self._place.is_done
+
+    def take_urls(self, urls: Iterable[str]) -> list[Request]:
+        """The start URLs that were not taken before.
+
+        Raises:
+            UrlError: One of them is no URL.
+        """
+        taken = set(self._place.taken)
+        requests = [Request(canonical(url)) for url in urls]
+        fresh = [request for request in requests if fingerprint(request) not in taken]
+        if fresh:
+            self._place.taken.extend(fingerprint(request) for request in fresh)
+            self._is_changed = True
+        return fresh
+
+    async def take(self, source: StartSource) -> AsyncIterator[Request]:
+        """The requests of `source` from the place on that the last checkpoint knows.
+
+        Raises:
+            UsageError: It gives something else than requests and URLs.
+        """
+        skip = self._place.position
+        async for given in _iterate(source):
+            if skip:
+                skip -= 1
+                continue
+            yield as_request(given)
+            # Counted once the consumer has enqueued it and asks for the next.
+            self._place.position += 1
+            self._is_changed = True
+        self._place.is_done = True
+        self._is_changed = True
+
+    def restore(self, saved: Saved) -> None:
+        """Take back the place."""
+        self._place = saved.load(_Place(), type=_Place)
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over the place, if it has changed."""
+        if self._is_changed:
+            checkpoint.save(self._place)
+            self._is_changed = False
+
+
+def as_request(given: Any) -> Request:
+    """A start request, from a request or a URL, with its URL in canonical form.
+
+    Raises:
+        UsageError: It is neither.
+        UrlError: Its URL cannot be fetched.
+    """
+    if isinstance(given, Request):
+        return given.replace(url=canonical(given.url))
+    if isinstance(given, str):
+        return Request(canonical(given))
+    raise UsageError(f"start requests are URLs or requests, not {type(given).__name__}")
+
+
+async def _iterate(source: StartSource) -> AsyncIterator[Request | str]:
+    if isinstance(source, AsyncIterable):
+        async for given in source:
+            yield given
+    else:
+        for given in source:
+            yield given

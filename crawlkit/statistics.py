@@ -1,0 +1,497 @@
+"""Statistics: what a crawl did, exact over every restart.
+
+Everything that can be added up is a counter, and goes into a checkpoint as what was added since
+the last one. A checkpoint's cost thus follows what changed, the workers of one run can be summed,
+and after kill -9 the numbers are those of the last checkpoint, as are the queue and the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from .checkpoint import Checkpoint, Number, Outcome, Saved
+from .clock import Clock, isoformat
+from .durations import Durations, Sketch
+from .errorgroups import ErrorGroups, ErrorStatistics
+from .samples import Sample, Samples
+
+if TYPE_CHECKING:
+    from .stores.base import Receipt
+
+
+class HandlerStatistics(msgspec.Struct):
+    """What one handler did.
+
+    Attributes:
+        requests_finished: Requests that it handled.
+        requests_failed: Requests that were given up.
+        requests_retried: Tries that failed and were made again.
+        items_saved: Items.
+        duration_sum: Seconds that its finished and failed requests took, fetching included.
+    """
+
+    requests_finished: int = 0
+    requests_failed: int = 0
+    requests_retried: int = 0
+    items_saved: int = 0
+    duration_sum: float = 0.0
+
+
+class HostStatistics(msgspec.Struct):
+    """What was fetched from one host.
+
+    Attributes:
+        requests_finished: Requests that were handled.
+        requests_failed: Requests that were given up.
+        requests_retried: Tries that failed and were made again.
+        responses_received: Responses, also those that were tried again.
+        bytes_received: Bytes of their bodies.
+        duration_sum: Seconds that its finished and failed requests took.
+    """
+
+    requests_finished: int = 0
+    requests_failed: int = 0
+    requests_retried: int = 0
+    responses_received: int = 0
+    bytes_received: int = 0
+    duration_sum: float = 0.0
+
+
+class _Life(msgspec.Struct):
+    """The document of this part: what is not additive, as Unix times."""
+
+    started_at: float | None = None
+    last_started_at: float | None = None
+    finished_at: float | None = None
+    in_flight: int = 0
+
+
+# Counters that bear the name of an attribute, and those that are one for each key of it.
+_PLAIN = (
+    "requests_finished",
+    "requests_failed",
+    "requests_retried",
+    "requests_dropped",
+    "items_saved",
+    "bytes_received",
+    "cache_hits",
+    "cache_misses",
+    "cache_revalidated",
+    "cache_stored",
+    "lives",
+)
+_KEYED = ("skipped_by_reason", "status_codes", "retry_histogram")
+_COUNTED_BY_STORE = ("requests_total", "requests_duplicate")
+_RUNTIME = "runtime_seconds"
+
+_NAMES = (
+    "requests_finished",
+    "requests_failed",
+    "requests_retried",
+    "requests_skipped",
+    "skipped_by_reason",
+    "requests_dropped",
+    "requests_total",
+    "requests_duplicate",
+    "pending",
+    "in_flight",
+    "items_saved",
+    "bytes_received",
+    "status_codes",
+    "retry_histogram",
+    "duration_finished",
+    "duration_failed",
+    "cache_hits",
+    "cache_misses",
+    "cache_revalidated",
+    "cache_stored",
+    "by_handler",
+    "by_host",
+    "errors",
+    "started_at",
+    "last_started_at",
+    "finished_at",
+    "runtime_seconds",
+    "lives",
+    "samples",
+)
+
+
+class _Counters(NamedTuple):
+    add: dict[str, Number]
+    least: dict[str, Number]
+    most: dict[str, Number]
+
+
+class Statistics:
+    """What a crawl did, over all its lives. The part called ``statistics``.
+
+    A crawler records with the methods; everyone reads the attributes. `to_dict`, and with it
+    ``crawlkit stats RUN --json``, has an entry of the same name and value for each of these:
+
+    Attributes:
+        requests_finished: Requests that were handled.
+        requests_failed: Requests that were given up.
+        requests_retried: Tries that failed and were made again.
+        requests_skipped: Links and requests that were not fetched, over all reasons.
+        skipped_by_reason: The same by the rule that skipped them.
+        requests_dropped: Requests that were enqueued and then left unfetched; they are among those
+            skipped.
+        requests_total: Requests that were enqueued.
+        requests_duplicate: Links and requests that had been enqueued already.
+        pending: Requests that wait, also those that wait to be tried again.
+        in_flight: Requests that are being fetched or handled.
+        items_saved: Items.
+        bytes_received: Bytes of bodies of responses, after decompression.
+        status_codes: Responses by HTTP status, also those that were tried again.
+        retry_histogram: How many finished or failed requests were tried again how many times.
+        duration_finished: Seconds that finished requests took, see `Durations`.
+        duration_failed: Seconds that the last try of failed requests took.
+        cache_hits: Pages that came from the page cache.
+        cache_misses: Pages that were not in it.
+        cache_revalidated: Pages that the site confirmed to be unchanged.
+        cache_stored: Pages that were put into it.
+        by_handler: `HandlerStatistics` by the handler's name.
+        by_host: `HostStatistics` of the busiest hosts. Only where a run was opened for reading: a
+            crawler does not hold it in memory, as there may be millions of hosts.
+        errors: `ErrorStatistics`, the most frequent first.
+        started_at: When the first life began.
+        last_started_at: When the last one began.
+        finished_at: When the crawl was finished, or ``None``.
+        runtime_seconds: Seconds that it ran, over all lives.
+        lives: How often it was started.
+        samples: `Sample`s over time, at most 512, evenly spaced.
+
+    Times are ISO 8601 in UTC.
+
+    Args:
+        clock: Steady time. The default is a clock of its own.
+        read_hosts: Reads `by_host`, when it is asked for.
+    """
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        read_hosts: Callable[[], dict[str, HostStatistics]] = dict,
+    ) -> None:
+        self.requests_finished = 0
+        self.requests_failed = 0
+        self.requests_retried = 0
+        self.requests_dropped = 0
+        self.requests_total = 0
+        self.requests_duplicate = 0
+        self.in_flight = 0
+        self.items_saved = 0
+        self.bytes_received = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.cache_revalidated = 0
+        self.cache_stored = 0
+        self.lives = 0
+        self.skipped_by_reason: dict[str, int] = {}
+        self.status_codes: dict[int, int] = {}
+        self.retry_histogram: dict[int, int] = {}
+        self.by_handler: dict[str, HandlerStatistics] = {}
+        self._finished = Sketch()
+        self._failed = Sketch()
+        self._sketches = {"duration_finished": self._finished, "duration_failed": self._failed}
+        self._hosts: dict[str, HostStatistics] = {}  # since the last collect only
+        self._errors = ErrorGroups()
+        self._read_hosts = read_hosts
+
+        self._clock = clock or Clock()
+        self._ran = 0.0  # seconds, up to `_running_since`
+        self._running_since: float | None = None
+        self._life = _Life()
+        self._samples = Samples()
+
+        self._collected = _Counters({}, {}, {})
+        self._collected_life = _Life()
+
+    # -- a life -------------------------------------------------------------------------------
+
+    def begin_life(self, now: float) -> None:
+        """The run is started, or goes on."""
+        self.lives += 1
+        life = self._life
+        if life.started_at is None:
+            life.started_at = now
+        life.last_started_at = now
+        life.finished_at = None
+        self.in_flight = 0  # what a killed life left behind is pending again
+        self._running_since = self._clock.now()
+
+    def end_life(self, now: float, finished: bool) -> None:
+        """The run stops; `finished` tells whether there is nothing more to do."""
+        self._ran = self.runtime_seconds
+        self._running_since = None
+        if finished:
+            self._life.finished_at = now
+
+    # -- recording: called for every page, so each of these takes about a microsecond -------------
+
+    def received(self, host: str, status: int, size: int) -> None:
+        """A response arrived, with a body of `size` bytes."""
+        self.bytes_received += size
+        self.status_codes[status] = self.status_codes.get(status, 0) + 1
+        row = self._hosts.get(host) or self._host(host)
+        row.responses_received += 1
+        row.bytes_received += size
+
+    def finished(self, handler: str, host: str, duration: float, retries: int) -> None:
+        """A request was handled, `duration` seconds after its last try began."""
+        self.requests_finished += 1
+        self.retry_histogram[retries] = self.retry_histogram.get(retries, 0) + 1
+        self._finished.record(duration)
+        by_handler = self.by_handler.get(handler) or self._handler(handler)
+        by_handler.requests_finished += 1
+        by_handler.duration_sum += duration
+        by_host = self._hosts.get(host) or self._host(host)
+        by_host.requests_finished += 1
+        by_host.duration_sum += duration
+
+    def failed(self, handler: str, host: str, duration: float, retries: int) -> None:
+        """A request was given up, `duration` seconds after its last try began."""
+        self.requests_failed += 1
+        self.retry_histogram[retries] = self.retry_histogram.get(retries, 0) + 1
+        self._failed.record(duration)
+        by_handler = self.by_handler.get(handler) or self._handler(handler)
+        by_handler.requests_failed += 1
+        by_handler.duration_sum += duration
+        by_host = self._hosts.get(host) or self._host(host)
+        by_host.requests_failed += 1
+        by_host.duration_sum += duration
+
+    def retried(self, handler: str, host: str) -> None:
+        """A try failed, and the request will be tried again."""
+        self.requests_retried += 1
+        (self.by_handler.get(handler) or self._handler(handler)).requests_retried += 1
+        (self._hosts.get(host) or self._host(host)).requests_retried += 1
+
+    def skipped(self, reason: str) -> None:
+        """A link or a request is not fetched."""
+        self.skipped_by_reason[reason] = self.skipped_by_reason.get(reason, 0) + 1
+
+    def dropped(self) -> None:
+        """A request that was enqueued is left unfetched: no longer pending. Besides `skipped`."""
+        self.requests_dropped += 1
+
+    def saved(self, handler: str, items: int = 1) -> None:
+        """A page saved some items."""
+        self.items_saved += items
+        (self.by_handler.get(handler) or self._handler(handler)).items_saved += items
+
+    def enqueued(self, receipt: Receipt) -> None:
+        """A commit is done, and the store has counted the new requests and the duplicates."""
+        self.requests_total += receipt.enqueued
+        self.requests_duplicate += receipt.duplicates
+
+    def cache(self, kind: Literal["hits", "misses", "revalidated", "stored"]) -> None:
+        """The page cache was asked for a page, or given one."""
+        name = f"cache_{kind}"
+        setattr(self, name, getattr(self, name) + 1)
+
+    def error(self, error: BaseException, url: str, place: str | None = None) -> None:
+        """Count an error in its group.
+
+        Args:
+            error: What was raised.
+            url: The URL during whose handling it was.
+            place: Where it arose; the innermost line of the user's code where it is ``None``.
+        """
+        self._errors.record(error, url, place, self._clock.now())
+
+    def sample(self, now: float, memory_bytes: int) -> None:
+        """Note where the crawl stands, if it is time to; may be called as often as one likes."""
+        if self._samples.wants(now):
+            self._samples.add(
+                now,
+                self.requests_finished,
+                self.requests_failed,
+                self.pending,
+                self.in_flight,
+                self.items_saved,
+                self.bytes_received,
+                memory_bytes,
+            )
+
+    # -- failed requests that somebody has looked at ---------------------------------------------
+
+    def put_back(self, outcome: Outcome) -> None:
+        """A failed request is pending again, and the crawl not finished.
+
+        What has happened stays: its retries, its errors, the extremes of the durations.
+        """
+        self._uncount_failure(outcome)
+        self._life.finished_at = None
+
+    def drop(self, outcome: Outcome) -> None:
+        """A failed request is skipped, after all."""
+        self._uncount_failure(outcome)
+        self.dropped()
+        self.skipped("dropped")
+
+    def _uncount_failure(self, outcome: Outcome) -> None:
+        duration = outcome.duration or 0.0
+        retries = outcome.retries
+        self.requests_failed -= 1
+        self.retry_histogram[retries] = self.retry_histogram.get(retries, 0) - 1
+        self._failed.take_back(duration)
+        by_handler = self._handler(outcome.handler or "")
+        by_handler.requests_failed -= 1
+        by_handler.duration_sum -= duration
+        by_host = self._host(outcome.host)
+        by_host.requests_failed -= 1
+        by_host.duration_sum -= duration
+
+    def _handler(self, name: str) -> HandlerStatistics:
+        return self.by_handler.setdefault(name, HandlerStatistics())
+
+    def _host(self, name: str) -> HostStatistics:
+        return self._hosts.setdefault(name, HostStatistics())
+
+    # -- a persisted part ---------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Take back the numbers of earlier lives."""
+        for name, value in saved.snapshot.counters.items():
+            group, _, key = name.partition("/")
+            if group in _PLAIN or group in _COUNTED_BY_STORE:
+                setattr(self, group, int(value))
+            elif group == _RUNTIME:
+                self._ran = value
+            elif group == "skipped_by_reason":
+                self.skipped_by_reason[key] = int(value)
+            elif group in _KEYED and value:  # one that was put back may have come to nought
+                getattr(self, group)[int(key)] = int(value)
+            elif group == "handler":
+                handler, _, field = key.rpartition("/")
+                _set(self.by_handler.get(handler) or self._handler(handler), field, value)
+            elif group in self._sketches:
+                self._sketches[group].restore(key, value)
+        self._collected = self._counters()
+        self._errors.restore(saved.snapshot.errors)
+        self._life = saved.load(_Life(), type=_Life)
+        self._collected_life = msgspec.structs.replace(self._life)
+        self._samples.restore(saved)
+        self.in_flight = self._life.in_flight
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over what was recorded since the last call."""
+        counters, before = self._counters(), self._collected
+        for name, value in counters.add.items():
+            if difference := value - before.add.get(name, 0):
+                checkpoint.add[name] = checkpoint.add.get(name, 0) + difference
+        checkpoint.least.update(counters.least.items() - before.least.items())
+        checkpoint.most.update(counters.most.items() - before.most.items())
+        self._collected = counters
+        for host, row in self._hosts.items():
+            for name, value in _named(f"host/{host}", row):
+                checkpoint.add[name] = checkpoint.add.get(name, 0) + value
+        self._hosts = {}
+        self._errors.collect(checkpoint)
+        self._life.in_flight = self.in_flight
+        if self._life != self._collected_life:
+            checkpoint.save(self._life)
+            self._collected_life = msgspec.structs.replace(self._life)
+        self._samples.collect(checkpoint)
+
+    def _counters(self) -> _Counters:
+        """Every counter but those of hosts, and but the two that the store itself counts."""
+        add: dict[str, Number] = {name: getattr(self, name) for name in _PLAIN}
+        add[_RUNTIME] = self.runtime_seconds
+        least: dict[str, Number] = {}
+        most: dict[str, Number] = {}
+        for group in _KEYED:
+            add.update((f"{group}/{key}", n) for key, n in getattr(self, group).items())
+        for handler, row in self.by_handler.items():
+            add.update(_named(f"handler/{handler}", row))
+        for group, sketch in self._sketches.items():
+            add.update((f"{group}/{key}", n) for key, n in sketch.counts().items())
+            least.update((f"{group}/{key}", n) for key, n in sketch.least().items())
+            most.update((f"{group}/{key}", n) for key, n in sketch.most().items())
+        return _Counters(add, least, most)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def requests_skipped(self) -> int:  # noqa: D102
+        return sum(self.skipped_by_reason.values())
+
+    @property
+    def pending(self) -> int:  # noqa: D102
+        done = self.requests_finished + self.requests_failed + self.requests_dropped
+        return self.requests_total - done - self.in_flight
+
+    @property
+    def duration_finished(self) -> Durations:  # noqa: D102
+        return self._finished.summary()
+
+    @property
+    def duration_failed(self) -> Durations:  # noqa: D102
+        return self._failed.summary()
+
+    @property
+    def runtime_seconds(self) -> float:  # noqa: D102
+        since = self._running_since
+        return self._ran if since is None else self._ran + self._clock.now() - since
+
+    @property
+    def started_at(self) -> str | None:  # noqa: D102
+        return isoformat(self._life.started_at)
+
+    @property
+    def last_started_at(self) -> str | None:  # noqa: D102
+        return isoformat(self._life.last_started_at)
+
+    @property
+    def finished_at(self) -> str | None:  # noqa: D102
+        return isoformat(self._life.finished_at)
+
+    @property
+    def errors(self) -> list[ErrorStatistics]:  # noqa: D102
+        return self._errors.all()
+
+    @property
+    def samples(self) -> list[Sample]:  # noqa: D102
+        return self._samples.all()
+
+    @cached_property
+    def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102
+        return self._read_hosts()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes by name, as JSON-like values: what ``stats RUN --json`` prints."""
+        values: dict[str, Any] = msgspec.to_builtins(
+            {name: getattr(self, name) for name in _NAMES}, str_keys=True
+        )
+        return values
+
+
+def tallies(counters: Mapping[str, Number]) -> dict[str, HostStatistics]:
+    """What the counters under ``host/`` say, by host, the busiest first."""
+    hosts: dict[str, HostStatistics] = {}
+    for name, value in counters.items():
+        host, _, field = name.removeprefix("host/").rpartition("/")
+        row = hosts.get(host)
+        if row is None:
+            row = hosts[host] = HostStatistics()
+        _set(row, field, value)
+    return dict(sorted(hosts.items(), key=lambda entry: -entry[1].responses_received))
+
+
+def _named(prefix: str, row: msgspec.Struct) -> Iterator[tuple[str, Number]]:
+    for field in row.__struct_fields__:
+        if value := getattr(row, field):
+            yield f"{prefix}/{field}", value
+
+
+def _set(row: msgspec.Struct, field: str, value: Number) -> None:
+    # A field that this version does not know was counted by another one, and stays as it is.
+    if field in row.__struct_fields__:
+        setattr(row, field, float(value) if field == "duration_sum" else int(value))

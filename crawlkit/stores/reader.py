@@ -1,0 +1,239 @@
+"""SqliteReader: an embedded run, opened for reading while it goes on or after it has ended."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..checkpoint import Document, ErrorGroup, Number, Outcome
+from ..errors import StoreDamagedError, StoreError
+from ..request import Request, fingerprint
+from .base import Reader, StoredItem
+from .directory import RunDirectory
+from .schema import APPLICATION_ID, crc
+
+_decode = msgspec.json.Decoder().decode
+_request = msgspec.json.Decoder(Request)
+_requests = msgspec.json.Decoder(list[Request])
+
+_OUTCOME = """
+SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.duration, o.retries,
+    o.error, o.detail, o.request
+FROM outcomes o JOIN hosts h ON h.id = o.host
+"""
+
+
+def open_directory(path: str) -> SqliteReader:
+    """Open the run in a directory for reading.
+
+    Raises:
+        StoreError: There is none, or it cannot be read.
+    """
+    directory = RunDirectory(path)
+    database = directory.database
+    if not database.exists():
+        directory.refuse_if_set_aside()
+        raise StoreError(f"there is no run in {path}; name the directory that 'run --store' used")
+    try:
+        connection = _connect(database)
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise sqlite3.DatabaseError("it is not a run of crawlkit")
+        connection.execute("SELECT commits FROM progress").fetchone()
+    except sqlite3.Error as error:
+        raise _damaged(str(database), error) from None
+    return SqliteReader(connection, path, directory)
+
+
+def _connect(database: Path) -> sqlite3.Connection:
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:
+        # Where not even the shared memory beside the database may be written (a run that was
+        # copied to a read-only place), nobody writes the database either.
+        connection.close()
+        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
+class SqliteReader(Reader):
+    """An embedded run, for reading; see `Reader`."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, address: str, directory: RunDirectory | None = None
+    ) -> None:
+        self.address = address
+        self._db = connection
+        self._directory = directory
+
+    def documents(self, prefix: str = "") -> Iterator[tuple[str, Document]]:  # noqa: D102
+        for name, version, stored_crc, data in self._rows(
+            "SELECT name, version, crc, data FROM documents "
+            "WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name",
+            prefix,
+        ):
+            if crc(data) != stored_crc:
+                raise _damaged(self.address, f"the document {name!r} is not what was saved")
+            yield name, Document(version, data.encode())
+
+    def counters(self, prefix: str = "") -> dict[str, Number]:  # noqa: D102
+        return dict(
+            self._rows(
+                "SELECT name, value FROM counters WHERE substr(name, 1, length(?1)) = ?1", prefix
+            )
+        )
+
+    def errors(self) -> list[ErrorGroup]:  # noqa: D102
+        return [
+            ErrorGroup(kind, message, place, count, first_at, last_at, _decode(examples))
+            for kind, message, place, count, first_at, last_at, examples in self._rows(
+                "SELECT kind, message, place, count, first_at, last_at, examples FROM errors "
+                "ORDER BY count DESC, kind, message"
+            )
+        ]
+
+    def items(  # noqa: D102
+        self, *, after: int = 0, handler: str | None = None
+    ) -> Iterator[StoredItem]:
+        for number, data, url, item_handler, at, stored_crc in self._rows(
+            "SELECT number, data, url, handler, at, crc FROM items "
+            "WHERE number > ? AND (?2 IS NULL OR handler = ?2) ORDER BY number",
+            after,
+            handler,
+        ):
+            if crc(data) != stored_crc:
+                raise _damaged(self.address, f"item {number} is not what was saved")
+            yield StoredItem(number, data.encode(), url, item_handler, at)
+
+    def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:  # noqa: D102
+        for row in self._rows(
+            f"{_OUTCOME} WHERE o.outcome = ? AND (?2 IS NULL OR h.name = ?2)", outcome, host
+        ):
+            yield _outcome(row)
+
+    def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
+        for due, size, gone, stored_crc, text in self._rows(
+            "SELECT b.due, b.size, b.gone, b.crc, b.requests "
+            "FROM bundles b JOIN hosts h ON h.id = b.host "
+            "WHERE ?1 IS NULL OR h.name = ?1 ORDER BY b.priority DESC, b.id",
+            host,
+        ):
+            if crc(text) != stored_crc:
+                raise _damaged(self.address, "a bundle of requests is not what was saved")
+            requests = _requests.decode(text)
+            yield from ((requests[i], due) for i in range(size) if not gone >> i & 1)
+
+    def outcome(self, host: str, fingerprint: int) -> Outcome | None:  # noqa: D102
+        for row in self._rows(
+            f"{_OUTCOME} WHERE h.name = ? AND o.fingerprint = ?", host, fingerprint
+        ):
+            return _outcome(row)
+        return None
+
+    def seen(self, host: str, fingerprint: int) -> bool:  # noqa: D102
+        return any(
+            self._rows(
+                "SELECT 1 FROM seen JOIN hosts ON hosts.id = seen.host "
+                "WHERE hosts.name = ? AND seen.fingerprint = ?",
+                host,
+                fingerprint,
+            )
+        )
+
+    def holder(self) -> int | None:  # noqa: D102
+        return self._directory.holder() if self._directory else None
+
+    def check(self) -> Iterator[str]:  # noqa: D102
+        try:
+            for (finding,) in self._db.execute("PRAGMA integrity_check(20)"):
+                if finding != "ok":
+                    yield " ".join(finding.split())
+            yield from self._check_values()
+            yield from self._check_books()
+        except sqlite3.Error as error:
+            yield str(error)
+
+    def close(self) -> None:  # noqa: D102
+        self._db.close()
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def _check_values(self) -> Iterator[str]:
+        for what, name, stored_crc, data in self._db.execute(
+            "SELECT 'document', name, crc, data FROM documents "
+            "UNION ALL SELECT 'item', number, crc, data FROM items "
+            "UNION ALL SELECT 'bundle', id, crc, requests FROM bundles"
+        ):
+            if crc(data) != stored_crc:
+                yield f"{what} {name} is not what was saved"
+
+    def _check_books(self) -> Iterator[str]:
+        """Every request that was enqueued is pending or has an outcome, and is counted."""
+        outcomes = dict(
+            self._db.execute(
+                "SELECT o.outcome, count(*) FROM outcomes o "
+                "JOIN seen s ON s.host = o.host AND s.fingerprint = o.fingerprint GROUP BY 1"
+            )
+        )
+        pending = 0
+        for request, _ in self.pending():
+            pending += 1
+            if not self.seen(request.host, fingerprint(request)):
+                yield f"{request.url} is pending although it was never enqueued"
+        (seen,) = self._db.execute("SELECT count(*) FROM seen").fetchone()
+        # A link may be skipped first and enqueued later; then both rows exist until it is handled.
+        skipped = outcomes.pop("skipped", 0)
+        if (
+            not sum(outcomes.values()) + pending
+            <= seen
+            <= sum(outcomes.values()) + pending + skipped
+        ):
+            yield (
+                f"{seen} requests were enqueued, but {pending} are pending and "
+                f"{sum(outcomes.values())} have an outcome"
+            )
+        counters = self.counters()
+        for name, number in (
+            ("requests_total", seen),
+            ("requests_finished", outcomes.get("handled", 0)),
+            ("requests_failed", outcomes.get("failed", 0)),
+            ("items_saved", self._db.execute("SELECT count(*) FROM items").fetchone()[0]),
+        ):
+            if counters.get(name, 0) != number:
+                yield f"the counter {name} says {counters.get(name, 0)}, the run holds {number}"
+
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise _damaged(self.address, error) from None
+
+
+def _outcome(row: tuple[Any, ...]) -> Outcome:
+    outcome, url, number, host, at, handler, status, duration, retries, error, detail, request = row
+    return Outcome(
+        outcome=outcome,
+        url=url,
+        fingerprint=number,
+        host=host,
+        at=at,
+        handler=handler,
+        status=status,
+        duration=duration,
+        retries=retries,
+        error=error,
+        detail=detail,
+        request=_request.decode(request) if request else None,
+    )
+
+
+def _damaged(address: str, reason: object) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"{address} cannot be read ({reason}); see 'crawlkit check', put back a copy, or start "
+        "anew with 'run --fresh'"
+    )

@@ -1,0 +1,378 @@
+"""The statements of an embedded run: what a claim reads, and what a commit writes.
+
+Every table is read or written by one statement with its rows as JSON, for the reason that is given
+in `sqlite.py`. Values that are JSON themselves travel as strings, so that they are stored to the
+letter.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending, Ticket
+from .base import BUNDLE, Receipt
+from .schema import crc
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# -- claim ----------------------------------------------------------------------------------------
+
+_BUNDLES = """
+SELECT json_group_array(json_array(b.id, b.host, h.name, b.size, b.gone, b.crc, b.requests))
+"""
+
+CLAIM_DUE = (
+    _BUNDLES
+    + """
+FROM (
+    SELECT * FROM bundles
+    WHERE due > 0 AND due <= :now AND id NOT IN (SELECT value FROM json_each(:claimed))
+    ORDER BY due LIMIT :limit
+) b JOIN hosts h ON h.id = b.host
+"""
+)
+"""Requests whose time has come, each in a bundle with those of its checkpoint."""
+
+CLAIM_BEST = (
+    _BUNDLES
+    + """
+FROM (
+    SELECT bundles.* FROM (
+        SELECT id FROM hosts
+        WHERE id IN (SELECT value FROM json_each(:hosts))
+            AND name NOT IN (SELECT value FROM json_each(:full))
+        UNION ALL
+        SELECT id FROM (
+            SELECT id FROM hosts
+            WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
+            ORDER BY best DESC LIMIT :limit
+        )
+    ) host
+    JOIN bundles ON bundles.id IN (
+        SELECT id FROM bundles
+        WHERE host = host.id AND due = 0 AND id NOT IN (SELECT value FROM json_each(:claimed))
+        ORDER BY priority DESC, id LIMIT :bundles
+    )
+    ORDER BY bundles.priority DESC, bundles.id
+    LIMIT :limit
+) b JOIN hosts h ON h.id = b.host
+"""
+)
+"""The best bundles: of hosts that are being worked on and have room for more, and of others.
+
+A host is among `:hosts` as long as one of its bundles is claimed, that is until the commit after
+its last page; so hosts that are done, but not yet in the store, do not crowd out the others."""
+
+UNCLAIMED = """
+SELECT
+    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:claimed))),
+    (SELECT due FROM bundles
+     WHERE due > :now AND id NOT IN (SELECT value FROM json_each(:claimed)) ORDER BY due LIMIT 1)
+"""
+
+# -- commit ---------------------------------------------------------------------------------------
+
+
+class Bundle(NamedTuple):
+    """A claimed bundle: whose it is, how many requests it holds, and which of them have left."""
+
+    host: int
+    size: int
+    gone: int
+
+
+class Written(NamedTuple):
+    """What a transaction has done, for memory to follow once it is committed."""
+
+    receipt: Receipt
+    commits: int
+    partly: dict[int, Bundle]
+    emptied: list[int]
+
+
+def write(db: sqlite3.Connection, checkpoint: Checkpoint, claimed: Mapping[int, Bundle]) -> Written:
+    """Write `checkpoint` inside the transaction that is open."""
+    hosts = _name_hosts(db, checkpoint)
+    fresh = _new_ones(db, checkpoint.fresh, hosts)
+    _add_bundles(db, [*fresh, *checkpoint.again], hosts)
+    partly, emptied = _leave(db, checkpoint.left, claimed)
+    _add_outcomes(db, checkpoint, hosts)
+    _add_items(db, checkpoint)
+    _put_documents(db, checkpoint.documents)
+    known = len(checkpoint.fresh) - len(fresh) + checkpoint.duplicates
+    receipt = Receipt(len(fresh), known)
+    _count(db, checkpoint, receipt)
+    _add_errors(db, checkpoint.errors)
+    ((commits,),) = db.execute("UPDATE progress SET commits = commits + 1 RETURNING commits")
+    return Written(receipt, commits, partly, emptied)
+
+
+def _rows(rows: Iterable[Any]) -> tuple[str]:
+    return (_encode(list(rows)).decode(),)
+
+
+def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int]:
+    names = {pending.host for pending in checkpoint.fresh}
+    names.update(pending.host for pending in checkpoint.again)
+    names.update(outcome.host for outcome in checkpoint.outcomes)
+    names.update(outcome.host for outcome in checkpoint.skipped)
+    names.update(host for host, _ in checkpoint.forget)
+    if not names:
+        return {}
+    rows = _rows(names)
+    db.execute("INSERT OR IGNORE INTO hosts (name) SELECT value FROM json_each(?)", rows)
+    ((found,),) = db.execute(
+        "SELECT json_group_object(name, id) FROM hosts "
+        "WHERE name IN (SELECT value FROM json_each(?))",
+        rows,
+    )
+    ids: dict[str, int] = _decode(found)
+    return ids
+
+
+def _new_ones(
+    db: sqlite3.Connection, fresh: list[Pending], hosts: Mapping[str, int]
+) -> list[Pending]:
+    """Enter the fresh requests into the exact set; those that were not in it."""
+    if not fresh:
+        return []
+    by_host: dict[int, dict[int, Pending]] = {}
+    for pending in fresh:
+        by_host.setdefault(hosts[pending.host], {}).setdefault(pending.fingerprint, pending)
+    ((known,),) = db.execute(
+        """
+        SELECT json_group_array(json_array(host, number)) FROM (
+            SELECT CAST(host.key AS INTEGER) host, candidate.value number
+            FROM json_each(?) host, json_each(host.value) candidate
+        ) one
+        WHERE EXISTS (
+            SELECT 1 FROM seen WHERE seen.host = one.host AND seen.fingerprint = one.number
+        )
+        """,
+        (_encode({host: list(found) for host, found in by_host.items()}).decode(),),
+    )
+    for host, number in _decode(known):
+        del by_host[host][number]
+    db.execute(
+        """
+        INSERT INTO seen (host, fingerprint)
+        SELECT CAST(host.key AS INTEGER), candidate.value
+        FROM json_each(?) host, json_each(host.value) candidate
+        """,
+        (_encode({host: sorted(found) for host, found in by_host.items()}).decode(),),
+    )
+    return [pending for found in by_host.values() for pending in found.values()]
+
+
+def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping[str, int]) -> None:
+    if not pendings:
+        return
+    groups: dict[tuple[str, int, float], list[Any]] = {}
+    for request, _, host, due in pendings:
+        groups.setdefault((host, request.priority, due), []).append(request)
+    bundles = []
+    best: dict[int, int] = {}
+    for (host, priority, due), requests in groups.items():
+        host_id = hosts[host]
+        if due == 0:
+            best[host_id] = max(priority, best.get(host_id, priority))
+        for start in range(0, len(requests), BUNDLE):
+            part = requests[start : start + BUNDLE]
+            text = _encode(part)
+            bundles.append([host_id, priority, due, len(part), crc(text), text.decode()])
+    db.execute(
+        """
+        INSERT INTO bundles (host, priority, due, size, crc, requests)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+        FROM json_each(?)
+        """,
+        _rows(bundles),
+    )
+    if best:
+        db.execute(
+            """
+            UPDATE hosts SET best = new.value ->> 1 FROM json_each(?) new
+            WHERE hosts.id = new.value ->> 0 AND (best IS NULL OR best < new.value ->> 1)
+            """,
+            _rows(best.items()),
+        )
+
+
+def _leave(
+    db: sqlite3.Connection, left: list[Ticket], claimed: Mapping[int, Bundle]
+) -> tuple[dict[int, Bundle], list[int]]:
+    """Take requests out of their bundles; the bundles that still hold some, and the empty ones."""
+    gone: dict[int, int] = {}
+    for bundle, place in left:
+        gone[bundle] = gone.get(bundle, 0) | 1 << place
+    partly = {}
+    emptied = []
+    for bundle, bits in gone.items():
+        before = claimed[bundle]
+        bits |= before.gone
+        if bits == (1 << before.size) - 1:
+            emptied.append(bundle)
+        else:
+            partly[bundle] = before._replace(gone=bits)
+    if partly:
+        db.execute(
+            """
+            UPDATE bundles SET gone = new.value ->> 1 FROM json_each(?) new
+            WHERE bundles.id = new.value ->> 0
+            """,
+            _rows((bundle, state.gone) for bundle, state in partly.items()),
+        )
+    if emptied:
+        db.execute(
+            "DELETE FROM bundles WHERE id IN (SELECT value FROM json_each(?))", _rows(emptied)
+        )
+        db.execute(
+            """
+            UPDATE hosts SET best = (
+                SELECT priority FROM bundles WHERE host = hosts.id AND due = 0
+                ORDER BY priority DESC, id LIMIT 1
+            )
+            WHERE id IN (SELECT value FROM json_each(?))
+            """,
+            _rows({claimed[bundle].host for bundle in emptied}),
+        )
+    return partly, emptied
+
+
+_OUTCOMES = """
+INSERT OR {conflict} INTO outcomes (
+    host, fingerprint, outcome, at, url, handler, status, duration, retries, error, detail, request
+)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+    value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
+FROM json_each(?)
+"""
+
+
+def _add_outcomes(db: sqlite3.Connection, checkpoint: Checkpoint, hosts: Mapping[str, int]) -> None:
+    if checkpoint.forget:
+        db.execute(
+            """
+            DELETE FROM outcomes WHERE (host, fingerprint) IN (
+                SELECT value ->> 0, value ->> 1 FROM json_each(?)
+            )
+            """,
+            _rows((hosts[host], number) for host, number in checkpoint.forget),
+        )
+    for outcomes, conflict in ((checkpoint.skipped, "IGNORE"), (checkpoint.outcomes, "REPLACE")):
+        if outcomes:
+            db.execute(
+                _OUTCOMES.format(conflict=conflict),
+                _rows(_outcome(outcome, hosts[outcome.host]) for outcome in outcomes),
+            )
+
+
+def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
+    return (
+        host,
+        outcome.fingerprint,
+        outcome.outcome,
+        outcome.at,
+        outcome.url,
+        outcome.handler,
+        outcome.status,
+        outcome.duration,
+        outcome.retries,
+        outcome.error,
+        outcome.detail,
+        outcome.request and _encode(outcome.request).decode(),
+    )
+
+
+def _add_items(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:
+    if checkpoint.items:
+        db.execute(
+            """
+            INSERT INTO items (at, url, handler, crc, data)
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+            FROM json_each(?)
+            """,
+            _rows(
+                (item.at, item.url, item.handler, crc(item.data), item.data.decode())
+                for item in checkpoint.items
+            ),
+        )
+
+
+def _put_documents(db: sqlite3.Connection, documents: Mapping[str, Document | None]) -> None:
+    if not documents:
+        return
+    db.execute(
+        """
+        INSERT OR REPLACE INTO documents (name, version, crc, data)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)
+        """,
+        _rows(
+            (name, document.version, crc(document.data), document.data.decode())
+            for name, document in documents.items()
+            if document is not None
+        ),
+    )
+    db.execute(
+        "DELETE FROM documents WHERE name IN (SELECT value FROM json_each(?))",
+        _rows(name for name, document in documents.items() if document is None),
+    )
+
+
+def _count(db: sqlite3.Connection, checkpoint: Checkpoint, receipt: Receipt) -> None:
+    add = dict(checkpoint.add)
+    for name, number in (
+        ("requests_total", receipt.enqueued),
+        ("requests_duplicate", receipt.duplicates),
+    ):
+        if number:
+            add[name] = add.get(name, 0) + number
+    for counters, merged in (
+        (add, "value + excluded.value"),
+        (checkpoint.least, "min(value, excluded.value)"),
+        (checkpoint.most, "max(value, excluded.value)"),
+    ):
+        if counters:
+            _merge_counters(db, counters, merged)
+
+
+def _merge_counters(db: sqlite3.Connection, counters: Mapping[str, Number], merged: str) -> None:
+    # "WHERE true" tells SQLite's parser that ON belongs to the insert and not to a join.
+    db.execute(
+        f"""
+        INSERT INTO counters (name, value) SELECT key, value FROM json_each(?) WHERE true
+        ON CONFLICT (name) DO UPDATE SET value = {merged}
+        """,
+        (_encode(counters).decode(),),
+    )
+
+
+def _add_errors(db: sqlite3.Connection, errors: list[ErrorGroup]) -> None:
+    if errors:
+        db.execute(
+            """
+            INSERT INTO errors (kind, place, message, count, first_at, last_at, examples)
+            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+                value -> 6
+            FROM json_each(?) WHERE true
+            ON CONFLICT (kind, place, message) DO UPDATE SET
+                count = count + excluded.count,
+                first_at = min(first_at, excluded.first_at),
+                last_at = max(last_at, excluded.last_at),
+                examples = (
+                    SELECT json_group_array(value) FROM (
+                        SELECT value FROM json_each(errors.examples)
+                        UNION SELECT value FROM json_each(excluded.examples) LIMIT 5
+                    )
+                )
+            """,
+            _rows(
+                (g.kind, g.place, g.message, g.count, g.first_at, g.last_at, g.examples)
+                for g in errors
+            ),
+        )

@@ -1,0 +1,85 @@
+"""Values: what a user keeps under keys of their own, and the one dict that needs no keys."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .checkpoint import Checkpoint, Document, Saved, decode, encode
+from .errors import UsageError
+
+
+class Values:
+    """A persisted part: values by key, each a document of its own that is read when asked for.
+
+    Args:
+        read: Reads a document from the store by its name.
+    """
+
+    def __init__(self, read: Callable[[str], Awaitable[Document | None]]) -> None:
+        self._read = read
+        self._changed: dict[str, bytes | None] = {}
+        # Handed over but perhaps not yet committed: the store may still say what was before.
+        self._handed: dict[str, bytes | None] = {}
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value under `key`, or `default`. A copy: changing it changes nothing."""
+        for known in (self._changed, self._handed):
+            if key in known:
+                data = known[key]
+                return default if data is None else decode(data, key)
+        document = await self._read(f"values/{key}")
+        return default if document is None else decode(document.data, key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep `value` under `key` from the next checkpoint on; `None` removes it.
+
+        Raises:
+            UsageError: The value is nothing that JSON can hold, or the key is empty.
+        """
+        if not key:
+            raise UsageError("a value needs a key to be kept under")
+        self._changed[key] = None if value is None else encode(value, f"the value of {key!r}")
+
+    def restore(self, saved: Saved) -> None:
+        """Nothing to take back: values are read when they are asked for."""
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over the values that were set since the last call."""
+        self._handed, self._changed = self._changed, {}
+        for key, data in self._handed.items():
+            name = f"values/{key}"
+            checkpoint.documents[name] = None if data is None else Document(1, data)
+
+
+class State(dict[str, Any]):
+    """A persisted part that is a dict of JSON-like values. Meant to be small: all of it is saved.
+
+    What is large, or changes in small places, is better a part of its own, or values under keys.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved = b"{}"
+
+    def snapshot(self) -> bytes:
+        """What the state is now, for `roll_back`."""
+        return encode(dict(self), "the state")
+
+    def roll_back(self, snapshot: bytes) -> None:
+        """Make the state what it was."""
+        self.clear()
+        self.update(decode(snapshot, "state"))
+
+    def restore(self, saved: Saved) -> None:
+        """Take back what was saved."""
+        self.clear()
+        self.update(saved.load({}))
+        self._saved = self.snapshot()
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Hand over the state, if it is not what was saved last."""
+        data = self.snapshot()
+        if data != self._saved:
+            self._saved = data
+            checkpoint.documents["state"] = Document(1, data)

@@ -1,0 +1,127 @@
+"""What the README and the docs show works: every block of Python is run, every command is checked.
+
+The blocks of one page run in one module, in their order, in a directory of their own. Where they
+name ``https://shop.example``, they get the shop of `crawlkit.testing`. A block that cannot be run
+stands below a comment that says why::
+
+    <!-- not run: needs a PostgreSQL server -->
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+import crawlkit
+from crawlkit.cli import main
+from crawlkit.testing.shop import ShopSite
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLACEHOLDER = "https://shop.example"
+
+_FENCE = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?"
+    r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    code: str
+    not_run: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path, *languages: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    blocks = []
+    for match in _FENCE.finditer(text):
+        if match["language"] in languages:
+            line = text.count("\n", 0, match.start("code")) + 1
+            code = re.sub(f"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
+            blocks.append(Block(page, line, match["language"], code, match["reason"]))
+    return blocks
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")], ids=name_of)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, shop: ShopSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("docs_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks_of(page, "python"):
+        if block.not_run is None:
+            run(block, module, shop.url("").rstrip("/"))
+    for directory in tmp_path.glob("runs/*"):
+        with crawlkit.open_run(directory) as done:
+            kinds = {error.kind for error in done.errors()}
+            # The shop has pages that fail; a mistake in an example is any other kind of error.
+            assert kinds <= {"StatusError"}, f"{page.name}: {directory.name} has {kinds}"
+
+
+def run(block: Block, module: ModuleType, shop_url: str) -> None:
+    source = "\n" * (block.line - 1) + block.code.replace(PLACEHOLDER, shop_url)
+    code = compile(source, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(eval(code, module.__dict__))
+    else:
+        exec(code, module.__dict__)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for page in PAGES:
+        for block in blocks_of(page, "bash", "console", "sh"):
+            code = block.code.replace("\\\n", " ")
+            for line in re.split(r"\n|&&|\|", code):
+                words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+                if words[:1] == ["crawlkit"]:
+                    yield f"{block} {shlex.join(words)}", words[1:]
+                elif words[1:3] == ["-m", "crawlkit"]:
+                    yield f"{block} {shlex.join(words)}", words[3:]
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in commands()])
+def test_a_command_in_the_docs_is_one_that_crawlkit_has(words: list[str]) -> None:
+    command: click.Command = main
+    context = click.Context(command, resilient_parsing=True)
+    while isinstance(command, click.Group):
+        _, words, _ = command.make_parser(context).parse_args(words)
+        if not words:
+            return
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found is not None, f"there is no command {name!r}"
+        command = found
+        context = click.Context(command, context, name, resilient_parsing=True)
+    command.make_parser(context).parse_args(words)  # raises NoSuchOption and the like
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)#\s]+)", prose):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{name_of(page)} links to {target}"
