@@ -13,6 +13,7 @@ import msgspec
 from .checkpoint import Checkpoint, ErrorGroup
 from .clock import isoformat
 from .errors import CrawlkitError
+from .request import host_of
 
 GROUPS = 500
 """Groups that are kept apart; errors of further kinds are counted in one group more."""
@@ -87,7 +88,7 @@ class ErrorGroups:
             now: Unix time.
         """
         kind = error.kind if isinstance(error, CrawlkitError) else type(error).__name__
-        key = (kind, place_of(error) if place is None else place, message_of(error))
+        key = (kind, place_of(error) if place is None else place, message_of(error, host_of(url)))
         group = self._groups.get(key)
         if group is None:
             # The other group is not one of the 500.
@@ -140,8 +141,8 @@ _ABOUT_NAMES = (AttributeError, ImportError, KeyError, NameError, TypeError)
 _IS_NAME = re.compile(r"'[A-Za-z_.]+'").fullmatch
 
 
-def message_of(error: BaseException) -> str:
-    """The error's message with its varying parts masked: numbers, URLs, paths, quoted text.
+def message_of(error: BaseException, host: str = "") -> str:
+    """The error's message with its varying parts masked: numbers, URLs, paths, quoted text, `host`.
 
     What tells errors apart stays: an HTTP status, and the names that Python puts between quotes.
     """
@@ -150,6 +151,8 @@ def message_of(error: BaseException) -> str:
     except Exception:
         message = ""  # a broken __str__ of the user's own must not hide the error
     message = " ".join(message[:_LONGEST].split())
+    if host:
+        message = message.replace(host, "<host>")
     names = isinstance(error, _ABOUT_NAMES)
     status = str(getattr(error, "status", ""))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ START = 1_700_000_000.0
 
 
 def pending(url: str, **fields: object) -> Pending:
-    request = Request(url, **fields)  # type: ignore[arg-type]
+    request = Request(url, **fields)
     return Pending(request, request.fingerprint, request.host)
 
 
@@ -35,7 +36,7 @@ def outcome(lease: Lease, name: str, **fields: object) -> Outcome:
         host=lease.host,
         at=START,
         handler=lease.request.handler,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 
@@ -218,13 +219,11 @@ def test_items_are_what_was_saved_in_that_order(address: Path) -> None:
     ("name", "paths"),
     [("handled", ["/"]), ("failed", ["/broken"]), ("pending", ["/again", "/later", "/search"])],
 )
-def test_requests_can_be_asked_for_by_outcome(
-    address: Path, name: Callable[..., None], paths: list[str]
-) -> None:
+def test_requests_can_be_asked_for_by_outcome(address: Path, name: Any, paths: list[str]) -> None:
     with open_run(address) as run:
-        found = sorted(run.requests(name, host="shop.example"), key=lambda request: request.url)  # type: ignore[arg-type]
+        found = sorted(run.requests(name, host="shop.example"), key=lambda request: request.url)
         assert [request.url for request in found] == [SITE + path for path in paths]
-        assert list(run.requests(name, host="elsewhere.example")) == []  # type: ignore[arg-type]
+        assert list(run.requests(name, host="elsewhere.example")) == []
 
 
 def test_skipped_links_can_be_asked_for(address: Path) -> None:
@@ -236,7 +235,7 @@ def test_skipped_links_can_be_asked_for(address: Path) -> None:
 
 def test_an_outcome_that_does_not_exist_is_refused_with_those_that_do(address: Path) -> None:
     with open_run(address) as run, pytest.raises(UsageError, match="handled, failed, skipped"):
-        run.requests("lost")  # type: ignore[arg-type]
+        run.requests("lost")
 
 
 def test_errors_come_in_groups(address: Path) -> None:

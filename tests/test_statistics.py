@@ -454,6 +454,15 @@ def test_the_status_of_a_response_and_names_of_the_program_are_not_data() -> Non
     assert message_of(KeyError("FF-0017")) == "'…'"
 
 
+def test_the_same_error_of_many_hosts_is_one_group() -> None:
+    statistics = Statistics()
+    for number in range(3):
+        error = StatusError(f"HTTP 404 Not Found from host{number}.example", 404)
+        statistics.error(error, f"https://host{number}.example/", "")
+    (group,) = statistics.errors
+    assert (group.message, group.count) == ("HTTP 404 Not Found from <host>", 3)
+
+
 def test_an_error_whose_text_cannot_be_had_is_counted_all_the_same() -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:

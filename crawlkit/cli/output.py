@@ -62,7 +62,9 @@ def size(count: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds as ``0.35 s``, ``12.3 s``, ``4 min 05 s``, ``3 h 12 min`` or ``2 d 3 h``."""
+    """Seconds in two units at most: ``7.3 ms``, ``1.35 s``, ``4 min 05 s``, ``2 d 3 h``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 60:

@@ -1,0 +1,190 @@
+"""run: start a crawl, or go on with it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OptionError, StoreError, UsageError
+from ..run import open_run
+from ..urls import canonical
+from .output import plural, printable, span
+from .verbs import Verb
+
+if TYPE_CHECKING:
+    from ..crawler import Crawler
+    from ..statistics import Statistics
+
+
+@click.command(cls=Verb)
+@click.argument("target")
+@click.argument("urls", nargs=-1, metavar="[URL]...")
+@click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
+@click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
+@click.option("--yes", is_flag=True, help="With --fresh: do not ask before items are thrown away.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Requests in flight at most.")
+@click.option("--max-pages", type=click.IntRange(min=1), help="Pages to handle, over all lives.")
+@click.option(
+    "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set any option of the crawler; may be given more than once.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    help="Seconds that pages in flight have to finish when the crawl is stopped (default 10).",
+)
+@click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What to log, on standard error.",
+)
+def run(
+    target: str,
+    urls: tuple[str, ...],
+    store: str | None,
+    fresh: bool,
+    yes: bool,
+    settings: tuple[str, ...],
+    no_progress: bool,
+    log_level: str,
+    **given: Any,
+) -> int:
+    """Run the crawler that TARGET holds: file.py, package.module, or either with :Class.
+
+    URLs are crawled in place of the crawler's start_urls. A run that was stopped goes on.
+    """
+    # Imported here, as the crawler brings aiohttp and lxml along.
+    from ..runner import run as run_crawler
+    from .progress import progress_of
+    from .target import load_target
+
+    kind = load_target(target)
+    options = dict(_parsed(kind, settings))
+    options |= {name: value for name, value in given.items() if value is not None}
+    if urls:
+        options["start_urls"] = [canonical(url) for url in urls]
+    if store is not None:
+        options["store"] = store
+    crawler = kind(**options)
+    address = crawler.job.store.address
+    earlier = _earlier(address)
+    if fresh and not yes:
+        _confirm(address, earlier)
+    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    with nullcontext() if no_progress else progress_of(crawler):
+        # Inside, so that the log goes around the line that shows the progress.
+        logging.basicConfig(
+            level=log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            datefmt="%H:%M:%S",
+            stream=sys.stderr,
+        )
+        code = run_crawler(crawler, fresh=fresh)
+    again = _command(target, *urls, **given, store=store, set=settings)
+    click.echo("\n".join(_closing(crawler, address, code, again)))
+    return code
+
+
+# -- before -----------------------------------------------------------------------------------
+
+
+def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise OptionError(f"--set {setting} has no value; write --set {name}=VALUE")
+        name = name.strip().replace("-", "_")
+        yield name, kind.parse_option(name, text)
+
+
+def _command(*arguments: str, **options: Any) -> str:
+    """The command that goes on with this crawl."""
+    words = ["crawlkit", "run", *arguments]
+    for name, value in options.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None:
+                words += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join(words)
+
+
+def _earlier(address: str) -> Statistics | None:
+    """What the run holds already; opening it for writing will say what is wrong with it."""
+    try:
+        with open_run(address) as run:
+            return run.statistics
+    except (StoreError, UsageError):
+        return None
+
+
+def _confirm(address: str, earlier: Statistics | None) -> None:
+    """Ask before items are thrown away.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    if earlier is None or not earlier.items_saved:
+        return
+    items = plural(earlier.items_saved, "item")
+    keep = f"keep them with 'crawlkit items {address} -o FILE'"
+    if not sys.stdin.isatty():
+        raise UsageError(f"--fresh would throw away {items} of {address}; add --yes, or {keep}")
+    if not click.confirm(f"{address} holds {items}. Throw them away?", err=True):
+        raise UsageError(f"nothing was changed; {keep}")
+
+
+def _opening(name: str, address: str, earlier: Statistics | None) -> str:
+    if earlier is None or not earlier.lives:
+        return f"starting {name} in {address}"
+    failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
+    text = (
+        f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"
+    )
+    if earlier.finished_at and not earlier.pending:
+        text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
+    return text
+
+
+# -- after ------------------------------------------------------------------------------------
+
+
+def _closing(crawler: Crawler, address: str, code: int, again: str) -> Iterator[str]:
+    """What happened, what failed most and why, where the items are, what to run next."""
+    statistics = crawler.statistics
+    what = "finished" if code == 0 else "stopped"
+    lives = "" if statistics.lives == 1 else f" in {statistics.lives} lives"
+    yield (
+        f"{what} {crawler.name} after {span(statistics.runtime_seconds)}{lives}: "
+        f"{plural(statistics.requests_finished, 'page')}, "
+        f"{plural(statistics.items_saved, 'item')}, {statistics.requests_failed:,} failed, "
+        f"{statistics.pending + statistics.in_flight:,} pending"
+    )
+    if statistics.errors:
+        worst = statistics.errors[0]
+        place = f" ({worst.place})" if worst.place else ""
+        example = f", as at {worst.examples[0]}" if worst.examples else ""
+        yield printable(
+            f"most errors: {worst.count:,} x {worst.kind}: {worst.message}{place}{example}"
+        )
+    if code != 0:
+        yield f"go on with:  {again}"
+    if statistics.items_saved:
+        copy = f" (and in {crawler.output})" if crawler.output else ""
+        yield f"items:       crawlkit items {address} -o items.csv{copy}"
+    if statistics.requests_failed:
+        yield f"failures:    crawlkit failed {address} ls   (to try them again: retry)"
+    yield f"statistics:  crawlkit stats {address}"
