@@ -9,9 +9,8 @@ closes the job, and `_feed` brings requests from the store.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -146,9 +145,9 @@ class Crawler(Options):
         self.job.on_commit(self._on_commit)
         self.job.on("systemInfo", self._on_system_info)
 
-    # -- for subclasses to override -----------------------------------------------------------
+    # -- for subclasses to override, with plain functions or with async ones --------------------
 
-    async def parse(self, page: Page) -> None:
+    def parse(self, page: Page) -> Awaitable[None] | None:
         """Handle a page: the default handler."""
         raise HandlerError(
             f"{type(self).__name__} has no parse; write 'async def parse(self, page)'"
@@ -162,19 +161,19 @@ class Crawler(Options):
         """
         return ()
 
-    async def on_start(self) -> None:
+    def on_start(self) -> Awaitable[None] | None:
         """Called in every life, when everything is restored and before the first request."""
 
-    async def on_error(self, request: Request, error: Exception) -> None:
+    def on_error(self, request: Request, error: Exception) -> Awaitable[None] | None:
         """Called at every failure, before it is decided whether the request is tried again."""
 
-    async def on_failed(self, request: Request, error: Exception) -> None:
+    def on_failed(self, request: Request, error: Exception) -> Awaitable[None] | None:
         """Called when a request is given up.
 
         Like `on_error`, it is called again if the process dies before the next checkpoint.
         """
 
-    async def on_finish(self, statistics: Statistics) -> None:
+    def on_finish(self, statistics: Statistics) -> Awaitable[None] | None:
         """Called when the crawl is finished, not when it is stopped."""
 
     # -- for users ----------------------------------------------------------------------------
@@ -209,10 +208,10 @@ class Crawler(Options):
                 done = statistics.requests_finished + statistics.requests_failed
                 self.queue.budget = self.max_pages - done
             await self.fetcher.open()
-            await self.on_start()
+            await _done(self.on_start())
             is_finished = await self._work_until_done()
             if is_finished:
-                await self.on_finish(self.statistics)
+                await _done(self.on_finish(self.statistics))
         finally:
             await self.fetcher.close()
             self.statistics.in_flight = 0
@@ -411,9 +410,7 @@ class Crawler(Options):
     async def _handle(self, page: Page) -> None:
         name = page.request.handler
         handler = self._handlers.get(name) or self._handler(name)
-        result = handler(page)
-        if result is not None:
-            await result
+        await _done(handler(page))
 
     def _apply(self, lease: Lease, page: Page, duration: float) -> None:
         """Everything that a page does, in one step: there is no await in here."""
@@ -523,9 +520,7 @@ class Crawler(Options):
 
     async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:
-            result = hook(*args)
-            if inspect.isawaitable(result):
-                await result
+            await _done(hook(*args))
         except Exception as error:
             log.error("%s failed: %s", hook.__qualname__, one_line(error))
 
@@ -573,6 +568,11 @@ class Crawler(Options):
                 statistics.items_saved,
             )
         )
+
+
+async def _done(result: Awaitable[None] | None) -> None:
+    if result is not None:
+        await result
 
 
 def is_retryable(error: Exception) -> bool:

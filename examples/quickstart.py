@@ -16,7 +16,7 @@ log = logging.getLogger("quickstart")
 
 class Quickstart(Crawler):
     concurrency = 8
-    delay = 0.04  # seconds between two requests, so that there is time to press Ctrl-C
+    delay = 0.03  # seconds between two requests, so that there is time to press Ctrl-C
 
     async def on_start(self) -> None:
         # The shop lives in this process. Its port is saved with the crawl, so that after a restart

@@ -450,11 +450,12 @@ async def test_a_body_over_the_limit_is_refused_and_not_tried_again(
             writer.write(b"x" * 10_000)
             await writer.drain()
 
-    server.answers["/"] = {
+    answers: dict[str, Answer] = {
         "one write": http(b"x" * 100_001),
         "endless": endless,
         "bomb": http(gzip.compress(bytes(50_000_000)), "200 OK", "Content-Encoding: gzip"),
-    }[kind]
+    }
+    server.answers["/"] = answers[kind]
     error = await error_of(fetcher, server.url("/"), session)
     assert isinstance(error, LimitError)
     assert "longer than 100000 bytes" in str(error)
@@ -656,7 +657,7 @@ async def test_a_closed_port_is_said_in_plain_words(
 
 
 async def test_a_name_without_an_address_is_said_in_plain_words(
-    fetcher: AiohttpFetcher, session: Session, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def resolve(*args: object, **options: object) -> list[object]:
         raise OSError(None, "Name or service not known")

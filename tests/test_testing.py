@@ -72,6 +72,14 @@ def test_a_page_can_fail_a_number_of_times_before_it_works(site: Site) -> None:
     assert [get(site.url("/flaky"))[0] for _ in range(4)] == [503, 503, 200, 200]
 
 
+def test_a_failing_page_can_say_when_to_come_back(site: Site) -> None:
+    site.add_page("/busy", fail_times=1, fail_status=503, retry_after=7)
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(site.url("/busy"), timeout=10)
+    with raised.value as error:
+        assert (error.code, error.headers["Retry-After"]) == (503, "7")
+
+
 def test_a_page_can_take_its_time(site: Site) -> None:
     site.add_page("/slow", delay=0.2)
     started = time.monotonic()

@@ -44,7 +44,7 @@ def _filters(function: F) -> F:
 @run_argument
 @click.pass_context
 def failed(context: click.Context, address: str) -> None:
-    """The requests that were given up: list them, try them again, or drop them."""
+    """The requests that were given up: list, retry or drop them."""
     context.meta["address"] = address
 
 

@@ -59,7 +59,7 @@ def test_every_page_gives_its_title(tmp_path: Path) -> None:
 
 @click.command(cls=Verb)
 @click.argument("name")
-@click.option("--url", default=SITE, show_default=True, help="Where it starts.")
+@click.option("--url", metavar="URL", default=SITE, show_default=True, help="Where it starts.")
 def new(name: str, url: str) -> None:
     """Write a first crawler, NAME.py, and a test of it. Nothing is ever overwritten."""
     module = re.sub(r"\W", "_", name.removesuffix(".py"), flags=re.ASCII).lower()

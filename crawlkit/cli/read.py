@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--hosts",
     type=click.IntRange(min=0),
+    metavar="N",
     help="How many hosts to tell apart, the busiest first (default 10, with --json 100).",
 )
 def stats(address: str, as_json: bool, other: str | None, hosts: int | None) -> None:
@@ -224,7 +225,10 @@ def items(
 @click.argument("url")
 @json_option
 def why(address: str, url: str, as_json: bool) -> None:
-    """What became of a URL: handled when, failed how, skipped for what, a duplicate of what."""
+    """What became of a URL.
+
+    Handled when, failed how, skipped for what, a duplicate of what; or whether it is still to do.
+    """
     with open_run(address) as run:
         explanation = run.why(url)
     if as_json:

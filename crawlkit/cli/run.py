@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 @click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
 @click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask before items are thrown away.")
-@click.option("--concurrency", type=click.IntRange(min=1), help="Requests in flight at most.")
-@click.option("--max-pages", type=click.IntRange(min=1), help="Pages to handle, over all lives.")
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), metavar="N", help="Requests in flight at most."
+)
+@click.option(
+    "--max-pages", type=click.IntRange(min=1), metavar="N", help="Pages to handle, over all lives."
+)
 @click.option(
     "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
 )
@@ -43,7 +47,8 @@ if TYPE_CHECKING:
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    help="Seconds that pages in flight have to finish when the crawl is stopped (default 10).",
+    metavar="SECONDS",
+    help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
@@ -64,9 +69,10 @@ def run(
     log_level: str,
     **given: Any,
 ) -> int:
-    """Run the crawler that TARGET holds: file.py, package.module, or either with :Class.
+    """Run a crawler; a run that was stopped goes on.
 
-    URLs are crawled in place of the crawler's start_urls. A run that was stopped goes on.
+    TARGET is file.py, package.module, or either with :Class where there are several crawlers. URLs
+    are crawled in place of the crawler's start_urls.
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler

@@ -23,7 +23,11 @@ STATE = "state"
 @run_argument
 @click.pass_context
 def state(context: click.Context, address: str) -> None:
-    """What a run saved: 'state', a part by its name, or a value of 'set_value' by its key."""
+    """What a run saved: list, print or set it.
+
+    It is saved under keys: 'state' is the crawler's own, each part has its name, and what
+    'set_value' keeps has its key.
+    """
     context.meta["address"] = address
 
 
@@ -86,7 +90,7 @@ def set_(context: click.Context, key: str, value: str) -> None:
 @run_argument
 @json_option
 def check(address: str, as_json: bool) -> int:
-    """Whether a run is intact; exits with 1 where it is not."""
+    """Whether a run is intact; the exit code is 1 where it is not."""
     with open_run(address) as run:
         findings = list(run.check())
     if as_json:

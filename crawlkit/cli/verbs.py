@@ -77,6 +77,10 @@ class VerbGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.params.append(_debug_option())
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which a user meets them, which is not that of the alphabet."""
+        return list(self.commands)
+
 
 class Verbs(VerbGroup):
     """All verbs.
@@ -90,7 +94,7 @@ class Verbs(VerbGroup):
         self._verbs = verbs
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order in which a user meets them."""
+        """The verbs, none of them loaded."""
         return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

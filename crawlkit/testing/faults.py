@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint, Document, Snapshot
 from ..errors import StoreWriteError
-from ..stores.base import Claim, Receipt, Store
+from ..stores.base import Claim, Reader, Receipt, Store
 
 
 class FaultyStore(Store):
@@ -81,6 +81,11 @@ class FaultyStore(Store):
         """Write a checkpoint."""
         self._count("commit")
         return await self.store.commit(checkpoint)
+
+    def reader(self) -> Reader:
+        """The run, for reading."""
+        self._count("reader")
+        return self.store.reader()
 
     async def release(self) -> None:
         """Give back what was claimed."""

@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from .site import Site, simple_page
 
@@ -173,17 +174,13 @@ class ShopSite(Site):
         for offer in troubled[48:54]:
             self._change(offer, fail_times=2)
         for offer in troubled[54:56]:
-            self._change(offer, fail_times=1, fail_status=503)
+            self._change(offer, fail_times=1, fail_status=503, retry_after=1)
         for offer in troubled[56:59]:
             self._break(offer, 404, "This offer is no longer there")
         self._break(troubled[59], 500, "Something went wrong on our side")
 
-    def _change(
-        self, offer: Offer, *, delay: float = 0.0, fail_times: int = 0, fail_status: int = 500
-    ) -> None:
-        self.add_page(
-            offer.path, _offer(offer), delay=delay, fail_times=fail_times, fail_status=fail_status
-        )
+    def _change(self, offer: Offer, **trouble: Any) -> None:
+        self.add_page(offer.path, _offer(offer), **trouble)
 
     def _break(self, offer: Offer, status: int, message: str) -> None:
         self.broken.add(offer.path)

@@ -51,6 +51,7 @@ class _Page:
     delay: float = 0.0
     fail_times: int = 0
     fail_status: int = 500
+    retry_after: int | None = None
 
 
 class Site:
@@ -100,6 +101,7 @@ class Site:
         delay: float = 0.0,
         fail_times: int = 0,
         fail_status: int = 500,
+        retry_after: int | None = None,
     ) -> None:
         """Serve a page under `path`, in place of the one that was there.
 
@@ -113,11 +115,18 @@ class Site:
             delay: Seconds until the answer.
             fail_times: How many requests get `fail_status` before the page works.
             fail_status: The status of such a failure.
+            retry_after: Seconds in its ``Retry-After`` header.
         """
         if content is None:
             content = simple_page(path, links)
         self._pages[path] = _Page(
-            content, status, dict(headers or {}), delay, fail_times, fail_status
+            content=content,
+            status=status,
+            headers=dict(headers or {}),
+            delay=delay,
+            fail_times=fail_times,
+            fail_status=fail_status,
+            retry_after=retry_after,
         )
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -130,7 +139,8 @@ class Site:
         if page.delay:
             await asyncio.sleep(page.delay)
         if failing:
-            return html_response(simple_page("Please try again", ()), page.fail_status)
+            wait = {} if page.retry_after is None else {"Retry-After": str(page.retry_after)}
+            return html_response(simple_page("Please try again", ()), page.fail_status, wait)
         content = page.content
         if callable(content):
             made = content(request)

@@ -1,0 +1,245 @@
+"""A job: checkpoints, state, events and exit codes, with no crawler in it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crawlkit import Checkpoint, Job, Saved
+from crawlkit.errors import (
+    StoreLockedError,
+    StoreVersionError,
+    StoreWriteError,
+    UsageError,
+)
+from crawlkit.events import Migrating, PersistState
+from crawlkit.stores.memory import MemoryStore
+from crawlkit.testing import FaultyStore
+
+
+class Counted:
+    """A part of the user's own."""
+
+    def __init__(self, version: int = 1) -> None:
+        self.counts = Counter[str]()
+        self.version = version
+
+    def restore(self, saved: Saved) -> None:
+        self.counts.update(saved.load({}, version=self.version))
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        checkpoint.save(self.counts, version=self.version)
+
+
+async def test_state_values_and_parts_are_there_in_the_next_life(tmp_path: Path) -> None:
+    async with Job(tmp_path / "run") as job:
+        counted = job.persist("counted", Counted())
+        counted.counts["a"] += 3
+        job.state["place"] = 7
+        await job.set_value("key", [1, 2])
+    async with Job(tmp_path / "run") as job:
+        assert job.persist("counted", Counted()).counts == {"a": 3}
+        assert job.state == {"place": 7}
+        assert await job.get_value("key") == [1, 2]
+        assert await job.get_value("other", "default") == "default"
+
+
+async def test_a_value_can_be_read_before_and_after_its_checkpoint_and_be_removed() -> None:
+    async with Job("memory:") as job:
+        await job.set_value("key", {"n": 1})
+        assert await job.get_value("key") == {"n": 1}
+        await job.checkpoint()
+        assert await job.get_value("key") == {"n": 1}
+        await job.checkpoint()
+        await job.set_value("key", None)
+        assert await job.get_value("key", "gone") == "gone"
+        await job.checkpoint()
+        assert await job.get_value("key", "gone") == "gone"
+
+
+async def test_a_value_that_was_read_is_a_copy() -> None:
+    async with Job("memory:") as job:
+        await job.set_value("key", [1])
+        (await job.get_value("key")).append(2)
+        assert await job.get_value("key") == [1]
+
+
+async def test_what_is_not_json_is_refused_when_it_is_set() -> None:
+    async with Job("memory:") as job:
+        with pytest.raises(UsageError, match="value of 'key'"):
+            await job.set_value("key", object())
+
+
+async def test_state_of_another_version_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    async with Job(tmp_path / "run") as job:
+        job.persist("counted", Counted(version=2)).counts["a"] += 1
+    async with Job(tmp_path / "run") as job:
+        with pytest.raises(StoreVersionError, match="version 2 and this code reads version 1"):
+            job.persist("counted", Counted())
+
+
+async def test_a_part_is_restored_before_the_work_begins(tmp_path: Path) -> None:
+    async with Job(tmp_path / "run") as job:
+        job.persist("counted", Counted()).counts["a"] += 1
+    job = Job(tmp_path / "run")
+    counted = job.persist("counted", Counted())
+    async with job:
+        assert counted.counts == {"a": 1}
+
+
+async def test_two_parts_cannot_have_one_name() -> None:
+    job = Job("memory:")
+    job.persist("counted", Counted())
+    with pytest.raises(UsageError, match="'counted' is registered already"):
+        job.persist("counted", Counted())
+
+
+async def test_a_checkpoint_is_taken_every_persist_interval() -> None:
+    heard: list[bool] = []
+    job = Job("memory:", persist_interval=0.02)
+    job.on("persistState", lambda event: heard.append(event.is_migrating))
+    async with job:
+        await asyncio.sleep(0.2)
+    assert 4 <= len(heard) <= 12
+    assert not any(heard)
+
+
+async def test_what_a_listener_of_persist_state_sets_is_in_that_checkpoint() -> None:
+    store = MemoryStore()
+    job = Job(store)
+
+    async def remember() -> None:
+        await job.set_value("written", "in time")
+
+    job.on("persistState", remember)
+    async with job:
+        await job.checkpoint()
+        names = [name for name, _ in store.reader().documents("values/")]
+        assert names == ["values/written"]
+
+
+async def test_a_listener_that_raises_or_hangs_keeps_nobody_from_saving(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = Job("memory:")
+    job.bus.deadline = 0.05
+
+    async def hang() -> None:
+        while True:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.01)
+                raise
+
+    def fail() -> None:
+        raise ValueError("listener")
+
+    job.on("persistState", hang)
+    job.on("persistState", fail)
+    async with job:
+        await job.set_value("key", 1)
+        await job.checkpoint()
+        assert job.store.reader().counters() == {}
+        assert [name for name, _ in job.store.reader().documents("values/")] == ["values/key"]
+    assert "cut off" in caplog.text
+    assert "ValueError: listener" in caplog.text
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_kept_and_written_later() -> None:
+    store = FaultyStore(MemoryStore(), at=1)
+    async with Job(store) as job:
+        await job.set_value("first", 1)
+        with pytest.raises(StoreWriteError):
+            await job.checkpoint()
+        await job.set_value("second", 2)
+        await job.checkpoint()
+        names = [name for name, _ in store.reader().documents("values/")]
+        assert names == ["values/first", "values/second"]
+
+
+async def test_a_store_that_never_works_again_ends_the_job_with_its_error() -> None:
+    store = FaultyStore(MemoryStore(), at=1, lasting=True)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StoreWriteError):
+        async with Job(store, persist_interval=0.02, store_patience=0.2) as job:
+            job.state["a"] = 1
+            await asyncio.sleep(30)
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_job_that_was_told_to_stop_ends_with_75_and_has_saved(tmp_path: Path) -> None:
+    heard: list[Any] = []
+    with pytest.raises(SystemExit) as end:
+        async with Job(tmp_path / "run", grace=0.2) as job:
+            job.on("migrating", heard.append)
+            job.on("persistState", heard.append)
+            job.state["place"] = 1
+            asyncio.get_running_loop().call_later(0.02, signal.raise_signal, signal.SIGTERM)
+            await asyncio.sleep(30)
+    assert end.value.code == 75
+    assert heard[0] == Migrating(None)
+    assert PersistState(is_migrating=True) in heard
+    async with Job(tmp_path / "run") as job:
+        assert job.state == {"place": 1}
+
+
+async def test_a_block_that_stops_by_itself_when_told_ends_with_75_as_well() -> None:
+    with pytest.raises(SystemExit) as end:
+        async with Job("memory:") as job:
+            asyncio.get_running_loop().call_later(0.02, signal.raise_signal, signal.SIGINT)
+            await job.stopping()
+            assert job.is_stopping
+    assert end.value.code == 75
+
+
+async def test_a_trigger_that_says_how_long_shortens_the_grace() -> None:
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(SystemExit):
+        async with Job("memory:", grace=30) as job:
+            await job.migrate(time_remaining=0.2)
+            await asyncio.sleep(30)
+    assert asyncio.get_running_loop().time() - began < 1
+
+
+async def test_an_error_in_the_block_comes_through_and_the_state_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Job(tmp_path / "run") as job:
+            job.state["place"] = 1
+            raise ZeroDivisionError
+    async with Job(tmp_path / "run") as job:
+        assert job.state == {"place": 1}
+
+
+async def test_cancelling_the_program_is_not_mistaken_for_a_stop() -> None:
+    async def program() -> None:
+        async with Job("memory:"):
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(program())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_second_job_on_the_same_run_is_refused_with_the_holders_pid(
+    tmp_path: Path,
+) -> None:
+    import os
+
+    async with Job(tmp_path / "run"):
+        with pytest.raises(StoreLockedError, match="is being written by process") as refusal:
+            async with Job(tmp_path / "run"):
+                pass
+    assert refusal.value.pid == os.getpid()
+
+
+async def test_an_event_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match="persistState"):
+        Job("memory:").on("persist_state", print)
