@@ -94,7 +94,7 @@ class Fetcher(Protocol):
         ...
 
 
-class AiohttpFetcher:
+class AiohttpFetcher(Fetcher):
     """The fetcher for plain HTTP, on aiohttp.
 
     Args:
@@ -175,7 +175,7 @@ class AiohttpFetcher:
         hop = _Hop(request.url, request.method.upper(), request.body, self._merge(request, session))
         redirects: list[str] = []
         try:
-            with self._deadlines.start():
+            with _Deadline(self._deadlines):
                 while True:
                     response, target = await self._exchange(self._client, hop, session)
                     if target is None:
@@ -185,7 +185,8 @@ class AiohttpFetcher:
                     redirects.append(hop.url)
                     if len(redirects) > self._limits.redirects:
                         raise RedirectError(
-                            f"more than {self._limits.redirects} redirects, the last to {target}"
+                            f"more than {self._limits.redirects} redirects, the last to "
+                            f"{_short(target)}"
                         )
                     hop = hop.follow(target, response.status)
         except Exception as error:
@@ -216,13 +217,11 @@ class AiohttpFetcher:
         except aiohttp.ClientError:
             raise  # some of them are a ValueError, too
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{hop.url} cannot be asked for: {one_line(error)}") from error
+            raise UsageError(f"{_short(hop.url)} cannot be asked for: {one_line(error)}") from error
         try:
-            size = sum(map(len, chain.from_iterable(answer.raw_headers)))
-            if size > self._limits.headers:
-                raise LimitError(
-                    f"{host_of(hop.url)} sent more than {self._limits.headers} bytes of headers"
-                )
+            # aiohttp has bounded the number of headers and the size of each.
+            if sum(map(len, chain.from_iterable(answer.raw_headers))) > self._limits.headers:
+                raise _too_many_headers(hop.url, self._limits)
             if "Set-Cookie" in answer.headers:
                 session.store_cookies(hop.url, answer.headers.getall("Set-Cookie"))
             target = None
@@ -276,9 +275,9 @@ class AiohttpFetcher:
         """
         target = Base(url).join(_as_text(location))
         if target is None:
-            raise RedirectError(f"redirected to {location[:200]!r}, which cannot be crawled")
+            raise RedirectError(f"redirected to {_short(location)!r}, which cannot be crawled")
         if self._may_follow is not None and (reason := self._may_follow(url, target)):
-            raise RedirectError(f"redirected to {target}, which is not followed: {reason}")
+            raise RedirectError(f"redirected to {_short(target)}, which is not followed: {reason}")
         return target
 
 
@@ -318,10 +317,6 @@ class _Deadlines:
         self._seconds = seconds
         self._running: dict[_Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> _Deadline:
-        """A deadline for what runs inside of it."""
-        return _Deadline(self)
 
     def add(self, deadline: _Deadline, loop: asyncio.AbstractEventLoop) -> None:
         """It begins."""
@@ -396,8 +391,12 @@ def _may_travel(name: str) -> bool:
     return name in TRAVELLING_HEADERS or name.startswith("sec-")
 
 
-def _origin(url: str) -> str:
-    return url[: url.index("/", 8)]
+def _origin(url: str) -> tuple[str, str]:
+    return url.partition(":")[0], host_of(url)
+
+
+def _short(url: str) -> str:
+    return url if len(url) <= 200 else f"{url[:200]}..."
 
 
 def _as_text(location: str) -> str:
@@ -439,9 +438,7 @@ def _failure(error: Exception, url: str, proxy: str | None, limits: Limits) -> E
         case aiohttp.ClientResponseError():
             cause = error.__cause__ and error.__cause__.__cause__
             if isinstance(cause, LineTooLong) or error.message.startswith("Too many headers"):
-                return LimitError(
-                    f"{host} sent more than {MAX_HEADERS} headers or {limits.headers} bytes of them"
-                )
+                return _too_many_headers(url, limits)
             return NetworkError(f"{host} sent malformed HTTP: {_reason(error)}")
         # OSError comes after its subclasses; TimeoutError is one of them.
         case TimeoutError():
@@ -449,6 +446,12 @@ def _failure(error: Exception, url: str, proxy: str | None, limits: Limits) -> E
         case OSError() | aiohttp.ClientError():
             return NetworkError(f"the connection to {host} failed: {_reason(error)}")
     return error
+
+
+def _too_many_headers(url: str, limits: Limits) -> LimitError:
+    return LimitError(
+        f"{host_of(url)} sent more than {limits.headers} bytes or {MAX_HEADERS} fields of headers"
+    )
 
 
 def _reason(error: BaseException) -> str:

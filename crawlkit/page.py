@@ -6,6 +6,7 @@ applies all of it in one step once the handler has succeeded.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -290,7 +291,7 @@ def handler_name(handler: Any) -> str:
     if isinstance(handler, str):
         return handler
     name = getattr(handler, "__name__", "")
-    if getattr(handler, "__self__", None) is None or not name.isidentifier():
+    if not (inspect.ismethod(handler) and name.isidentifier()):
         raise HandlerError(
             f"{handler!r} cannot be a handler: it could not be found again after a restart; "
             "pass a method of the crawler, such as self.parse_product"
@@ -318,4 +319,4 @@ def _parse(response: Response) -> Selector:
     form = "xml" if kind in ("text/xml", "application/xml") or kind.endswith("+xml") else "html"
     if kind == "application/xhtml+xml":
         form = "html"
-    return Selector(body=response.body, encoding=response.encoding, type=form)
+    return Selector(body=response.body or b" ", encoding=response.encoding, type=form)

@@ -188,6 +188,10 @@ class RequestQueue:
         if self._waiting < self._low and not self._is_dry:
             self.hungry.set()
         self._line_up(lane)
+        if self._ready:
+            # One wakes the next: a lane may give more, and one that has to rest needs somebody to
+            # find that out and set the timer.
+            self._wake(1)
         return lease
 
     def _end(self, lease: Lease) -> None:

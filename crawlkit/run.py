@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
 from .clock import isoformat
@@ -20,6 +20,8 @@ from .stores import open_reader
 from .stores.base import Reader, StoredItem
 from .stores.directory import RunDirectory
 from .urls import canonical
+
+T = TypeVar("T")
 
 OutcomeName = Literal["handled", "failed", "skipped", "pending", "in_flight"]
 
@@ -97,6 +99,8 @@ class Run:
     def __init__(self, reader: Reader) -> None:
         self.address = reader.address
         self._reader = reader
+        self._streams: list[Iterator[Any]] = []
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -110,8 +114,22 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Close the run."""
+        """Close the run. What is being read from it ends."""
+        self._is_closed = True
+        for stream in self._streams:
+            if isinstance(stream, Generator):
+                stream.close()  # as a cursor must not outlive its connection
         self._reader.close()
+
+    def _streamed(self, stream: Iterator[T]) -> Iterator[T]:
+        """The stream, which is not taken for complete where the run is closed before its end."""
+        self._streams.append(stream)
+        try:
+            yield from stream
+        finally:
+            self._streams.remove(stream)
+        if self._is_closed:
+            raise UsageError(f"{self.address} was closed while it was read; read it before that")
 
     # -- the whole ----------------------------------------------------------------------------
 
@@ -146,7 +164,7 @@ class Run:
 
     def check(self) -> Iterator[str]:
         """Everything that is wrong with what is stored, a line each; nothing if all is well."""
-        return self._reader.check()
+        return self._streamed(self._reader.check())
 
     # -- items --------------------------------------------------------------------------------
 
@@ -161,7 +179,7 @@ class Run:
 
     def stored_items(self, handler: str | None = None) -> Iterator[StoredItem]:
         """The items as they are stored: what `export_items` takes."""
-        return self._reader.items(handler=handler)
+        return self._streamed(self._reader.items(handler=handler))
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -179,8 +197,9 @@ class Run:
         if outcome not in _OUTCOMES:
             raise UsageError(f"no outcome is called {outcome!r}; use one of {', '.join(_OUTCOMES)}")
         if outcome in ("pending", "in_flight"):
-            return (request for request in self._to_do(host) if request.outcome == outcome)
-        return self._reader.outcomes(outcome, host=host)
+            to_do = self._streamed(self._to_do(host))
+            return (request for request in to_do if request.outcome == outcome)
+        return self._streamed(self._reader.outcomes(outcome, host=host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.
@@ -259,7 +278,7 @@ class Run:
 
     def documents(self) -> Iterator[tuple[str, Document]]:
         """Every document by name: the state of each part, and under ``values/`` each value."""
-        return self._reader.documents()
+        return self._streamed(self._reader.documents())
 
     def document(self, name: str) -> Document | None:
         """One document as it is stored."""

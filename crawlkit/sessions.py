@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
@@ -235,7 +236,8 @@ class SessionPool:
         self._sessions: dict[str, Session] = {}  # all of them, by id
         self._ring: list[Session] = []  # those that are given out in turn
         self._turn = -1
-        self._sticky: dict[str, str] = {}  # host to id
+        # Host to id. Ordered, as a dict slows down when it is emptied from its front.
+        self._sticky: OrderedDict[str, str] = OrderedDict()
         self._homes: dict[str, str] = {}  # domain of a restored cookie to id
         self._saved: dict[str, tuple[object, ...]] = {}
         self._dropped: set[str] = set()
@@ -258,17 +260,17 @@ class SessionPool:
             session = self._named(session_id, host)
         else:
             now = self._clock.now()
-            known = self._sessions.get(self._sticky.pop(host, ""))
+            known = self._sessions.get(self._sticky.get(host, ""))
             if known is not None and not known.is_named and known.is_usable(host, now):
                 session = known
             else:
                 if known is not None:
                     self._retire_if_old(known, now)
                 session = self._next(host, now)
-                if len(self._sticky) >= MAX_STICKY:
-                    del self._sticky[next(iter(self._sticky))]
-            # Taken out and put back: the first is the host that was silent for longest.
-            self._sticky[host] = session.id
+                self._sticky[host] = session.id
+                if len(self._sticky) > MAX_STICKY:
+                    self._sticky.popitem(last=False)
+            self._sticky.move_to_end(host)
         session.usage_count += 1
         return session
 

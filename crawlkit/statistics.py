@@ -392,7 +392,8 @@ class Statistics:
         self._collected = counters
         for host, row in self._hosts.items():
             for name, value in _named(f"host/{host}", row):
-                checkpoint.add[name] = checkpoint.add.get(name, 0) + value
+                if value:
+                    checkpoint.add[name] = checkpoint.add.get(name, 0) + value
         self._hosts = {}
         self._errors.collect(checkpoint)
         self._life.in_flight = self.in_flight
@@ -486,9 +487,7 @@ def tallies(counters: Mapping[str, Number]) -> dict[str, HostStatistics]:
 
 
 def _named(prefix: str, row: msgspec.Struct) -> Iterator[tuple[str, Number]]:
-    for field in row.__struct_fields__:
-        if value := getattr(row, field):
-            yield f"{prefix}/{field}", value
+    return ((f"{prefix}/{field}", getattr(row, field)) for field in row.__struct_fields__)
 
 
 def _set(row: msgspec.Struct, field: str, value: Number) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from crawlkit import Job
 
 
-async def count_words(path: Path) -> None:
-    lines = path.read_text().splitlines()
+async def count_words(lines: list[str]) -> None:
     async with Job("runs/keep_place") as job:
         place = job.state.setdefault("place", 0)
-        print(f"{path}: from line {place + 1} of {len(lines)}")
+        print(f"from line {place + 1} of {len(lines)}")
         for line in lines[place:]:
             if job.is_stopping:
                 break  # leaving the block saves everything and exits with 75: start me again
@@ -31,4 +30,4 @@ async def count_words(path: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    asyncio.run(count_words(Path(sys.argv[1])))
+    asyncio.run(count_words(Path(sys.argv[1]).read_text().splitlines()))

@@ -25,7 +25,8 @@ class Quickstart(Crawler):
         try:
             await shop.start()
         except OSError:
-            raise UsageError(f"port {shop.port} is taken; free it, or start anew with --fresh")
+            problem = f"port {shop.port} is taken; free it, or start anew with --fresh"
+            raise UsageError(problem) from None
         await self.set_value("port", shop.port)
         self.on("exit", shop.stop)
         self.start_urls = [shop.url("/")]
@@ -49,7 +50,7 @@ class Quickstart(Crawler):
                 **page.request.user_data,
                 "seller": page.css(".seller::text").get(),
                 "condition": page.css(".condition::text").get(),
-                "price": float(page.css(".price::text").re_first(r"[\d.]+")),
+                "price": page.css(".price::text").re_first(r"[\d.]+"),
                 "retries": page.request.retry_count,
             }
         )

@@ -175,10 +175,10 @@ def test_ten_thousand_cookies_cost_no_more_than_the_limits(jar: CookieJar) -> No
     jar.store("http://kept.example/", ["kept=1"])
     for number in range(MAX_COOKIES + 50):
         jar.store(f"http://{number}.test/", ["a=b"])
-        if number % 100 == 0:
+        if number % 900 == 0:
             jar.store("http://kept.example/", ["kept=1"])
+        assert jar.header("http://kept.example/") == "kept=1"
     assert len(jar) == MAX_COOKIES
-    assert jar.header("http://kept.example/") == "kept=1"
     assert jar.header("http://0.test/") == ""
 
 

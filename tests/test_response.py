@@ -88,7 +88,7 @@ UMLAUT = "Grüße"
             "<?xml version='1.0' encoding='iso-8859-2'?><a>ą</a>",
         ),
         # A tag that could be read is not in UTF-16.
-        (b"<meta charset=utf-16>", "text/html", "utf-8", "<meta charset=utf-16>"),
+        (b"<meta charset=utf-16le>", "text/html", "utf-8", "<meta charset=utf-16le>"),
         # No word about it.
         (UMLAUT.encode(), "text/html", "utf-8", UMLAUT),
         (UMLAUT.encode(), "text/plain", "utf-8", UMLAUT),

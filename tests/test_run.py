@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending, Saved
-from crawlkit.errors import StoreError, UrlError, UsageError
+from crawlkit.errors import CrawlkitError, StoreError, UrlError, UsageError
 from crawlkit.request import Request
 from crawlkit.run import load_statistics, open_run
 from crawlkit.statistics import Statistics
@@ -265,6 +265,15 @@ def test_a_run_that_kept_nothing_has_an_empty_state(tmp_path: Path) -> None:
         assert (run.state, run.values(), run.errors(), list(run.items())) == ({}, {}, [], [])
         assert run.statistics.requests_total == 0
         assert run.statistics.started_at is None
+
+
+def test_a_stream_ends_with_its_run_and_does_not_pretend_to_be_complete(address: Path) -> None:
+    with open_run(address) as run:
+        items, requests = run.items(), run.requests("pending")
+        assert next(items) == {"title": "Lamp"}
+    for stream in (items, requests):
+        with pytest.raises(CrawlkitError, match="closed"):
+            list(stream)
 
 
 # -- why ------------------------------------------------------------------------------------------

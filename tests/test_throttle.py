@@ -168,6 +168,33 @@ def test_delays_and_pauses_take_memory_only_while_they_last(clock: ManualClock) 
     assert next_life(throttle, clock).strikes("0.example") == 0
 
 
+def test_a_host_with_a_long_request_is_not_forgotten_meanwhile(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=1.0, concurrency_per_host=1)
+    throttle.started(HOST)
+    throttle.finished(HOST)
+    throttle.started(HOST)
+    clock.advance(10)
+    for number in range(5):
+        throttle.started(f"{number}.example")
+    assert throttle.ready_at(HOST) == math.inf
+    throttle.finished(HOST)
+    assert is_ready(throttle, clock)
+
+
+def test_a_host_that_recovered_is_forgotten_once(clock: ManualClock) -> None:
+    throttle = Throttle(clock)
+    throttle.started(HOST)
+    throttle.pause(HOST, 1.0)
+    throttle.finished(HOST)
+    clock.advance(2)
+    throttle.started(HOST)
+    throttle.succeeded(HOST)
+    throttle.finished(HOST)
+    clock.advance(2 * STRIKE_MEMORY)
+    throttle.started("other.example")
+    assert len(throttle) == 1
+
+
 def test_a_host_that_is_asked_again_and_again_is_counted_right(clock: ManualClock) -> None:
     throttle = Throttle(clock, delay=0.5, concurrency_per_host=3)
     rng = random.Random(7)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keyword
-import re
 from pathlib import Path
 
 import click
@@ -62,8 +61,8 @@ def test_every_page_gives_its_title(tmp_path: Path) -> None:
 @click.option("--url", metavar="URL", default=SITE, show_default=True, help="Where it starts.")
 def new(name: str, url: str) -> None:
     """Write a first crawler, NAME.py, and a test of it. Nothing is ever overwritten."""
-    module = re.sub(r"\W", "_", name.removesuffix(".py"), flags=re.ASCII).lower()
-    if not module.isidentifier() or keyword.iskeyword(module):
+    module = name.removesuffix(".py").replace("-", "_").lower()
+    if not module.isascii() or not module.isidentifier() or keyword.iskeyword(module):
         raise UsageError(f"{name!r} cannot name a Python module; use letters, such as 'shop'")
     values = {
         "module": module,

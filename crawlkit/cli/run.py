@@ -147,10 +147,14 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
         return
     items = plural(earlier.items_saved, "item")
     keep = f"keep them with 'crawlkit items {address} -o FILE'"
-    if not sys.stdin.isatty():
+    if not _is_anybody_there():
         raise UsageError(f"--fresh would throw away {items} of {address}; add --yes, or {keep}")
     if not click.confirm(f"{address} holds {items}. Throw them away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
+
+
+def _is_anybody_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _opening(name: str, address: str, earlier: Statistics | None) -> str:

@@ -83,7 +83,7 @@ class FaultyStore(Store):
         return await self.store.commit(checkpoint)
 
     def reader(self) -> Reader:
-        """The run, for reading."""
+        """The run, opened for reading."""
         self._count("reader")
         return self.store.reader()
 

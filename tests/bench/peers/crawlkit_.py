@@ -1,0 +1,54 @@
+"""crawlkit as a user has it, with everything that is on by default.
+
+Nothing is set but what the task says: where to begin, how many requests at once, and where to keep
+the run. Several hosts need another scope than the default, which keeps to the host of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import crawlkit
+from crawlkit import Crawler, Page
+
+from . import Task
+
+
+class Shop(Crawler):
+    """A crawl."""
+
+    fields: dict[str, str]
+
+    async def parse(self, page: Page) -> None:
+        """Take a page's fields and links."""
+        if page.response.content_type != "text/html":
+            return
+        item: dict[str, Any] = {"url": page.url}
+        for name, query in self.fields.items():
+            item[name] = page.css(query).get()
+        page.save(item)
+        page.follow("a")
+
+
+def crawl(task: Task) -> None:
+    """Crawl the site."""
+    shop = Shop(
+        start_urls=[task.start_url],
+        store=Path(task.directory, "run"),
+        concurrency=task.concurrency,
+        # One host may have all of them, as the others have no such limit.
+        concurrency_per_host=task.concurrency,
+        scope="same-host" if len(task.sites) == 1 else "all",
+    )
+    shop.fields = task.fields
+    code = shop.run()
+    if code:
+        raise SystemExit(code)
+
+
+def items(task: Task) -> Iterator[dict[str, Any]]:
+    """The items."""
+    with crawlkit.open_run(Path(task.directory, "run")) as run:
+        yield from run.items()

@@ -1,0 +1,676 @@
+"""The command line does what it says, and says in one line what it does not do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import crawlkit
+from crawlkit.checkpoint import Checkpoint, Item
+from crawlkit.cli import main, read
+from crawlkit.cli.output import size, span
+from crawlkit.cli.progress import LOG_INTERVAL, Progress
+from crawlkit.events import CrawlerStatus
+from crawlkit.run import load_statistics, open_run
+from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.testing import ManualClock, Site
+
+from .test_run import SITE, live, write_run
+
+ROOT = Path(__file__).parent.parent
+
+SHOP = """\
+from crawlkit import Crawler
+
+class Shop(Crawler):
+    async def parse(self, page):
+        page.save({"title": page.css("title::text").get()})
+        page.follow("a")
+"""
+
+
+def invoke(*words: object, **options: Any) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], **options)
+
+
+def ok(*words: object) -> str:
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fails(code: int, *words: object) -> str:
+    """The one line on standard error."""
+    result = invoke(*words)
+    assert result.exit_code == code, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("crawlkit: ")
+    return line.removeprefix("crawlkit: ")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def address() -> str:
+    asyncio.run(write_run(Path("runs/shop")))
+    return "runs/shop"
+
+
+@pytest.fixture
+def shop_file() -> Path:
+    Path("shop.py").write_text(SHOP)
+    return Path("shop.py")
+
+
+# -- the whole ------------------------------------------------------------------------------------
+
+
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    code = (
+        "import sys; from crawlkit.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'aiohttp', 'parsel', 'lxml', 'rich', 'uvloop', 'publicsuffixlist', 'diskcache'}\n"
+        "sys.exit(','.join(slow & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run a crawler" in done.stdout.lower()
+
+
+def test_python_m_crawlkit_is_crawlkit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "crawlkit", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"crawlkit {crawlkit.__version__}\n"
+
+
+def commands(
+    command: click.Command = main, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(p, c, id=" ".join(p) or "crawlkit") for p, c in commands()]
+)
+def test_the_documentation_has_every_verb_and_every_option(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    heading = path[0] if len(path) == 1 else " RUN ".join(path)
+    found = re.search(rf"^##+ {heading}\b.*?(?=^##)", f"{text}\n## ", re.MULTILINE | re.DOTALL)
+    section = found[0] if path and found else text
+    assert found or not path, f"there is no section on {heading!r}"
+    for parameter in command.params:
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            if name == "--debug":
+                assert name in text
+            elif name.startswith("-"):
+                above = text if len(path) == 2 and path[0] == "failed" else section
+                assert f"`{name}" in above or name in section, f"{heading} {name}"
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands() if p]
+)
+def test_every_verb_says_what_it_does(path: tuple[str, ...], command: click.Command) -> None:
+    assert command.help
+    for parameter in command.params:
+        assert isinstance(parameter, click.Argument) or parameter.help  # type: ignore[attr-defined]
+
+
+def test_verbs_that_read_print_json(address: str) -> None:
+    for words in (
+        ["stats", address],
+        ["stats", address, "--diff", address],
+        ["items", address],
+        ["why", address, f"{SITE}/"],
+        ["failed", address, "ls"],
+        ["state", address, "ls"],
+        ["state", address, "get", "state"],
+        ["check", address],
+    ):
+        json.loads(ok(*words, "--json"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stats"],
+        ["items"],
+        ["why", f"{SITE}/"],
+        ["failed", "ls"],
+        ["failed", "retry"],
+        ["state", "ls"],
+        ["state", "set", "a", "1"],
+        ["check"],
+    ],
+)
+def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str]) -> None:
+    message = fails(1, words[0], "runs/none", *words[1:])
+    assert message.startswith("there is no run in runs/none")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stat", "x"], "No such command 'stat'"),
+        (["stats"], "Missing argument 'RUN'; see 'crawlkit stats --help'"),
+        (["stats", "runs/x", "--hots", "3"], "No such option"),
+        (["run", "shop.py", "--concurrency", "0"], "'--concurrency': 0 is not in the range"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_one_line(words: list[str], message: str) -> None:
+    assert message in fails(2, *words)
+
+
+def test_debug_shows_the_traceback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(address: str) -> None:
+        raise RuntimeError("at\nfault")
+
+    monkeypatch.setattr(read, "open_run", broken)
+    assert "this is a bug of crawlkit" in fails(1, "stats", address)
+    result = invoke("stats", address, "--debug")
+    assert isinstance(result.exception, RuntimeError)
+    assert result.exception.__traceback__ is not None
+
+
+# -- stats, items, why --------------------------------------------------------------------------
+
+
+def test_stats_prints_the_attributes_of_the_statistics(address: str) -> None:
+    assert json.loads(ok("stats", address, "--json")) == load_statistics(address).to_dict()
+
+
+def test_stats_tells_a_person_what_matters(address: str) -> None:
+    text = ok("stats", address)
+    assert text.startswith("runs/shop: stopped; started at 2023-11-14T22:13:20.000Z")
+    assert "requests    1 finished, 1 failed, 3 pending\n" in text
+    assert "skipped     1 scope\n" in text
+    assert "1 x ValueError: no price (shop.py:7)" in text
+    with live(Path(address)):
+        assert ok("stats", address).startswith("runs/shop: running")
+
+
+def test_stats_tells_as_many_hosts_apart_as_one_wants(address: str) -> None:
+    assert "shop.example" in ok("stats", address).partition("by host")[2]
+    assert "by host" not in ok("stats", address, "--hosts", 0)
+    assert json.loads(ok("stats", address, "--hosts", 0, "--json"))["by_host"] == {}
+
+
+def test_stats_compares_two_runs(address: str) -> None:
+    asyncio.run(write_run(Path("runs/other")))
+    assert "have the same numbers" in ok("stats", address, "--diff", "runs/other")
+    ok("failed", "runs/other", "retry")
+    differing = json.loads(ok("stats", address, "--diff", "runs/other", "--json"))
+    assert differing["requests_failed"] == {"this": 1, "other": 0, "change": 1}
+    assert differing["pending"]["change"] == -1
+    text = ok("stats", address, "--diff", "runs/other")
+    assert re.search(r"^requests_failed +1 +0 +\+1$", text, re.MULTILINE)
+
+
+def test_items_are_json_lines_of_the_saved_fields_only(address: str) -> None:
+    lines = ok("items", address).splitlines()
+    assert [json.loads(line) for line in lines] == [{"title": "Lamp"}, {"title": "Rug"}]
+    assert json.loads(ok("items", address, "--json")) == [{"title": "Lamp"}, {"title": "Rug"}]
+
+
+def test_items_can_be_told_by_handler_and_where_they_came_from(address: str) -> None:
+    (item,) = json.loads(ok("items", address, "--handler", "parse_item", "--meta", "--json"))
+    assert (item["title"], item["_url"], item["_handler"]) == ("Rug", f"{SITE}/", "parse_item")
+
+
+def test_items_go_to_a_file_in_the_form_of_its_ending(address: str) -> None:
+    result = invoke("items", address, "-o", "items.csv")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "2 items written to items.csv\n"
+    assert Path("items.csv").read_text().splitlines() == ["title", "Lamp", "Rug"]
+    assert "use one of .jsonl" in fails(2, "items", address, "-o", "items.xls")
+
+
+def test_a_reader_that_has_had_enough_ends_items_silently(tmp_path: Path) -> None:
+    async def write() -> None:
+        store = SqliteStore(str(tmp_path / "long"))
+        await store.open()
+        data = b'{"text":"%b"}' % (b"x" * 1000)
+        await store.commit(Checkpoint(items=[Item(data, SITE, "parse", 0.0)] * 1000))
+        await store.close()
+
+    asyncio.run(write())
+    script = f"{shlex.quote(sys.executable)} -m crawlkit items long | head -n 1 | wc -l; "
+    script += "echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["1", "0"], "")
+
+
+def test_why_explains_a_url(address: str) -> None:
+    assert ok("why", address, f"{SITE}/later") == f"{SITE}/later: pending, for parse\n"
+    assert f"crawlkit failed {address} retry --url" in ok("why", address, f"{SITE}/broken")
+    assert json.loads(ok("why", address, f"{SITE}/again", "--json")) == {
+        "url": f"{SITE}/again",
+        "outcome": "pending",
+        "canonical": f"{SITE}/again",
+        "handler": "parse",
+        "status": None,
+        "at": None,
+        "due": "2023-11-14T22:14:20.000Z",
+        "duration": None,
+        "retries": 1,
+        "error": None,
+        "detail": None,
+    }
+    assert "no scheme" in fails(2, "why", address, "shop.example")
+
+
+def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
+    assert "\x1b" not in ok("why", address, f"{SITE}/\x1b[31m")
+
+
+# -- failed -------------------------------------------------------------------------------------
+
+
+def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
+    line = f"ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
+    assert ok("failed", address, "ls") == line
+    (request,) = json.loads(ok("failed", address, "ls", "--json"))
+    assert (request["url"], request["retries"]) == (f"{SITE}/broken", 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "right", "wrong"),
+    [
+        ("--error", "ValueError", "StatusError"),
+        ("--handler", "parse_item", "parse"),
+        ("--host", "shop.example", "example"),
+        ("--url", "https://SHOP.example/broken#x", "https://shop.example/"),
+    ],
+)
+def test_failed_requests_can_be_chosen(address: str, option: str, right: str, wrong: str) -> None:
+    assert ok("failed", address, "ls", option, wrong) == ""
+    assert "broken" in ok("failed", address, "ls", option, right)
+    assert ok("failed", address, "retry", option, wrong).startswith("0 requests")
+    assert ok("failed", address, "drop", option, right).startswith("1 request of")
+
+
+def test_a_failed_request_that_is_put_back_is_pending_with_all_its_retries(address: str) -> None:
+    assert ok("failed", address, "retry").startswith("1 request put back")
+    with open_run(address) as run:
+        assert run.why(f"{SITE}/broken").outcome == "pending"
+        assert run.why(f"{SITE}/broken").retries == 0
+        assert (run.statistics.requests_failed, run.statistics.pending) == (0, 4)
+        assert run.statistics.by_handler["parse_item"].requests_failed == 0
+    assert ok("check", address) == f"{address}: all is well\n"
+
+
+def test_a_failed_request_that_is_dropped_is_skipped(address: str) -> None:
+    assert "--all" in fails(2, "failed", address, "drop")
+    ok("failed", address, "drop", "--all")
+    with open_run(address) as run:
+        assert run.why(f"{SITE}/broken").outcome == "skipped"
+        assert run.why(f"{SITE}/broken").detail == "dropped"
+        assert (run.statistics.requests_failed, run.statistics.pending) == (0, 3)
+        assert run.statistics.skipped_by_reason["dropped"] == 1
+    assert ok("check", address) == f"{address}: all is well\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["failed", "retry"], ["failed", "drop", "--all"], ["state", "set", "a", "1"]]
+)
+def test_a_run_that_is_being_written_is_not_changed_from_outside(
+    address: str, words: list[str]
+) -> None:
+    before = load_statistics(address).to_dict()
+    with live(Path(address)):
+        message = fails(1, words[0], address, *words[1:])
+    assert f"is being written by process {os.getpid()}" in message
+    assert load_statistics(address).to_dict() == before
+
+
+# -- state, check ---------------------------------------------------------------------------------
+
+
+def test_what_is_saved_can_be_listed_and_printed(address: str) -> None:
+    keys = [entry["key"] for entry in json.loads(ok("state", address, "ls", "--json"))]
+    assert keys == [
+        "queue/in_flight",
+        "state",
+        "statistics",
+        "values/rates",
+        "values/rates/old",
+    ]
+    assert re.search(r"^state +version 1 +10 B$", ok("state", address, "ls"), re.MULTILINE)
+    assert json.loads(ok("state", address, "get", "state")) == {"page": 3}
+    assert json.loads(ok("state", address, "get", "rates")) == {"EUR": 1.1}
+    assert ok("state", address, "get", "values/rates", "--json") == '{"EUR":1.1}\n'
+    assert "crawlkit state runs/shop ls" in fails(2, "state", address, "get", "rate")
+
+
+def test_what_is_set_is_found_by_the_next_life(address: str) -> None:
+    ok("state", address, "set", "rates", '{"EUR": 1.2}')
+    ok("state", address, "set", "new", '"text"')
+    ok("state", address, "set", "state", '{"page": 4}')
+    with open_run(address) as run:
+        assert run.value("rates") == {"EUR": 1.2}
+        assert run.value("new") == "text"
+        assert run.state == {"page": 4}
+
+
+def test_what_cannot_be_set_is_refused_with_how_to_write_it(address: str) -> None:
+    assert "double quotes" in fails(2, "state", address, "set", "new", "text")
+    assert "it is an object" in fails(2, "state", address, "set", "state", "[1]")
+    with open_run(address) as run:
+        assert (run.value("new"), run.state) == (None, {"page": 3})
+
+
+def test_check_finds_damage_and_exits_with_1(address: str) -> None:
+    with sqlite3.connect(f"{address}/run.sqlite3") as database:
+        database.execute("UPDATE items SET data = replace(data, 'Rug', 'Rag')")
+    database.close()
+    result = invoke("check", address)
+    assert (result.exit_code, result.stdout) == (1, "item 2 is not what was saved\n")
+    result = invoke("check", address, "--json")
+    assert json.loads(result.stdout) == {
+        "ok": False,
+        "findings": ["item 2 is not what was saved"],
+    }
+
+
+# -- new ----------------------------------------------------------------------------------------
+
+
+def test_a_new_crawler_runs_as_it_is_and_its_test_passes(site: Site) -> None:
+    site.add_page("/", links=["/a"])
+    site.add_page("/a")
+    ok("new", "my-shop", "--url", site.url("/"))
+    assert "2 pages, 2 items" in ok("run", "my_shop.py")
+    titles = [json.loads(line)["title"] for line in ok("items", "runs/my-shop").splitlines()]
+    assert titles == ["/", "/a"]
+    options = ["-q", "-p", "no:cacheprovider", "test_my_shop.py"]
+    subprocess.run([sys.executable, "-m", "pytest", *options], check=True, capture_output=True)
+
+
+def test_new_never_overwrites_anything() -> None:
+    Path("test_shop.py").write_text("mine")
+    assert "test_shop.py exists already" in fails(2, "new", "shop")
+    assert Path("test_shop.py").read_text() == "mine"
+    assert not Path("shop.py").exists()
+
+
+@pytest.mark.parametrize("name", ["", "7", "class", "../x/."])
+def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
+    before = list(Path().iterdir())
+    assert "cannot name a Python module" in fails(2, "new", name)
+    assert list(Path().iterdir()) == before
+
+
+# -- run: what it refuses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("shpo.py", "there is no file shpo.py; did you mean shop.py?"),
+        ("shpo", "there is no module shpo; did you mean shop?"),
+        (".", "'.' is neither a file nor a module"),
+        ("./", ". is a directory; name a file in it"),
+        ("broken.py", "broken.py:2: syntax error: '(' was never closed"),
+        ("raises.py", "raises.py:2: the target cannot be imported: KeyError: 'price'"),
+        ("exits.py", "exits.py:1: the target cannot be imported: SystemExit: 3"),
+        ("imports.py", "imports.py:1: the target cannot be imported: ModuleNotFoundError"),
+        ("none.py", "there is no crawler in none.py; write a class that inherits crawlkit.Crawler"),
+        ("two.py", "there are several crawlers in two.py (One, Two); say which: two.py:One"),
+        ("shop.py:Shpo", "there is no class Shpo in shop.py; did you mean Shop?"),
+        ("none.py:helper", "helper in none.py is no crawler"),
+        ("two.py:Request", "Request in two.py is no crawler"),
+    ],
+)
+def test_a_target_that_is_no_crawler_is_refused_in_one_line(
+    shop_file: Path, target: str, message: str
+) -> None:
+    for name, text in {
+        "broken": "x = 1\nrun(\n",
+        "raises": "prices = {}\nprices['price']\n",
+        "exits": "raise SystemExit(3)\n",
+        "imports": "import does_not_exist\n",
+        "none": "from crawlkit import Crawler\ndef helper(): pass\n",
+        "two": "from crawlkit import Crawler, Request\n"
+        "class Base(Crawler): pass\nclass One(Base): pass\nclass Two(Base): pass\n",
+    }.items():
+        Path(f"{name}.py").write_text(text)
+    assert message in fails(2, "run", target)
+    assert not Path("runs").exists()
+
+
+def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
+    site.add_page("/")
+    package = Path("clitarget/crawlers")
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text("NAME = 'from-a-package'")
+    text = SHOP.replace("class Shop(Crawler):", "class Shop(Crawler):\n    name = NAME")
+    (package / "shop.py").write_text(f"from .base import NAME\n{text}")
+    for target in (
+        "clitarget.crawlers.shop",
+        "clitarget/crawlers/shop.py",
+        "clitarget.crawlers.shop:Shop",
+    ):
+        assert "from-a-package" in ok("run", target, site.url("/"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "dealy=1"], "there is no option 'dealy'; did you mean delay?"),
+        (["--set", "delay"], "--set delay has no value; write --set delay=VALUE"),
+        (["--set", "delay=slow"], "delay cannot be 'slow'"),
+        (["--set", "scope=everything"], "scope cannot be 'everything'"),
+        (["--output", "items.txt"], "items.txt"),
+        (["shop.example"], "it has no scheme; begin it with https:// or http://"),
+        (["ftp://shop.example/"], "its scheme is 'ftp'"),
+        (["--store", "mysql://x/y"], "no store has the address"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_done(
+    shop_file: Path, options: list[str], message: str
+) -> None:
+    assert message in fails(2, "run", shop_file, *options)
+    assert not Path("runs").exists()
+
+
+# -- run: what it does ----------------------------------------------------------------------------
+
+
+def test_a_run_says_that_it_starts_and_what_came_of_it(shop_file: Path, site: Site) -> None:
+    site.add_page("/", links=["/a", "/broken"])
+    site.add_page("/a")
+    site.add_page("/broken", status=404)
+    text = ok("run", shop_file, site.url("/"))
+    assert text.startswith("starting shop in runs/shop\nfinished shop after ")
+    assert ": 2 pages, 2 items, 1 failed, 0 pending\n" in text
+    assert "most errors: 1 x StatusError: HTTP 404" in text
+    assert "crawlkit items runs/shop" in text
+    assert "crawlkit failed runs/shop ls" in text
+
+
+def test_a_run_goes_on_where_it_was_and_says_so(shop_file: Path, site: Site) -> None:
+    for number in range(10):
+        site.add_page(f"/{number}", links=[f"/{number + 1}"])
+    site.add_page("/10")
+    ok("run", shop_file, site.url("/0"), "--max-pages", 4, "--concurrency", 1)
+    text = ok("run", shop_file, site.url("/0"))
+    assert text.startswith("resuming shop: 4 done, 1 pending\n")
+    assert "in 2 lives: 11 pages, 11 items" in text
+    assert site.hits() == 11
+    assert "it was finished at" in ok("run", shop_file, site.url("/0"))
+    assert site.hits() == 11
+
+
+def test_fresh_throws_away_items_only_if_that_is_meant(shop_file: Path, site: Site) -> None:
+    site.add_page("/")
+    words = ["run", shop_file, site.url("/"), "--fresh"]
+    ok(*words)  # there is nothing to lose yet
+    message = fails(2, *words)
+    assert message.startswith("--fresh would throw away 1 item of runs/shop; add --yes")
+    assert site.hits() == 1
+    assert ok(*words, "--yes").startswith("starting shop")
+    assert load_statistics("runs/shop").lives == 1
+
+
+def test_fresh_asks_where_there_is_somebody_to_ask(
+    shop_file: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add_page("/")
+    words = ["run", "shop.py", site.url("/"), "--fresh"]
+    ok(*words)
+
+    monkeypatch.setattr("crawlkit.cli.run._is_anybody_there", lambda: True)
+    no = invoke(*words, input="n\n")
+    assert no.exit_code == 2
+    assert "runs/shop holds 1 item. Throw them away? [y/N]" in no.stderr
+    assert "nothing was changed" in no.stderr
+    assert load_statistics("runs/shop").items_saved == 1
+    assert invoke(*words, input="y\n").stdout.startswith("starting shop")
+
+
+def test_options_reach_the_crawler(shop_file: Path, site: Site) -> None:
+    site.add_page("/", links=["/a"])
+    site.add_page("/a", links=["/b"])
+    store = Path("elsewhere")
+    options = ["--store", store, "--output", "out.jsonl", "--set", "max_depth=1", "--no-progress"]
+    text = ok("run", shop_file, site.url("/"), *options, "--grace", "1", "--log-level", "error")
+    assert "2 pages" in text
+    assert "(and in out.jsonl)" in text
+    assert len(Path("out.jsonl").read_text().splitlines()) == 2
+    assert load_statistics(store).skipped_by_reason == {"max_depth": 1}
+
+
+def test_a_crawl_that_is_stopped_exits_with_75_and_says_how_to_go_on(
+    shop_file: Path, site: Site
+) -> None:
+    for number in range(30):
+        site.add_page(f"/{number}", links=[f"/{number + 1}"], delay=0.05)
+    site.add_page("/30")
+    words = ["run", str(shop_file), site.url("/0"), "--set", "persist_interval=0.1"]
+    crawl = subprocess.Popen(
+        [sys.executable, "-m", "crawlkit", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    wait_until(lambda: site.hits() > 3)
+    crawl.send_signal(signal.SIGINT)
+    output, _ = crawl.communicate(timeout=10)
+    assert crawl.returncode == 75
+    command = re.search(r"^go on with: +crawlkit (.*)$", output, re.MULTILINE)
+    assert command is not None
+    assert shlex.split(command[1]) == words
+    assert ok(*words).startswith("resuming shop: ")
+    assert len(ok("items", "runs/shop").splitlines()) == 31
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# -- how it looks -------------------------------------------------------------------------------
+
+
+def status(finished: int, **more: int) -> CrawlerStatus:
+    return CrawlerStatus(
+        finished, **({"failed": 0, "pending": 7, "in_flight": 2, "items": 9} | more)
+    )
+
+
+def test_progress_says_where_the_crawl_stands_and_how_fast_it_is() -> None:
+    clock, lines = ManualClock(), list[str]()
+    progress = Progress(clock, lines.append)
+    for second in range(3):
+        progress.update(status(1200 + 50 * second, failed=second))
+        clock.advance(1)
+    assert lines[0] == "1,200 done, 7 pending, 2 in flight, 9 items, starting, 0.0 ms"
+    assert lines[2] == (
+        "1,300 done, 2 failed, 7 pending, 2 in flight, 9 items, 50.0 pages/s, 2.00 s"
+    )
+
+
+def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
+    clock, lines = ManualClock(), list[str]()
+    progress = Progress(clock, lines.append, interval=LOG_INTERVAL)
+    for second in range(35):
+        clock.advance(1)
+        progress.update(status(second))
+    assert [line.split()[0] for line in lines] == ["9", "19", "29"]
+
+
+def test_progress_without_a_terminal_goes_to_the_log(
+    shop_file: Path, site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add_page("/", delay=1.2)
+    monkeypatch.setattr("crawlkit.cli.progress.LOG_INTERVAL", 0.0)
+    with caplog.at_level(logging.INFO, "crawlkit.progress"):
+        ok("run", shop_file, site.url("/"))
+    assert any("in flight" in line for line in caplog.messages)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "crawlkit.progress"):
+        ok("run", shop_file, site.url("/"), "--fresh", "--yes", "--no-progress")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0021, "2.1 ms"),
+        (0.35, "350 ms"),
+        (1.35, "1.35 s"),
+        (12.34, "12.3 s"),
+        (245, "4 min 05 s"),
+        (3599.9, "1 h 00 min"),
+        (11_520, "3 h 12 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_durations_are_told_in_two_units_at_most(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (77_531, "77.5 kB"), (3 * 10**12, "3.0 TB")]
+)
+def test_sizes_are_told_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert size(count) == text

@@ -1,0 +1,161 @@
+"""What a handler can see on a page, and what it can ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from crawlkit import Crawler, Page, Request, Response
+from crawlkit.clock import Clock
+from crawlkit.errors import HandlerError, PageTypeError, UsageError
+from crawlkit.sessions import SessionPool
+
+URL_ = "https://shop.example/books/index.html"
+
+
+def page(body: str = "", *, kind: str = "text/html; charset=utf-8", url: str = URL_) -> Page:
+    response = Response(url=url, body=body.encode(), headers={"Content-Type": kind})
+    session = SessionPool(Clock()).pick("shop.example")
+    return Page(Request(url, depth=2), response, session)
+
+
+def followed(page: Page) -> list[str]:
+    return [request.url for request in page.links]
+
+
+class Handlers(Crawler):
+    async def detail(self, page: Page) -> None:
+        pass
+
+
+def test_a_css_selector_follows_the_links_it_finds() -> None:
+    p = page('<nav><a href="a">A</a><a>no link</a><a href="/b?x=1#y">B</a></nav><a href="c">C</a>')
+    assert p.follow("nav a") == 2
+    assert followed(p) == ["https://shop.example/books/a", "https://shop.example/b?x=1"]
+
+
+def test_links_that_lead_nowhere_are_left_out() -> None:
+    p = page('<a href="mailto:x@y.example"></a><a href="javascript:x()"></a><a href="#top"></a>')
+    assert p.follow("a") == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("https://other.example/x", "https://other.example/x"),
+        ("/x", "https://shop.example/x"),
+        ("./x", "https://shop.example/books/x"),
+        ("../x", "https://shop.example/x"),
+        ("?page=2", "https://shop.example/books/index.html?page=2"),
+        (URL("https://other.example/y"), "https://other.example/y"),
+        (["x.html"], "https://shop.example/books/x.html"),
+        (Request("x.html"), "https://shop.example/books/x.html"),
+    ],
+)
+def test_follow_takes_urls_and_requests_relative_to_the_page(target: Any, expected: str) -> None:
+    p = page()
+    assert p.follow(target) == 1
+    assert followed(p) == [expected]
+
+
+def test_the_base_element_changes_what_links_are_relative_to() -> None:
+    p = page('<head><base href="/other/"></head><a href="x">x</a>')
+    p.follow("a")
+    assert followed(p) == ["https://shop.example/other/x"]
+    assert page('<base href="/other/"><a href="x">').absolute("x") == (
+        "https://shop.example/other/x"
+    )
+
+
+def test_what_follow_is_given_travels_with_the_request() -> None:
+    p = page()
+    p.follow(
+        ["x"],
+        handler=Handlers(store="memory:").detail,
+        priority=3,
+        user_data={"n": 1},
+        headers={"X": "y"},
+        method="POST",
+        body=b"z",
+        unique_key="k",
+        session="s",
+    )
+    assert p.links == [
+        Request(
+            "https://shop.example/books/x",
+            handler="detail",
+            priority=3,
+            depth=3,
+            method="POST",
+            headers={"X": "y"},
+            body=b"z",
+            user_data={"n": 1},
+            unique_key="k",
+            session="s",
+        )
+    ]
+
+
+def test_a_request_keeps_what_follow_does_not_say() -> None:
+    p = page()
+    p.follow(Request("x", handler="detail", priority=7, user_data={"n": 1}))
+    (request,) = p.links
+    assert (request.handler, request.priority, request.user_data) == ("detail", 7, {"n": 1})
+    assert request.depth == 3
+
+
+def local() -> None:
+    pass
+
+
+@pytest.mark.parametrize("handler", [lambda page: None, local, print, 7])
+def test_a_handler_without_a_name_to_be_found_by_is_refused(handler: Any) -> None:
+    with pytest.raises(HandlerError, match="restart"):
+        page().follow(["x"], handler=handler)
+
+
+def test_a_selector_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not a CSS selector"):
+        page("<a>").follow("a[")
+
+
+def test_links_cannot_be_selected_on_what_is_not_html() -> None:
+    with pytest.raises(PageTypeError, match="application/json"):
+        page('{"a": 1}', kind="application/json").follow("a")
+
+
+def test_json_css_and_xpath_look_into_the_page() -> None:
+    assert page('{"a": [1]}', kind="application/json").json() == {"a": [1]}
+    p = page("<h1>Caf\u00e9</h1><p class=x>1</p>")
+    assert p.css("h1::text").get() == "Caf\u00e9"
+    assert p.xpath("//p[@class=$c]/text()", c="x").get() == "1"
+    assert (p.status, p.url) == (200, URL_)
+
+
+def test_xml_is_parsed_as_xml() -> None:
+    p = page("<feed><Link>x</Link></feed>", kind="application/xml")
+    assert p.xpath("//Link/text()").get() == "x"
+
+
+@pytest.mark.parametrize("body", ["", "   ", "\x00", "plain", "<", "<!-- -->"])
+def test_a_page_that_is_hardly_one_has_no_links_and_does_not_fail(body: str) -> None:
+    assert page(body).follow("a") == 0
+    assert page(body).css("h1::text").get() is None
+
+
+def test_an_item_is_kept_as_it_was_when_it_was_saved() -> None:
+    p = page()
+    item = {"n": 1}
+    p.save(item)
+    item["n"] = 2
+    assert p.items == [b'{"n":1}']
+
+
+def test_an_item_that_is_none_is_rejected_and_the_handler_goes_on() -> None:
+    p = page()
+    p.save(object())
+    p.save({"fine": True})
+    assert p.items == [b'{"fine":true}']
+    assert [type(error).__name__ for error in p.rejected] == ["ItemError"]

@@ -1,0 +1,189 @@
+"""The queue's window: which request is given out, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from crawlkit.checkpoint import Checkpoint, Lease, Outcome, Ticket
+from crawlkit.clock import Clock
+from crawlkit.dedup import DedupSet
+from crawlkit.queue import RequestQueue
+from crawlkit.request import Request, fingerprint
+from crawlkit.stores.base import Claim, Receipt
+from crawlkit.throttle import Throttle
+
+
+def leases(*urls: str, priority: int = 0, bundle: int = 1) -> list[Lease]:
+    requests = [Request(url, priority=priority) for url in urls]
+    return [
+        Lease(request, fingerprint(request), request.host, Ticket(bundle, place))
+        for place, request in enumerate(requests)
+    ]
+
+
+def handled(lease: Lease) -> Outcome:
+    return Outcome("handled", lease.request.url, lease.fingerprint, lease.host, 0.0)
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., RequestQueue]]:
+    made = []
+
+    def make(*, per_host: int = 8, delay: float = 0.0) -> RequestQueue:
+        clock = Clock()
+        throttle = Throttle(clock, concurrency_per_host=per_host, delay=delay)
+        made.append(RequestQueue(clock, throttle))
+        return made[-1]
+
+    yield make
+    for queue in made:
+        queue.close()
+
+
+async def test_the_best_priority_is_given_out_first_then_the_oldest(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    queue.fill(
+        Claim(
+            leases("https://a/1", "https://a/2") + leases("https://a/3", priority=5, bundle=2),
+        )
+    )
+    assert [(await queue.get()).request.url for _ in range(3)] == [  # type: ignore[union-attr]
+        "https://a/3",
+        "https://a/1",
+        "https://a/2",
+    ]
+
+
+async def test_hosts_take_turns(make: Callable[..., RequestQueue]) -> None:
+    queue = make()
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(3)))))
+    queue.fill(Claim(leases(*(f"https://b/{n}" for n in range(3)), bundle=2)))
+    hosts = [(await queue.get()).host for _ in range(6)]  # type: ignore[union-attr]
+    assert sorted(hosts[:2]) == sorted(hosts[2:4]) == ["a", "b"]
+
+
+async def test_a_host_at_its_limit_waits_for_one_of_its_pages_and_no_other_host_does(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(per_host=1)
+    queue.fill(Claim(leases("https://a/1", "https://a/2")))
+    queue.fill(Claim(leases("https://b/1", bundle=2)))
+    first, second = await queue.get(), await queue.get()
+    assert first is not None
+    assert second is not None
+    assert {first.host, second.host} == {"a", "b"}
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    on_a = first if first.host == "a" else second
+    queue.finish(on_a, handled(on_a))
+    assert (await queue.get()).request.url == "https://a/2"  # type: ignore[union-attr]
+    waiting.cancel()
+
+
+async def test_a_host_that_rests_is_woken_when_its_delay_is_over(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=0.05)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(4)))))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    got = await asyncio.gather(*(queue.get() for _ in range(4)))
+    assert all(got)
+    assert 0.14 < loop.time() - began < 0.6
+
+
+async def test_many_resting_hosts_are_woken_each_in_its_time(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=0.03)
+    for n in range(20):
+        queue.fill(Claim(leases(f"https://h{n}/1", f"https://h{n}/2", bundle=n)))
+    got = await asyncio.wait_for(asyncio.gather(*(queue.get() for _ in range(40))), 2)
+    assert len({lease.request.url for lease in got if lease}) == 40
+
+
+async def test_a_closed_queue_gives_out_nothing_more(make: Callable[..., RequestQueue]) -> None:
+    queue = make()
+    waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.close()
+    assert await asyncio.gather(*waiting) == [None] * 3
+
+
+async def test_what_was_enqueued_goes_out_once_and_duplicates_are_counted(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    assert queue.add(Request("https://a/1"))
+    assert not queue.add(Request("https://a/1"))
+    first, second = Checkpoint(), Checkpoint()
+    queue.collect(first)
+    queue.collect(second)
+    assert [pending.request.url for pending in first.fresh] == ["https://a/1"]
+    assert first.duplicates == 1
+    assert not second
+    assert not queue.is_settled
+    queue.settle(first, Receipt(1, 1))
+    assert queue.is_settled
+
+
+async def test_the_budget_is_never_exceeded_and_a_retry_gives_its_share_back(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    queue.budget = 1
+    queue.fill(Claim(leases("https://a/1", "https://a/2")))
+    lease = await queue.get()
+    assert lease is not None
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert not queue.is_spent
+    waiting.cancel()
+    queue.retry(lease, lease.request.replace(retry_count=1), 5.0)
+    second = await queue.get()
+    assert second is not None
+    queue.finish(second, handled(second))
+    assert queue.is_spent
+
+
+async def test_a_request_that_is_put_back_keeps_its_place_in_the_store(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    queue.fill(Claim(leases("https://a/1")))
+    lease = await queue.get()
+    assert lease is not None
+    queue.put_back(lease)
+    checkpoint = Checkpoint()
+    queue.collect(checkpoint)
+    assert not checkpoint
+    assert await queue.get() == lease
+
+
+async def test_a_queue_that_knows_the_store_is_empty_does_not_ask_again(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    queue.fill(Claim(leases("https://a/1", "https://a/2")))
+    queue.fill(Claim(is_exhausted=True))
+    queue.hungry.clear()
+    await queue.get()
+    assert not queue.hungry.is_set()
+
+
+def test_the_filter_forgets_but_never_takes_the_new_for_known() -> None:
+    filter = DedupSet(bits=4)
+    assert filter.add("a", 0)
+    assert not filter.add("a", 0)
+    assert filter.add("b", 0), "the same fingerprint on another host is another request"
+    known = set[int]()
+    for number in range(-500, 500):
+        assert filter.add("c", number) or number in known
+        known.add(number)
