@@ -143,6 +143,7 @@ class Crawler(Options):
         self._is_seeded = False
         self._is_finished = False
         self.job.on_commit(self._on_commit)
+        self.job.on("persistState", self._on_persist_state)
         self.job.on("systemInfo", self._on_system_info)
 
     # -- for subclasses to override, with plain functions or with async ones --------------------
@@ -554,6 +555,9 @@ class Crawler(Options):
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         self.statistics.enqueued(receipt)
         self.queue.settle(checkpoint, receipt)
+
+    def _on_persist_state(self) -> None:
+        self.statistics.in_flight = len(self.queue.in_flight)
 
     async def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.statistics

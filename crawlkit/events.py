@@ -141,7 +141,8 @@ class SessionRetired(Event):
 
     Attributes:
         session_id: Its id.
-        reason: ``blocked``, ``errors``, ``age`` or ``usage``.
+        reason: ``blocked``, ``errors``, ``age``, ``usage``, ``unused``, ``handler``, or what
+            `Session.retire` was given.
     """
 
     name: ClassVar[str] = "sessionRetired"

@@ -273,8 +273,8 @@ class Page:
 
     def _find_base(self) -> Base:
         base = Base(self.url)
-        # Looking into the bytes first spares most pages the search, and JSON the parser.
-        if any(tag in self.body for tag in (b"<base", b"<BASE", b"<Base")):
+        # Looking into the bytes first spares JSON, and pages that nothing is selected on, a parser.
+        if self._selector is not None or b"<base" in self.body.lower():
             root = self.selector.root
             declared = _BASE(root) if isinstance(root, etree._Element) else []
             if declared and (url := base.join(declared[0])) is not None:
@@ -299,7 +299,7 @@ def handler_name(handler: Any) -> str:
     return name
 
 
-_BASE = etree.XPath("(//base/@href)[1]", smart_strings=False)
+_BASE = etree.XPath("/html/head/base/@href", smart_strings=False)
 
 
 @lru_cache(maxsize=1000)
@@ -319,4 +319,23 @@ def _parse(response: Response) -> Selector:
     form = "xml" if kind in ("text/xml", "application/xml") or kind.endswith("+xml") else "html"
     if kind == "application/xhtml+xml":
         form = "html"
+    if response.encoding not in ("utf-8", "cp1252"):
+        # libxml2 knows fewer encodings than Python.
+        return Selector(text=response.text, type=form)
+    if form == "html":
+        return Selector(root=_html(response.body, response.encoding), type="html")
     return Selector(body=response.body or b" ", encoding=response.encoding, type=form)
+
+
+@lru_cache(maxsize=8)
+def _parser(encoding: str) -> etree.HTMLParser:
+    return etree.HTMLParser(recover=True, encoding=encoding, huge_tree=True)
+
+
+def _html(body: bytes, encoding: str) -> etree._Element:
+    """The root of a page, as parsel makes it, without a parser of its own for each page."""
+    body = body.strip()
+    if b"\0" in body:
+        body = body.replace(b"\0", b"")
+    root = etree.fromstring(body or b"<html/>", _parser(encoding))
+    return etree.fromstring(b"<html/>", _parser(encoding)) if root is None else root

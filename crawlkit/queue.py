@@ -88,6 +88,7 @@ class RequestQueue:
         self._outcomes: list[Outcome] = []
         self._skipped: list[Outcome] = []
         self._unsettled = 0
+        self._known_in_flight: set[Ticket] = set()
 
     # -- enqueue ----------------------------------------------------------------------------------
 
@@ -301,3 +302,8 @@ class RequestQueue:
         checkpoint.left, self._left = self._left, []
         checkpoint.outcomes, self._outcomes = self._outcomes, []
         checkpoint.skipped, self._skipped = self._skipped, []
+        if self.in_flight.keys() != self._known_in_flight:
+            # For those who look at the run from outside; a restart has no use for it.
+            self._known_in_flight = set(self.in_flight)
+            busy = [(lease.host, lease.fingerprint) for lease in self.in_flight.values()]
+            checkpoint.save(busy, key="in_flight")

@@ -18,10 +18,9 @@ class Documentation(Crawler):
         page.save(
             {
                 "url": page.url,
-                "title": page.css("title::text").get(default="").strip(),
+                "title": page.xpath("normalize-space(//title)").get(),
                 "headings": [
-                    " ".join(heading.css("::text").getall()).strip()
-                    for heading in page.css("h1, h2")
+                    heading.xpath("normalize-space()").get() for heading in page.css("h1, h2")
                 ],
             }
         )

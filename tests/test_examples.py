@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import crawlkit
 from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
+
+T = TypeVar("T")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -34,9 +35,9 @@ class Example:
         self.directory = directory
 
     @contextmanager
-    def started(self) -> Iterator[subprocess.Popen[str]]:
+    def started(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            self.command,
+            [*self.command, *options],
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -48,40 +49,35 @@ class Example:
             process.kill()
             process.communicate()
 
-    def run(self) -> str:
+    def run(self, *options: str) -> str:
         """Run it to its end; what it printed."""
-        with self.started() as process:
+        with self.started(*options) as process:
             output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
         return output
 
-    def interrupt(self, number: signal.Signals, *, when: Iterator[bool]) -> str:
+    def interrupt(self, number: signal.Signals, *options: str, when: Callable[[], object]) -> str:
         """Run it until `when` says so, and send the signal; what it printed."""
-        with self.started() as process:
-            while not next(when):
+        with self.started(*options) as process:
+            while not when():
                 assert process.poll() is None, process.communicate()[0]
-                time.sleep(0.02)
+                time.sleep(0.05)
             process.send_signal(number)
             output, _ = process.communicate(timeout=30)
         expected = -signal.SIGKILL if number == signal.SIGKILL else 75
         assert process.returncode == expected, output
         return output
 
+    def read(self, name: str, look: Callable[[crawlkit.Run], T]) -> T | None:
+        """What `look` sees in a run of the example; `None` as long as there is no such run."""
+        try:
+            with crawlkit.open_run(self.directory / "runs" / name) as run:
+                return look(run)
+        except crawlkit.CrawlkitError:
+            return None
 
-def after(seconds: float) -> Iterator[bool]:
-    until = time.monotonic() + seconds
-    while True:
-        yield time.monotonic() >= until
-
-
-def when_hits(site: Site, count: int) -> Iterator[bool]:
-    while True:
-        yield site.hits() >= count
-
-
-def items_of(run: Path) -> list[dict[str, Any]]:
-    with crawlkit.open_run(run) as opened:
-        return list(opened.items())
+    def items(self, name: str) -> list[dict[str, Any]]:
+        return self.read(name, lambda run: list(run.items())) or []
 
 
 def expected_offers(shop: ShopSite) -> Counter[tuple[str, str, str]]:
@@ -90,26 +86,29 @@ def expected_offers(shop: ShopSite) -> Counter[tuple[str, str, str]]:
     )
 
 
+QUICKLY = ("--set", "delay=0", "--set", "max_retries=2")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_quickstart_can_be_stopped_and_finds_every_offer_once(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    example = Example(tmp_path, "quickstart.py", "--set", "delay=0.005")
-    example.interrupt(number, when=after(3.0))
-    first = items_of(tmp_path / "runs/quickstart")
-    output = example.run()
-    items = items_of(tmp_path / "runs/quickstart")
-    assert 0 < len(first) < len(items)
+    example = Example(tmp_path, "quickstart.py")
+    example.interrupt(number, when=lambda: example.items("quickstart"))
+    first = example.items("quickstart")
+    output = example.run(*QUICKLY)
     assert "resuming quickstart" in output
+    items = example.items("quickstart")
+    assert 0 < len(first) < len(items)
     found = Counter((item["product"], item["seller"], item["price"]) for item in items)
     assert found == expected_offers(ShopSite())
 
 
 def test_the_quickstart_says_what_to_do_when_its_port_was_taken_meanwhile(tmp_path: Path) -> None:
     example = Example(tmp_path, "quickstart.py")
-    example.interrupt(signal.SIGINT, when=after(3.0))
-    with crawlkit.open_run(tmp_path / "runs/quickstart") as run:
-        port = run.value("port")
+    example.interrupt(signal.SIGKILL, when=lambda: example.items("quickstart"))
+    port = example.read("quickstart", lambda run: run.value("port"))
+    assert port
     with Site(port=port), example.started() as process:
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 2
@@ -120,65 +119,66 @@ def test_the_quickstart_says_what_to_do_when_its_port_was_taken_meanwhile(tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_plain_program_keeps_its_place(tmp_path: Path, number: signal.Signals) -> None:
     text = tmp_path / "text"
-    text.write_text("one two three\n" * 70)
+    text.write_text("one two three\n" * 60)
     example = Example(tmp_path, "keep_place.py", str(text), crawler=False)
-    example.interrupt(number, when=after(2.5))
-    with crawlkit.open_run(tmp_path / "runs/keep_place") as run:
-        place = run.state["place"]
-    assert 0 < place < 70
+
+    def place() -> int:
+        return example.read("keep_place", lambda run: run.state.get("place", 0)) or 0
+
+    example.interrupt(number, when=place)
+    assert 0 < (line := place()) < 60
     output = example.run()
-    assert f"from line {place + 1} of 70" in output
-    assert "210 words in 70 lines" in output
+    assert f"from line {line + 1} of 60" in output
+    assert "180 words in 60 lines" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_offers_are_counted_once_over_a_migration(
     tmp_path: Path, shop: ShopSite, number: signal.Signals
 ) -> None:
-    example = Example(tmp_path, "offers_per_product.py", shop.url(), "--set", "delay=0.01")
-    interrupted = example.interrupt(number, when=when_hits(shop, 250))
+    example = Example(tmp_path, "offers_per_product.py", shop.url())
+    pace, seconds = ("delay=0.1", 11.5) if number == signal.SIGTERM else ("delay=0.02", 2.5)
+
+    def is_time() -> bool:
+        return bool(shop.requests) and time.monotonic() > shop.requests[0].at + seconds
+
+    interrupted = example.interrupt(number, "--set", pace, when=is_time)
     if number == signal.SIGTERM:
         assert "the count goes on elsewhere" in interrupted
-    output = example.run()
+        # At the start, after ten seconds, and at the migration.
+        assert len(re.findall(r"\d+ offers of", interrupted)) == 3
+    output = example.run(*QUICKLY)
     expected = Counter(offer.product.path for offer in shop.offers_to_find)
-    with crawlkit.open_run(tmp_path / "runs/offers") as run:
-        counts = {
-            name.removeprefix("offers-per-product/"): json.loads(document.data)
-            for name, document in run.documents()
-            if name.startswith("offers-per-product/")
-        }
-    assert counts == expected
+    counts = example.read("offers", lambda run: dict(run.documents()))
+    assert counts is not None
+    assert expected == {
+        name.removeprefix("offers-per-product/"): json.loads(document.data)
+        for name, document in counts.items()
+        if name.startswith("offers-per-product/")
+    }
     reports = re.findall(r"(\d+) offers of (\d+) products", output)
     assert 0 < int(reports[0][0]) < int(reports[-1][0])
     assert reports[-1] == (str(expected.total()), str(len(expected)))
 
 
-def test_the_count_is_logged_every_ten_seconds(tmp_path: Path, shop: ShopSite) -> None:
-    example = Example(tmp_path, "offers_per_product.py", shop.url(), "--set", "delay=0.1")
-    output = example.interrupt(signal.SIGTERM, when=after(14))
-    times = [line[:8] for line in output.splitlines() if " offers of " in line]
-    assert len(times) == 3  # at the start, after ten seconds, and at the migration
-
-
 def test_statistics_are_in_the_items_and_errors_are_kept_by_url(
     tmp_path: Path, shop: ShopSite
 ) -> None:
-    example = Example(tmp_path, "statistics_in_items.py", shop.url(), "--set", "delay=0.01")
-    example.interrupt(signal.SIGTERM, when=when_hits(shop, 300))
-    example.run()
-    items = items_of(tmp_path / "runs/offers")
-    assert {item["offer"] for item in items} == {
+    example = Example(tmp_path, "statistics_in_items.py", shop.url())
+    example.interrupt(signal.SIGTERM, "--set", "delay=0.01", when=lambda: shop.hits() > 200)
+    example.run(*QUICKLY)
+    items = example.items("offers")
+    assert sorted(item["offer"] for item in items) == [
         f"Offer {offer.number}" for offer in shop.offers_to_find
-    }
-    assert {"offer", "price", "handled_at", "retries", "pending"} == items[0].keys()
-    assert {0, 1, 2} <= {item["retries"] for item in items}
+    ]
+    assert items[0].keys() == {"offer", "price", "handled_at", "retries", "pending"}
+    assert {item["retries"] for item in items} == {0, 1, 2}
     assert max(item["pending"] for item in items) > 10
     assert all(re.match(r"\d{4}-\d\d-\d\dT", item["handled_at"]) for item in items)
-    with crawlkit.open_run(tmp_path / "runs/offers") as run:
-        errors = run.value("errors")
+    errors = example.read("offers", lambda run: run.value("errors")) or {}
     given_up = {url for url, texts in errors.items() if "given up" in texts[-1]}
     assert given_up == {shop.url(path) for path in shop.broken}
-    assert any(len(texts) == 2 for texts in errors.values() if "500" in texts[0])
+    assert any(len(texts) == 2 and "500" in texts[0] for texts in errors.values())
 
 
 def test_a_documentation_site_is_crawled_with_its_titles(tmp_path: Path, site: Site) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+from parsel import Selector
 from yarl import URL
 
 from crawlkit import Crawler, Page, Request, Response
@@ -159,3 +163,21 @@ def test_an_item_that_is_none_is_rejected_and_the_handler_goes_on() -> None:
     p.save({"fine": True})
     assert p.items == [b'{"fine":true}']
     assert [type(error).__name__ for error in p.rejected] == ["ItemError"]
+
+
+PIECES = [
+    "<p>", "</p>", "<a href=x>", "\x00", "\u00e9", "<html>", "<head>", "<base href='/x'>", "<body>",
+    "text", "<!--", "-->", "<", "&amp;", "&#x41;", "<table><tr>", "<script>", "</script>", " ",
+    "<h1>T</h1>", "<!doctype html>", "<?xml version='1.0'?>",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from(["utf-8", "windows-1252"]))
+def test_html_is_parsed_exactly_as_parsel_parses_it(pieces: list[str], charset: str) -> None:
+    body = "".join(pieces).encode()
+    response = Response(
+        url=URL_, body=body, headers={"Content-Type": f"text/html; charset={charset}"}
+    )
+    ours = Page(Request(URL_), response, SessionPool(Clock()).pick("shop.example")).selector.root
+    theirs = Selector(body=body or b" ", encoding=response.encoding, type="html").root
+    assert etree.tostring(ours) == etree.tostring(theirs)

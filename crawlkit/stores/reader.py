@@ -209,7 +209,9 @@ class SqliteReader(Reader):
 
     def _rows(self, query: str, *values: Any) -> Iterator[Any]:
         try:
-            yield from self._db.execute(query, values)
+            # Not "yield from", which would hand the end of the reading to the cursor as well.
+            for row in self._db.execute(query, values):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise _damaged(self.address, error) from None
 

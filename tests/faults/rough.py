@@ -130,7 +130,7 @@ class RoughSite(Site):
         assert isinstance(response, web.Response)
         assert isinstance(response.body, bytes)
         extra = "".join(f'<a class="more" href="{link}">more</a>' for link in self._more(number))
-        response.body = response.body + extra.encode()
+        response.body = response.body.replace(b"</body>", extra.encode() + b"</body>")
         if "visitor" not in request.cookies:
             response.set_cookie("visitor", f"{len(self._asked)}-{number}")
         return response
