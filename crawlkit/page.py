@@ -7,7 +7,7 @@ applies all of it in one step once the handler has succeeded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -137,9 +137,7 @@ class Page:
 
     def absolute(self, href: str) -> str | None:
         """A link of this page as a canonical URL; `None` where it leads nowhere to crawl."""
-        if self._base is None:
-            self._base = self._find_base()
-        return self._base.join(href)
+        return self._join()(href)
 
     # -- to act on --------------------------------------------------------------------------------
 
@@ -179,30 +177,26 @@ class Page:
             UsageError: The selector is malformed.
             PageTypeError: The page is not HTML.
         """
+        targets = self._targets(target)
         name = "parse" if handler is None else self._resolve(handler)
-        depth = self.request.depth + 1
-        found = 0
-        for url in self._targets(target):
-            if type(url) is Request:
-                self._follow_request(url, handler, priority)
+        rest = (
+            name,
+            priority or 0,
+            self.request.depth + 1,
+            method,
+            headers or {},
+            body,
+            user_data or {},
+            unique_key,
+            0,
+            session,
+        )
+        for one in targets:
+            if type(one) is str:
+                self.links.append(Request(one, *rest))
             else:
-                self.links.append(
-                    Request(
-                        url,
-                        name,
-                        priority or 0,
-                        depth,
-                        method,
-                        headers or {},
-                        body,
-                        user_data or {},
-                        unique_key,
-                        0,
-                        session,
-                    )
-                )
-            found += 1
-        return found
+                self._follow_request(one, handler, priority)
+        return len(targets)
 
     def save(self, item: object) -> None:
         """Keep an item, once the handler has succeeded.
@@ -239,19 +233,15 @@ class Page:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _targets(self, target: Any) -> Iterator[Any]:
+    def _targets(self, target: Any) -> list[Any]:
+        """What is to be followed: canonical URLs, and requests as they were given."""
         if isinstance(target, str) and not target.startswith(_URL_STARTS):
-            hrefs: Iterable[Any] = self._hrefs(target)
-        elif isinstance(target, str | URL | Request):
-            hrefs = (target,)
-        else:
-            hrefs = target
-        join = self.absolute
-        for href in hrefs:
-            if type(href) is Request:
-                yield href
-            elif (url := join(href if type(href) is str else str(href))) is not None:
-                yield url
+            hrefs = self._hrefs(target)
+            join = self._join()
+            return [url for href in hrefs if (url := join(href)) is not None]
+        given = (target,) if isinstance(target, str | URL | Request) else target
+        found = (one if isinstance(one, Request) else self.absolute(str(one)) for one in given)
+        return [one for one in found if one is not None]
 
     def _hrefs(self, query: str) -> Any:
         root = self.selector.root
@@ -259,6 +249,11 @@ class Page:
             kind = self.response.content_type or "no content type"
             raise PageTypeError(f"{self.url} has no links to select: it is not HTML ({kind})")
         return _links(query)(root)
+
+    def _join(self) -> Callable[[str], str | None]:
+        if self._base is None:
+            self._base = self._find_base()
+        return self._base.join
 
     def _follow_request(self, request: Request, handler: Any, priority: int | None) -> None:
         url = self.absolute(request.url)

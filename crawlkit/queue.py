@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from .checkpoint import Checkpoint, Lease, Outcome, Pending, Saved, Ticket
 from .clock import Clock
 from .dedup import DedupSet
-from .request import Request, fingerprint
+from .request import Request, fingerprint, host_of, identity
 from .stores.base import BUNDLE, Claim, Receipt
 from .throttle import Throttle
 
@@ -97,18 +97,16 @@ class RequestQueue:
 
         Where it is not known, the store decides in the commit.
         """
-        host = request.host
-        number = fingerprint(request)
-        if not self._enqueued.add(host, number):
+        if not self._enqueued.add(identity(request)):
             self._duplicates += 1
             return False
-        self._fresh.append(Pending(request, number, host))
+        self._fresh.append(Pending(request, fingerprint(request), host_of(request.url)))
         self.changes += 1
         return True
 
     def skip(self, outcome: Outcome) -> None:
         """Keep why a link was not enqueued, for those who ask."""
-        if self._skips.add(outcome.host, outcome.fingerprint):
+        if self._skips.add(outcome.url):
             self._skipped.append(outcome)
 
     # -- the worker's side ------------------------------------------------------------------------

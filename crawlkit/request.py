@@ -71,11 +71,20 @@ class Request(
         return host_of(self.url)
 
 
-def fingerprint(request: Request) -> int:
-    """The identity of a request: BLAKE2b of its key, or of method, URL and body, in 64 bits.
+def identity(request: Request) -> str | tuple[str, ...] | tuple[str, str, bytes | None]:
+    """What makes two requests of one host the same: key, or URL, or method, URL and body."""
+    if request.unique_key is not None:
+        return (host_of(request.url), request.unique_key)
+    if request.method == "GET" and request.body is None:
+        return request.url
+    return (request.method, request.url, request.body)
 
-    It is only ever compared within one host, so that ten million URLs on a single host collide
-    with a probability of 3 in a million.
+
+def fingerprint(request: Request) -> int:
+    """The identity of a request within its host: BLAKE2b of it in 64 bits, signed.
+
+    Ten million URLs on a single host collide with a probability of 3 in a million; URLs of
+    different hosts never meet.
     """
     if request.unique_key is not None:
         data = b"\x00key\x00" + request.unique_key.encode()

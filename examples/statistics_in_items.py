@@ -3,7 +3,7 @@
 python -m crawlkit.testing.shop --port 8000 &
 python -m crawlkit run examples/statistics_in_items.py
 crawlkit items runs/offers -o offers.csv
-crawlkit state runs/offers get values/errors
+crawlkit state runs/offers get errors
 """
 
 from datetime import UTC, datetime

@@ -180,10 +180,29 @@ async def test_a_queue_that_knows_the_store_is_empty_does_not_ask_again(
 
 def test_the_filter_forgets_but_never_takes_the_new_for_known() -> None:
     filter = DedupSet(bits=4)
-    assert filter.add("a", 0)
-    assert not filter.add("a", 0)
-    assert filter.add("b", 0), "the same fingerprint on another host is another request"
-    known = set[int]()
-    for number in range(-500, 500):
-        assert filter.add("c", number) or number in known
-        known.add(number)
+    known = set[str]()
+    for number in [*range(500), *range(500)]:
+        assert filter.add(f"https://a/{number}") or f"https://a/{number}" in known
+        known.add(f"https://a/{number}")
+    assert not filter.add("https://a/499")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Request("https://a/"), Request("https://b/")),
+        (Request("https://a/"), Request("https://a/", method="POST")),
+        (Request("https://a/", body=b"x"), Request("https://a/", body=b"y")),
+        (Request("https://a/"), Request("https://a/", unique_key="again")),
+        (Request("https://a/", unique_key="k"), Request("https://b/", unique_key="k")),
+    ],
+)
+def test_requests_that_differ_in_what_makes_them_are_both_enqueued(
+    make: Callable[..., RequestQueue], one: Request, other: Request
+) -> None:
+    queue = make()
+    assert queue.add(one)
+    assert queue.add(other)
+    assert not queue.add(one.replace(priority=5, depth=9, user_data={"n": 1}))
+    first, second = fingerprint(one), fingerprint(other)
+    assert (one.host, first) != (other.host, second)

@@ -27,7 +27,7 @@ class Documentation(Crawler):
             page.follow("a")
 
 
-# -- the same by other means: the files, the standard library, and nothing of crawlkit ---------------
+# -- the same by other means: the files, the standard library, and nothing of crawlkit -------------
 
 
 @dataclass
@@ -91,7 +91,7 @@ def search_breadth_first(root: Path, start: str) -> Found:
     return found
 
 
-# -- the promise --------------------------------------------------------------------------------------
+# -- the promise ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..checkpoint import Document, ErrorGroup, Number, Outcome
+from ..checkpoint import Document, ErrorGroup, Number, Outcome, Snapshot
 from ..errors import StoreDamagedError, StoreError
 from ..request import Request, fingerprint
 from .base import Reader, StoredItem
@@ -144,6 +144,14 @@ class SqliteReader(Reader):
                 fingerprint,
             )
         )
+
+    def snapshot(self) -> Snapshot:  # noqa: D102
+        # One transaction is one checkpoint, however many come while it is read.
+        self._db.execute("BEGIN")
+        try:
+            return super().snapshot()
+        finally:
+            self._db.execute("COMMIT")
 
     def holder(self) -> int | None:  # noqa: D102
         return self._directory.holder() if self._directory else None

@@ -66,7 +66,7 @@ def _check(rounds: dict[str, list[Measured]], name: str) -> None:
     """See to it that all that was measured so far is the same crawl."""
     found = {run.items: other for other, runs in rounds.items() for run in runs}
     if len(found) > 1:
-        counts = ", ".join(f"{other} {items.count}" for items, other in found.items())
+        counts = ", ".join(f"{other} {items.number}" for items, other in found.items())
         raise BenchError(f"the items of {name} are others: {counts}; what it took does not count")
 
 

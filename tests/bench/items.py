@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Digest(NamedTuple):
     """How many items there are, and a checksum of all of them, whatever their order."""
 
-    count: int
+    number: int
     checksum: str
 
 

@@ -66,7 +66,7 @@ class Measured:
     @property
     def pages(self) -> int:
         """How many pages gave an item."""
-        return self.items.count
+        return self.items.number
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def measure(
         )
     if site.items is not None and result.items != site.items:
         raise BenchError(
-            f"{name} found {result.items.count} items of {site.items.count}, or other ones; "
+            f"{name} found {result.items.number} items of {site.items.number}, or other ones; "
             "what it took does not count"
         )
     return result

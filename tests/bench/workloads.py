@@ -50,10 +50,11 @@ WORKLOADS = {
     )
 }
 
-_WORDS = (
+_VOCABULARY = (
     "harbour lantern meadow copper violet timber orchard granite saffron willow ember cobalt "
     "juniper marble thistle amber cedar linen slate heron"
-).split()
+)
+_WORDS = _VOCABULARY.split()
 _TEXT = " ".join(_WORDS[(i * i + i // 7) % len(_WORDS)] for i in range(2000))
 
 
@@ -114,12 +115,10 @@ class Shop:
     def _all_reviews(self) -> list[str]:
         reviews = []
         for number in range(-(-self.size // 350)):
-            start = number * 37 % 1000
+            text = _TEXT[number * 37 % 1000 :]
             reviews.append(
-                f'<article class="review" data-stars="{number % 5 + 1}">'
-                f"<h3>{_TEXT[start : start + 24]}</h3>\n"
-                f"<p>{_TEXT[start + 100 : start + 250]} <em>{_TEXT[start + 300 : start + 320]}</em> "
-                f"{_TEXT[start + 400 : start + 480]}</p></article>\n"
+                f'<article class="review" data-stars="{number % 5 + 1}"><h3>{text[:24]}</h3>\n'
+                f"<p>{text[100:250]} <em>{text[300:320]}</em> {text[400:480]}</p></article>\n"
             )
         return reviews
 

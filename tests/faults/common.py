@@ -357,9 +357,11 @@ def missing_from_the_site(result: Result, pages: int) -> list[str]:
     for text, number in result.parts["items"].items():
         found[_text(json.loads(text)[0])] += number
     expected = Counter(items_of(pages))
-    return [*result.wrong, *_described("items", "lost", expected - found)] + _described(
-        "items", "too many", found - expected
-    )
+    return [
+        *result.wrong,
+        *_described("items", "lost", expected - found),
+        *_described("items", "too many", found - expected),
+    ]
 
 
 def _described(what: str, how: str, counts: Counter[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """A site with every kind of trouble, and the crawl of it that the checks interrupt.
 
 What goes wrong follows from the page and from how often its request was tried again, which the
-crawl tells the site. It never follows from what the site was asked before. So a crawl that is killed
-and resumed has to end with what an undisturbed one ends with, to the last retry.
+crawl tells the site. It never follows from what the site was asked before. So a crawl that is
+killed and resumed has to end with what an undisturbed one ends with, to the last retry.
 
 ``python -m tests.faults.rough`` serves the site.
 """

@@ -53,8 +53,8 @@ class Loop:
             url = await self.queue.get()
             try:
                 await self.visit(client, url)
-            except Exception:
-                log.exception("%s failed", url)
+            except Exception as error:
+                log.error("%s: %s", url, error)
             finally:
                 self.queue.task_done()
 

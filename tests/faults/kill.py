@@ -1,0 +1,386 @@
+"""Kill a crawl at random moments, go on with it, and compare what it ends with.
+
+``python -m tests.faults.kill --points 200`` crawls a local site of 1,500 pages over and over. Each
+run is killed with SIGKILL at up to five moments, each time in another life, and then left alone.
+Its items, outcomes, counters and saved state have to be those of an undisturbed run, and what it
+asked for again no more than what came after the last checkpoint before each kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from crawlkit import Run
+
+from .common import (
+    Crawl,
+    Result,
+    SiteProcess,
+    differences,
+    ended,
+    happens,
+    kill,
+    missing_from_the_site,
+    result_of,
+)
+from .rough import PAGES, RoughCrawl
+
+POINTS_A_RUN = 5
+INTERVALS = (1.0, 1.0, 0.2, 0.05)
+"""Seconds between checkpoints in one run after the other; 1 s is the default."""
+LATE = 1.0
+"""Seconds that a checkpoint may take on a busy machine, on top of the interval."""
+
+MOMENTS = ("start", "time", "page", "append", "commit", "end")
+"""start: while the process starts, until its first request and shortly after.
+time: any time in the length of an undisturbed run.
+page: when the site was asked for a certain number of further pages.
+append: right after the output file has grown, which is right before a commit.
+commit: right after SQLite's log has grown, which is within a commit or right after it.
+end: after the last page was asked for, until the process ends: the last retries and commit."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The run that all others are compared with.
+
+    Attributes:
+        result: What it ended with.
+        requests: How many requests it took.
+        startup: Seconds from the start of the process to its first request.
+        duration: Seconds of the whole process.
+        tail: Seconds from the last request to the end of the process.
+    """
+
+    result: Result
+    requests: int
+    startup: float
+    duration: float
+    tail: float
+
+
+@dataclass
+class Report:
+    """What became of one disturbed run.
+
+    Attributes:
+        interval: Seconds between its checkpoints.
+        moments: The moments at which it was killed.
+        back: Seconds of work that each kill undid.
+        uncommitted: Kills that found lines in the output file whose commit had not come.
+        again: Requests that were made once more.
+        allowed: How many might have been: those in flight at the last checkpoint before a kill, and
+            those after it.
+        wrong: How it differs from the undisturbed one.
+        seconds: How long all of it took.
+    """
+
+    interval: float
+    moments: list[str] = field(default_factory=list)
+    back: list[float] = field(default_factory=list)
+    uncommitted: int = 0
+    again: int = 0
+    allowed: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def undisturbed(site: SiteProcess, directory: Path) -> Undisturbed:
+    """Crawl without disturbance."""
+    crawl = Crawl(site, directory, "undisturbed")
+    started = time.monotonic()
+    code = crawl.finish()
+    now = time.monotonic()
+    if code != 0:
+        raise SystemExit(f"the undisturbed run ended with {code}:\n{crawl.log.read_text()}")
+    result = result_of(crawl)
+    wrong = crawl.check() + missing_from_the_site(result, PAGES)
+    if wrong:
+        raise SystemExit("\n".join(["the undisturbed run is wrong:", *wrong]))
+    times = [at for at, _, _ in site.asked(crawl.name)]
+    return Undisturbed(result, len(times), times[0] - started, now - started, now - times[-1])
+
+
+# -- one run --------------------------------------------------------------------------------------
+
+
+class KilledRun:
+    """One run, killed several times.
+
+    Args:
+        crawl: The crawl.
+        whole: The undisturbed one.
+        interval: Seconds between its checkpoints.
+        rng: Chooses the moments.
+    """
+
+    def __init__(self, crawl: Crawl, whole: Undisturbed, interval: float, rng: Random) -> None:
+        self._crawl = crawl
+        self._whole = whole
+        self._rng = rng
+        self._report = Report(interval)
+        self._killed_at = 0.0
+
+    def disturb(self, points: int) -> Report:
+        """Kill it `points` times, or until it is finished, and let it finish."""
+        began = time.monotonic()
+        moments = self._rng.choices(MOMENTS[:-1], k=points - 1)
+        moments.append(self._rng.choice(MOMENTS))  # after "end" there would be little left to kill
+        for moment in moments:
+            process = self._crawl.start()
+            try:
+                if not self._wait(moment, process):
+                    break
+                self._note(moment, kill(process))
+            finally:
+                process.kill()
+        else:
+            process = self._crawl.start()
+        self._judge(ended(process))
+        self._report.seconds = time.monotonic() - began
+        return self._report
+
+    def _wait(self, moment: str, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for a moment; `False` if the process ends before it comes."""
+        rng, whole = self._rng, self._whole
+        if moment == "start":
+            return happens(process, _after(rng.uniform(0, whole.startup * 1.3)))
+        if moment == "time":
+            return happens(process, _after(whole.startup + rng.uniform(0, whole.duration)))
+        if moment == "page":
+            requests, different = self._crawl.site.count(self._crawl.name)
+            target = requests + rng.randrange(1, max(2, whole.requests - different))
+            return happens(
+                process, lambda: self._crawl.site.count(self._crawl.name)[0] >= target, every=0.01
+            )
+        if moment == "end":
+            if not happens(process, self._is_all_asked_for, every=0.02):
+                return False
+            return happens(process, _after(rng.uniform(0, whole.tail)))
+        path = self._crawl.output if moment == "append" else self._log_of_sqlite
+        times = rng.randrange(1, 4 if self._report.interval == 1.0 else 20)
+        return happens(process, _Changes(path, times).have_happened)
+
+    @property
+    def _log_of_sqlite(self) -> Path:
+        return self._crawl.store / "run.sqlite3-wal"
+
+    def _is_all_asked_for(self) -> bool:
+        return self._crawl.site.count(self._crawl.name)[1] >= self._whole.requests
+
+    def _note(self, moment: str, at: float) -> None:
+        """Look at what the killed process has left behind."""
+        crawl, report = self._crawl, self._report
+        report.moments.append(moment)
+        saved_at = 0.0
+        if (crawl.store / "run.sqlite3").exists():
+            with crawl.look() as run:
+                findings = [*run.check(), *self._compare_output(run)]
+                saved_at = run.saved("tally", {"at": 0.0})["at"]
+            report.wrong += [f"after a kill ({moment}): {finding}" for finding in findings]
+        # What came before the kill before this one was undone by that one.
+        since = max(saved_at, self._killed_at)
+        undone = [asked for asked, _, _ in crawl.site.asked(crawl.name) if asked > since]
+        report.allowed += len(undone)
+        if saved_at > self._killed_at:
+            report.allowed += RoughCrawl.concurrency
+        report.back.append(at - max(saved_at, undone[0]) if undone else 0.0)
+        self._killed_at = at
+
+    def _compare_output(self, run: Run) -> Iterator[str]:
+        """The output file begins with the items of the run; what follows belongs to no commit."""
+        length = run.saved("items", {"length": 0})["length"]
+        written = self._crawl.output.read_bytes() if self._crawl.output.exists() else b""
+        self._report.uncommitted += len(written) > length
+        if written[:length] != b"".join(item.data + b"\n" for item in run.stored_items()):
+            yield f"{self._crawl.output.name} does not begin with the items of the run"
+
+    def _judge(self, code: int) -> None:
+        """Compare it with the undisturbed one."""
+        crawl, report, whole = self._crawl, self._report, self._whole
+        if code != 0:
+            report.wrong.append(f"the last life ended with {code}; see {crawl.log}")
+            return
+        found, asked = result_of(crawl), len(crawl.site.asked(crawl.name))
+        report.wrong += differences(whole.result, found) + crawl.check()
+        if whole.result.statuses - found.statuses or found.bytes < whole.result.bytes:
+            report.wrong.append("fewer responses were counted than in an undisturbed run")
+        if found.statuses.total() > asked:
+            report.wrong.append("more responses were counted than the site has sent")
+        report.again = asked - whole.requests
+        if not 0 <= report.again <= report.allowed:
+            report.wrong.append(f"{report.again} requests again, where {report.allowed} may be")
+        late = [back for back in report.back if back > report.interval + LATE]
+        if late:
+            report.wrong.append(f"kills undid {late} s of work")
+
+
+class _Changes:
+    """Whether a file has changed a number of times."""
+
+    def __init__(self, path: Path, times: int) -> None:
+        self._path = path
+        self._left = times
+        self._known = self._state()
+
+    def _state(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_size, status.st_mtime_ns)
+
+    def have_happened(self) -> bool:
+        state = self._state()
+        # It becoming shorter is the start of a life, not the end of a commit.
+        if state[0] and state != self._known:
+            self._left -= 1
+        self._known = state
+        return self._left <= 0
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+# -- many runs ------------------------------------------------------------------------------------
+
+
+class Check:
+    """Many runs, some of them side by side.
+
+    Args:
+        points: How many kills in all.
+        seed: Which moments are chosen; how far a process has come by then is never the same.
+        lanes: How many runs go on at once.
+        tell: Called with each line of progress.
+    """
+
+    def __init__(
+        self, points: int, seed: int, *, lanes: int = 2, tell: Callable[[str], None] = print
+    ) -> None:
+        self._left = points
+        self._seed = seed
+        self._lanes = lanes
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._numbers = 0
+        self._reports: list[Report] = []
+
+    def run(self, directory: Path) -> list[Report]:
+        """Do it; what became of each run."""
+        with SiteProcess() as site:
+            whole = undisturbed(site, directory / "undisturbed")
+            self._tell(
+                f"undisturbed: {whole.requests:,} requests, "
+                f"{whole.result.parts['items'].total():,} items, {whole.duration:.1f} s"
+            )
+            with ThreadPoolExecutor(self._lanes) as pool:
+                lanes = [
+                    pool.submit(self._lane, site, directory, whole) for _ in range(self._lanes)
+                ]
+                for lane in as_completed(lanes):
+                    lane.result()
+        return self._reports
+
+    def _lane(self, site: SiteProcess, directory: Path, whole: Undisturbed) -> None:
+        while taken := self._take():
+            number, points = taken
+            interval = INTERVALS[number % len(INTERVALS)]
+            crawl = Crawl(
+                site,
+                directory / str(number),
+                f"run-{number}",
+                *() if interval == 1.0 else ("--set", f"persist_interval={interval}"),
+            )
+            killed = KilledRun(crawl, whole, interval, Random(f"{self._seed}/{number}"))
+            report = killed.disturb(points)
+            with self._lock:
+                self._left += points - len(report.moments)
+                self._reports.append(report)
+                self._tell(_line(number, report))
+            if not report.wrong:
+                shutil.rmtree(directory / str(number))
+
+    def _take(self) -> tuple[int, int] | None:
+        """The number of the next run and how often to kill it."""
+        with self._lock:
+            points = min(self._left, POINTS_A_RUN)
+            self._left -= points
+            number = self._numbers
+            self._numbers += 1
+            return (number, points) if points else None
+
+
+def _line(number: int, report: Report) -> str:
+    verdict = "equal" if not report.wrong else "DIFFERENT"
+    lines = [
+        f"run {number}: killed at {', '.join(report.moments) or 'no moment'} "
+        f"(checkpoints every {report.interval:g} s): {verdict}, "
+        f"{report.again} asked for again of {report.allowed} that may be, {report.seconds:.1f} s"
+    ]
+    return "\n".join(lines + [f"    {line}" for line in report.wrong])
+
+
+def _table(reports: Sequence[Report]) -> str:
+    moments = Counter(moment for report in reports for moment in report.moments)
+    rows = [
+        ("kills", f"{moments.total()} ({', '.join(f'{moments[m]} {m}' for m in MOMENTS)})"),
+        ("runs", f"{len(reports)}, of which {sum(not r.wrong for r in reports)} equal"),
+        ("", f"{sum(r.uncommitted for r in reports)} kills between the output file and the commit"),
+    ]
+    for interval in sorted({report.interval for report in reports}):
+        those = [report for report in reports if report.interval == interval]
+        kills = sum(len(report.moments) for report in those)
+        back = [seconds for report in those for seconds in report.back]
+        if kills:
+            rows.append(
+                (
+                    f"every {interval:g} s",
+                    f"{kills} kills undid {max(back):.2f} s at most, {sum(back) / kills:.2f} s on "
+                    f"average; {sum(r.again for r in those) / kills:.0f} requests again a kill, "
+                    f"{sum(r.allowed for r in those) / kills:.0f} might have been",
+                )
+            )
+    return "\n".join(f"{name:<14}{text}" for name, text in rows)
+
+
+def main() -> int:
+    """The command; 1 where any run differs from the undisturbed one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.kill", description=(__doc__ or "").partition("\n\n")[0]
+    )
+    parser.add_argument("--points", type=int, default=20, help="how many kills (default 20)")
+    parser.add_argument("--seed", type=int, help="choose the same moments again")
+    parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default 2)")
+    given = parser.parse_args()
+    seed = random.randrange(10**6) if given.seed is None else given.seed
+    directory = Path(tempfile.mkdtemp(prefix="crawlkit-kill-"))
+    print(f"seed {seed}, in {directory}", flush=True)
+    check = Check(given.points, seed, lanes=given.lanes, tell=lambda line: print(line, flush=True))
+    began = time.monotonic()
+    reports = check.run(directory)
+    print(f"\n{_table(reports)}\n{'time':<14}{time.monotonic() - began:.0f} s")
+    if any(report.wrong for report in reports):
+        print(f"there are differences; the runs that have them are in {directory}")
+        return 1
+    shutil.rmtree(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The benchmark gives honest numbers, and crawlkit costs no more than the loop written by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from .bench.__main__ import main
+from .bench.items import Digest, digest
+from .bench.measure import ROOT, BenchError, Cores, measure, serve
+from .bench.peers import PEERS
+from .bench.workloads import WORKLOADS, Shop
+
+MOST_CPU = 1.5
+"""Times the loop's CPU per page. It is less than 1 as this is written; a machine that is busy with
+other things may disturb a round, hardly three, and nobody's mistake that matters hides below it."""
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small run of the whole benchmark."""
+    file = tmp_path_factory.mktemp("bench") / "report.json"
+    done = bench("--pages", "600", "--rounds", "3", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "crawlkit" in done.stdout
+    report: dict[str, Any] = json.loads(file.read_text())
+    return report
+
+
+def test_a_page_costs_crawlkit_little_more_cpu_than_the_loop_written_by_hand(
+    report: dict[str, Any],
+) -> None:
+    """Durable, with its defaults, start-up left out; the best of three rounds, run side by side."""
+    rounds = {name: row["rounds"] for name, row in report["workloads"]["small"].items()}
+    pairs = zip(rounds["crawlkit"], rounds["loop"], strict=True)
+    ratios = [cpu(ours) / cpu(loop) for ours, loop in pairs]
+    assert min(ratios) <= MOST_CPU, f"CPU per page, in times the loop's: {ratios}"
+
+
+def cpu(run: dict[str, Any]) -> float:
+    seconds: float = run["cpu_seconds"] - run["startup_cpu_seconds"]
+    return seconds
+
+
+def test_the_report_has_what_every_crawl_took(report: dict[str, Any]) -> None:
+    small = report["workloads"]["small"]
+    assert list(small) == ["loop", "crawlkit"]
+    for row in small.values():
+        assert row["pages_per_second"] > 0
+        assert row["cpu_ms_per_page"] > 0
+        assert row["peak_memory_mb"] > 10
+        assert len(row["rounds"]) == 3
+        assert all(run["startup_cpu_seconds"] < run["cpu_seconds"] for run in row["rounds"])
+    assert small["loop"]["cpu_ratio"] == small["loop"]["memory_ratio"] == 1
+    assert report["packages"]["crawlkit"]
+
+
+def test_all_peers_find_the_same_items(report: dict[str, Any]) -> None:
+    rows = report["workloads"]["small"].values()
+    found = {Digest(*run["items"]) for row in rows for run in row["rounds"]}
+    assert [items.number for items in found] == [600]
+
+
+@pytest.mark.parametrize("workload", ["large", "hosts"])
+def test_a_workload_can_be_crawled_by_hand_and_by_crawlkit(workload: str) -> None:
+    done = bench("--pages", "400", "--rounds", "1", "--workloads", workload)
+    assert done.returncode == 0, done.stderr
+    assert f"{workload}: {WORKLOADS[workload].pages(400)} pages" in done.stdout
+
+
+@pytest.mark.needs("nginx", "python3.11-doc")
+def test_a_real_documentation_site_is_one_of_the_workloads() -> None:
+    done = bench("--rounds", "1", "--workloads", "docs")
+    assert done.returncode == 0, done.stderr
+    assert "docs: 526 pages" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["loop", "crawlkit"])
+def test_a_crawl_that_finds_other_items_gives_no_number(name: str) -> None:
+    workload, cores = WORKLOADS["small"], Cores(None, None)
+    with serve(workload, 3, cores) as site:
+        assert site.items is not None
+        assert measure(name, workload, site, concurrency=2, core=None).pages == 3
+        other = replace(site, items=digest([{"url": site.start_url}]))
+        with pytest.raises(BenchError, match=f"{name} found 3 items of 1"):
+            measure(name, workload, other, concurrency=2, core=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--peers", "lopp"], "there is no peer 'lopp'; there are loop, crawlkit"),
+        (["--workloads", "tiny"], "there is no workload 'tiny'; there are small, large"),
+        (["--peers", ","], "no peer is named; there are loop, crawlkit"),
+        (["--pages", "0"], "give a number from 1 on"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_peer_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "loop", replace(PEERS["loop"], packages=("aiohttp", "No-Such")))
+    assert main([]) == 1
+    assert capsys.readouterr().err == "tests.bench: loop needs No-Such: pip install No-Such\n"
+
+
+def test_every_page_of_the_site_can_be_reached_and_has_its_size_and_links() -> None:
+    shop = Shop(pages=300, size=10_000, links=20, sites=("http://a.example", "http://b.example"))
+    pages = [shop.html(number) for number in range(shop.pages)]
+    assert all(9_500 <= len(page) <= 10_000 for page in pages)
+    assert all(page.count("<a href=") == 20 for page in pages)
+    reached = {0}.union(*(set(shop._targets(number)) for number in range(shop.pages)))
+    assert reached == set(range(shop.pages))
