@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from typing import TypeAlias
 
-
 Identity: TypeAlias = str | tuple[str, ...] | tuple[str, str, bytes | None]
 """Text, or texts; not numbers, whose hash is no more than themselves."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -71,7 +71,11 @@ class Request(
         return host_of(self.url)
 
 
-def identity(request: Request) -> str | tuple[str, ...] | tuple[str, str, bytes | None]:
+Identity: TypeAlias = str | tuple[str, ...] | tuple[str, str, bytes | None]
+"""What makes a request the same request: text, or texts. Its hash is as good as a fingerprint."""
+
+
+def identity(request: Request) -> Identity:
     """What makes two requests of one host the same: key, or URL, or method, URL and body."""
     if request.unique_key is not None:
         return (host_of(request.url), request.unique_key)

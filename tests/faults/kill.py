@@ -198,6 +198,7 @@ class KilledRun:
         if saved_at > self._killed_at:
             report.allowed += RoughCrawl.concurrency
         report.back.append(at - max(saved_at, undone[0]) if undone else 0.0)
+        print("DEBUG", moment, f"saved {saved_at:.3f} since {since:.3f} kill {at:.3f} undone {len(undone)} first {undone[:1]} last {undone[-1:]}", time.strftime("%T"))
         self._killed_at = at
 
     def _compare_output(self, run: Run) -> Iterator[str]:
@@ -223,9 +224,9 @@ class KilledRun:
         report.again = asked - whole.requests
         if not 0 <= report.again <= report.allowed:
             report.wrong.append(f"{report.again} requests again, where {report.allowed} may be")
-        late = [back for back in report.back if back > report.interval + LATE]
-        if late:
-            report.wrong.append(f"kills undid {late} s of work")
+        for moment, back in zip(report.moments, report.back, strict=True):
+            if back > report.interval + LATE:
+                report.wrong.append(f"a kill ({moment}) undid {back:.2f} s of work")
 
 
 class _Changes:
