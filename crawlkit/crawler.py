@@ -51,16 +51,19 @@ from .response import Response
 from .runner import run
 from .scope import Scope
 from .sessions import SessionPool
-from .start import StartRequests
+from .start import StartRequests, start_source
 from .statistics import Statistics
-from .stores.base import Receipt
+from .stores.base import Claim, Receipt
 from .throttle import Throttle, backoff
-from .urls import read_urls
 
 log = logging.getLogger("crawlkit.crawler")
 
 PAUSING = (429, 503)
 SEEDS_AT_ONCE = 500
+"""Start requests after which a checkpoint is taken."""
+
+STORE_REST = 0.05
+"""Seconds between two looks at a store that is in trouble."""
 
 
 class HostPaused(Exception):
@@ -285,67 +288,49 @@ class Crawler(Options):
         for request in self._start.take_urls(self.start_urls):
             self.queue.add(request)
         if not self._start.is_done:
-            count = 0
-            async for request in self._start.take(self._start_source()):
-                self.queue.add(request)
-                count += 1
-                if count % SEEDS_AT_ONCE == 0:
-                    if self.job.is_stopping:
-                        return
+            source = start_source(self.start_file, self.start_requests())
+            async for place, given in self._start.take(source):
+                if isinstance(given, UrlError):
+                    log.warning("%s; it is left out", given)
+                    self.statistics.skipped("malformed")
+                else:
+                    self.queue.add(given)
+                if place % SEEDS_AT_ONCE == 0:
                     # Ten million start requests are not to be held in memory.
                     await self.job.try_checkpoint()
         self._is_seeded = True
         self.queue.hungry.set()
 
-    async def _start_source(self) -> AsyncIterable[Request | str]:
-        if self.start_file is not None:
-            for _, url in read_urls(self.start_file):
-                if isinstance(url, UrlError):
-                    log.warning("%s; the line is left out", url)
-                    self.statistics.skipped("malformed")
-                else:
-                    yield url
-        source = self.start_requests()
-        if isinstance(source, AsyncIterable):
-            async for given in source:
-                yield given
-        else:
-            for given in source:
-                yield given
-
     async def _feed(self) -> None:
         """Keep the queue's window filled from the store, until there is nothing left anywhere."""
         queue = self.queue
-        while not self.job.is_stopping:
+        while not (self.job.is_stopping or self._is_finished):
             await queue.hungry.wait()
             queue.hungry.clear()
-            if not self.job.can_save:
-                # What is done cannot be written down, so nothing more is begun.
-                await asyncio.sleep(0.05)
-                queue.hungry.set()
-                continue
-            if queue.is_starving:
+            if queue.is_starving and self.job.can_save:
                 await self.job.try_checkpoint()
             changes = queue.changes
-            try:
-                limit, window = queue.wants()
-                claim = await self.job.store.claim(limit, window, self.clock.now())
-            except StoreError as error:
-                self.job.trouble(error)
+            claim = await self._claim()
+            if claim is None:
+                await asyncio.sleep(STORE_REST)
                 queue.hungry.set()
-                await asyncio.sleep(0.05)
                 continue
             queue.fill(claim)
             is_done = claim.is_exhausted and queue.is_settled and changes == queue.changes
-            if self._is_seeded and (is_done or queue.is_spent):
-                break
-            if claim.next_due is not None and not claim.leases:
-                delay = max(0.0, claim.next_due - self.clock.now())
-                asyncio.get_running_loop().call_later(delay, queue.hungry.set)
-        else:
-            return
-        self._is_finished = True
+            self._is_finished = self._is_seeded and (is_done or queue.is_spent)
         queue.close()
+
+    async def _claim(self) -> Claim | None:
+        """Requests from the store; `None` while the store is in trouble."""
+        if not self.job.can_save:
+            # What is done cannot be written down, so nothing more is begun.
+            return None
+        try:
+            limit, window = self.queue.wants()
+            return await self.job.store.claim(limit, window, self.clock.now())
+        except StoreError as error:
+            self.job.trouble(error)
+            return None
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:

@@ -74,6 +74,7 @@ class RequestQueue:
         self._is_closed = False
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
 
         self.hungry = asyncio.Event()
         self.in_flight: dict[Ticket, Lease] = {}
@@ -151,8 +152,9 @@ class RequestQueue:
     def close(self) -> None:
         """Give out nothing more. What waits stays in the store, what is in flight may finish."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._due_timer):
+            if timer is not None:
+                timer.cancel()
         self._wake(len(self._waiters))
         self.hungry.set()
 
@@ -236,6 +238,12 @@ class RequestQueue:
                 lane = self._lanes[lease.host] = Lane(lease.host)
             self._push(lane, lease)
         self._wake(len(claim.leases))
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        if claim.next_due is not None:
+            delay = max(0.0, claim.next_due - self._clock.now())
+            loop = asyncio.get_running_loop()
+            self._due_timer = loop.call_later(delay, self.hungry.set)
 
     def settle(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         """The checkpoint was committed: what it enqueued can be claimed."""

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from .checkpoint import Checkpoint, Saved
-from .errors import UsageError
+from .errors import UrlError, UsageError
 from .request import Request, fingerprint
-from .urls import canonical
+from .urls import canonical, read_urls
 
-StartSource = Iterable[Request | str] | AsyncIterable[Request | str]
+Given = Request | str | UrlError
+StartSource = Iterable[Given] | AsyncIterable[Given]
 
 
 class _Place(msgspec.Struct):
@@ -52,8 +53,8 @@ class StartRequests:
             self._is_changed = True
         return fresh
 
-    async def take(self, source: StartSource) -> AsyncIterator[Request]:
-        """The requests of `source` from the place on that the last checkpoint knows.
+    async def take(self, source: StartSource) -> AsyncIterator[tuple[int, Request | UrlError]]:
+        """What `source` gives from the last checkpoint's place on, each with its own place.
 
         Raises:
             UsageError: It gives something else than requests and URLs.
@@ -63,10 +64,11 @@ class StartRequests:
             if skip:
                 skip -= 1
                 continue
-            yield as_request(given)
-            # Counted once the consumer has enqueued it and asks for the next.
+            request = given if isinstance(given, UrlError) else as_request(given)
+            # The consumer gets it before anything else can run, a checkpoint included.
             self._place.position += 1
             self._is_changed = True
+            yield self._place.position, request
         self._place.is_done = True
         self._is_changed = True
 
@@ -95,7 +97,20 @@ def as_request(given: Any) -> Request:
     raise UsageError(f"start requests are URLs or requests, not {type(given).__name__}")
 
 
-async def _iterate(source: StartSource) -> AsyncIterator[Request | str]:
+async def start_source(file: str | None, requests: StartSource) -> AsyncIterator[Given]:
+    """The URLs in `file`, with the errors of its bad lines, and then `requests`.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    if file is not None:
+        for _, url in read_urls(file):
+            yield url
+    async for given in _iterate(requests):
+        yield given
+
+
+async def _iterate(source: StartSource) -> AsyncIterator[Given]:
     if isinstance(source, AsyncIterable):
         async for given in source:
             yield given

@@ -25,6 +25,7 @@ import pytest
 
 import crawlkit
 from crawlkit.cli import main
+from crawlkit.options import Options, option_types
 from crawlkit.testing.shop import ShopSite
 
 ROOT = Path(__file__).parent.parent
@@ -117,6 +118,13 @@ def test_a_command_in_the_docs_is_one_that_crawlkit_has(words: list[str]) -> Non
         command = found
         context = click.Context(command, context, name, resilient_parsing=True)
     command.make_parser(context).parse_args(words)  # raises NoSuchOption and the like
+
+
+def test_the_page_of_options_has_every_option_with_its_default() -> None:
+    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| \S", text, re.MULTILINE)
+    documented = {name: ast.literal_eval(default) for name, default in rows}
+    assert documented == {name: getattr(Options, name) for name in option_types()}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -98,6 +98,10 @@ class Crawl:
         directory: Where the run and its output file are.
         name: Its user agent, by which the site knows it.
         options: Arguments of ``crawlkit run`` for every life.
+
+    Attributes:
+        lives: How many processes were started.
+        started: The monotonic time at which the last one was.
     """
 
     def __init__(self, site: SiteProcess, directory: Path, name: str, *options: str) -> None:
@@ -107,6 +111,7 @@ class Crawl:
         self.output = directory / "items.jsonl"
         self.log = directory / "log"
         self.lives = 0
+        self.started = 0.0
         self._options = options
         directory.mkdir(parents=True)
 
@@ -118,6 +123,7 @@ class Crawl:
     ) -> subprocess.Popen[bytes]:
         """Start a life of it: ``python -m crawlkit run``, as a user does."""
         self.lives += 1
+        self.started = time.monotonic()
         command = [sys.executable, "-m", "crawlkit", "run", f"tests.faults.rough:{target}"]
         command += [self.site.url, "--store", str(self.store), "--output", str(self.output)]
         command += ["--no-progress", "--set", f"user_agent={self.name}", *self._options, *options]

@@ -72,14 +72,31 @@ class Undisturbed:
     tail: float
 
 
+@dataclass(frozen=True)
+class Kill:
+    """One kill; times are monotonic.
+
+    Attributes:
+        moment: One of `MOMENTS`.
+        started: When the process was started.
+        saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
+        at: When it was killed.
+    """
+
+    moment: str
+    started: float
+    saved: float
+    at: float
+
+
 @dataclass
 class Report:
     """What became of one disturbed run.
 
     Attributes:
         interval: Seconds between its checkpoints.
-        moments: The moments at which it was killed.
-        back: Seconds of work that each kill undid.
+        kills: The kills.
+        back: Seconds of work that each of them undid.
         uncommitted: Kills that found lines in the output file whose commit had not come.
         again: Requests that were made once more.
         allowed: How many might have been: those in flight at the last checkpoint before a kill, and
@@ -89,7 +106,7 @@ class Report:
     """
 
     interval: float
-    moments: list[str] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     back: list[float] = field(default_factory=list)
     uncommitted: int = 0
     again: int = 0
@@ -132,7 +149,6 @@ class KilledRun:
         self._whole = whole
         self._rng = rng
         self._report = Report(interval)
-        self._killed_at = 0.0
 
     def disturb(self, points: int) -> Report:
         """Kill it `points` times, or until it is finished, and let it finish."""
@@ -184,22 +200,13 @@ class KilledRun:
     def _note(self, moment: str, at: float) -> None:
         """Look at what the killed process has left behind."""
         crawl, report = self._crawl, self._report
-        report.moments.append(moment)
-        saved_at = 0.0
+        saved = 0.0
         if (crawl.store / "run.sqlite3").exists():
             with crawl.look() as run:
                 findings = [*run.check(), *self._compare_output(run)]
-                saved_at = run.saved("tally", {"at": 0.0})["at"]
+                saved = run.saved("tally", {"at": 0.0})["at"]
             report.wrong += [f"after a kill ({moment}): {finding}" for finding in findings]
-        # What came before the kill before this one was undone by that one.
-        since = max(saved_at, self._killed_at)
-        undone = [asked for asked, _, _ in crawl.site.asked(crawl.name) if asked > since]
-        report.allowed += len(undone)
-        if saved_at > self._killed_at:
-            report.allowed += RoughCrawl.concurrency
-        report.back.append(at - max(saved_at, undone[0]) if undone else 0.0)
-        print("DEBUG", moment, f"saved {saved_at:.3f} since {since:.3f} kill {at:.3f} undone {len(undone)} first {undone[:1]} last {undone[-1:]}", time.strftime("%T"))
-        self._killed_at = at
+        report.kills.append(Kill(moment, crawl.started, saved, at))
 
     def _compare_output(self, run: Run) -> Iterator[str]:
         """The output file begins with the items of the run; what follows belongs to no commit."""
@@ -215,18 +222,31 @@ class KilledRun:
         if code != 0:
             report.wrong.append(f"the last life ended with {code}; see {crawl.log}")
             return
-        found, asked = result_of(crawl), len(crawl.site.asked(crawl.name))
+        found, asked = result_of(crawl), crawl.site.asked(crawl.name)
         report.wrong += differences(whole.result, found) + crawl.check()
         if whole.result.statuses - found.statuses or found.bytes < whole.result.bytes:
             report.wrong.append("fewer responses were counted than in an undisturbed run")
-        if found.statuses.total() > asked:
+        if found.statuses.total() > len(asked):
             report.wrong.append("more responses were counted than the site has sent")
-        report.again = asked - whole.requests
+        self._count_again([at for at, _, _ in asked])
+        report.again = len(asked) - whole.requests
         if not 0 <= report.again <= report.allowed:
             report.wrong.append(f"{report.again} requests again, where {report.allowed} may be")
-        for moment, back in zip(report.moments, report.back, strict=True):
+        for killed, back in zip(report.kills, report.back, strict=True):
             if back > report.interval + LATE:
-                report.wrong.append(f"a kill ({moment}) undid {back:.2f} s of work")
+                report.wrong.append(f"a kill ({killed.moment}) undid {back:.2f} s of work")
+
+    def _count_again(self, times: list[float]) -> None:
+        """How much each kill undid, from the times of all requests."""
+        report = self._report
+        nexts = [killed.started for killed in report.kills[1:]] + [self._crawl.started]
+        for killed, next_start in zip(report.kills, nexts, strict=True):
+            own = [at for at in times if killed.started <= at < next_start]
+            undone = [at for at in own if at > killed.saved]
+            report.back.append(killed.at - max(killed.saved, own[0]) if own else 0.0)
+            # The rest was undone by the kill before this one, but for those in flight.
+            in_flight = RoughCrawl.concurrency if killed.saved > killed.started else 0
+            report.allowed += len(undone) + in_flight
 
 
 class _Changes:
@@ -311,7 +331,7 @@ class Check:
             killed = KilledRun(crawl, whole, interval, Random(f"{self._seed}/{number}"))
             report = killed.disturb(points)
             with self._lock:
-                self._left += points - len(report.moments)
+                self._left += points - len(report.kills)
                 self._reports.append(report)
                 self._tell(_line(number, report))
             if not report.wrong:
@@ -330,7 +350,7 @@ class Check:
 def _line(number: int, report: Report) -> str:
     verdict = "equal" if not report.wrong else "DIFFERENT"
     lines = [
-        f"run {number}: killed at {', '.join(report.moments) or 'no moment'} "
+        f"run {number}: killed at {', '.join(k.moment for k in report.kills) or 'no moment'} "
         f"(checkpoints every {report.interval:g} s): {verdict}, "
         f"{report.again} asked for again of {report.allowed} that may be, {report.seconds:.1f} s"
     ]
@@ -338,7 +358,7 @@ def _line(number: int, report: Report) -> str:
 
 
 def _table(reports: Sequence[Report]) -> str:
-    moments = Counter(moment for report in reports for moment in report.moments)
+    moments = Counter(killed.moment for report in reports for killed in report.kills)
     rows = [
         ("kills", f"{moments.total()} ({', '.join(f'{moments[m]} {m}' for m in MOMENTS)})"),
         ("runs", f"{len(reports)}, of which {sum(not r.wrong for r in reports)} equal"),
@@ -346,7 +366,7 @@ def _table(reports: Sequence[Report]) -> str:
     ]
     for interval in sorted({report.interval for report in reports}):
         those = [report for report in reports if report.interval == interval]
-        kills = sum(len(report.moments) for report in those)
+        kills = sum(len(report.kills) for report in those)
         back = [seconds for report in those for seconds in report.back]
         if kills:
             rows.append(
