@@ -429,6 +429,7 @@ class Crawler(Options):
         try:
             for update in page.updates:
                 update()
+            self.job.state.snapshot()  # what cannot be saved is refused while it can be undone
         except Exception:
             self.job.state.roll_back(before)
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -199,7 +199,7 @@ EVENTS: dict[str, type[Event]] = {
     )
 }
 
-Listener = Callable[..., Awaitable[None] | None]
+Listener = Callable[..., object]
 """A function, plain or async, that takes the event or nothing."""
 
 
@@ -227,6 +227,7 @@ class EventBus:
         self.deadline = deadline
         self._listeners: dict[str, list[tuple[Listener, bool]]] = {name: [] for name in EVENTS}
         self._parts: dict[str, Persistent] = {}
+        self._patience: set[asyncio.Timeout] = set()
 
     # -- listeners ----------------------------------------------------------------------------
 
@@ -265,8 +266,13 @@ class EventBus:
         if not running:
             return
         try:
-            await asyncio.wait(running, timeout=self.deadline if deadline is None else deadline)
+            async with asyncio.timeout(self.deadline if deadline is None else deadline) as patience:
+                self._patience.add(patience)
+                await asyncio.wait(running)
+        except TimeoutError:
+            pass
         finally:
+            self._patience.discard(patience)
             for task, listener in running.items():
                 if not task.done():
                     # Not awaited: one that swallows its cancellation must not hold the crawl up.
@@ -277,6 +283,14 @@ class EventBus:
                     )
                 elif not task.cancelled() and (failure := task.exception()) is not None:
                     _report(listener, event, failure)
+
+    def hurry(self, deadline: float) -> None:
+        """From now on no listener has more than `deadline` seconds, also of those under way."""
+        self.deadline = min(self.deadline, deadline)
+        end = asyncio.get_running_loop().time() + deadline
+        for patience in self._patience:
+            if not patience.expired() and (patience.when() or end) > end:
+                patience.reschedule(end)
 
     def _of(self, event: str) -> list[tuple[Listener, bool]]:
         try:
@@ -304,11 +318,22 @@ class EventBus:
         """The registered parts by name, in the order of their registration."""
         return dict(self._parts)
 
-    def collect(self, checkpoint: Checkpoint) -> None:
-        """Gather every part into `checkpoint`. There is no await in here: it is one instant."""
+    def collect(self, checkpoint: Checkpoint) -> Exception | None:
+        """Gather every part into `checkpoint`. There is no await in here: it is one instant.
+
+        Returns:
+            Why a part could not be collected. It keeps no other from being saved: what they have
+            handed over is in the checkpoint already, and nowhere else.
+        """
+        failure = None
         for name, part in self._parts.items():
-            with checkpoint.of(name):
-                part.collect(checkpoint)
+            try:
+                with checkpoint.of(name):
+                    part.collect(checkpoint)
+            except Exception as error:
+                log.error("the part %r was not saved: %s", name, one_line(error))
+                failure = failure or error
+        return failure
 
 
 def _report(listener: Listener, event: Event, error: BaseException) -> None:

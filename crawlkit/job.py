@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from .checkpoint import Append, Checkpoint, Loader
 from .clock import Clock
-from .errors import StoreError, StoreWriteError
+from .errors import StoreWriteError
 from .events import (
     Aborting,
     Event,
@@ -36,7 +36,7 @@ from .events import (
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
-from .triggers.signals import Signals
+from .triggers.signals import EXIT_UNFINISHED, Signals
 from .values import State, Values
 
 log = logging.getLogger("crawlkit.job")
@@ -45,10 +45,6 @@ P = TypeVar("P", bound=Persistent)
 
 EXIT_FINISHED = 0
 EXIT_CRASHED = 1
-EXIT_UNFINISHED = 75
-"""What a process ends with that was stopped before its work was done: ``EX_TEMPFAIL`` of BSD's
-sysexits.h, an invitation to start it again."""
-
 RESERVE = 0.25
 """Share of the grace that is kept for the last checkpoint."""
 
@@ -110,14 +106,15 @@ class Job:
         self._patience = store_patience
         self._loader: Loader | None = None
         self._listens = signals
-        self._signals = Signals(self._on_terminate, self._on_interrupt)
+        self._signals = Signals(self._on_terminate, self._on_interrupt, grace=grace)
         self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
         self._saving = asyncio.Lock()
         self._unwritten: Checkpoint | None = None
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
         self._deadline: float | None = None
-        self._failure: StoreError | None = None
+        self._last_patience = self.bus.deadline
+        self._failure: Exception | None = None
         self._body: asyncio.Task[Any] | None = None
         self._background: list[asyncio.Task[None]] = []
         self._notices: set[asyncio.Task[None]] = set()
@@ -199,15 +196,16 @@ class Job:
         Raises:
             StoreError: The last checkpoint could not be written.
         """
-        # Who was told of the end may finish reacting to it; the rest has no end of its own.
-        await asyncio.gather(*self._notices, return_exceptions=True)
-        for task in self._background:
+        # Who was told of something may finish reacting to it; the rest has no end of its own.
+        if self._notices:
+            await asyncio.wait(self._notices, timeout=self._last_patience)
+        for task in (*self._background, *self._notices):
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._background, *self._notices, return_exceptions=True)
         code = EXIT_FINISHED if finished else EXIT_UNFINISHED
         try:
             await self._save_at_last()
-            await self.bus.emit(Exit(code))
+            await self.bus.emit(Exit(code), deadline=self._last_patience)
         finally:
             self._signals.remove()
             await self.store.close()
@@ -254,16 +252,25 @@ class Job:
             time_remaining: Seconds that are left, where the trigger says it.
         """
         grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
-        self.stop(grace * (1 - RESERVE))
-        # A listener that hangs may take some of the grace, not all of it.
-        patience = min(self.bus.deadline, grace * RESERVE)
-        await self.bus.emit(Migrating(time_remaining), deadline=patience)
-        await self.try_checkpoint(is_migrating=True, deadline=patience)
+        self._stop_within(grace)
+        await self.bus.emit(Migrating(time_remaining))
+        await self.try_checkpoint(is_migrating=True)
 
     async def abort(self) -> None:
         """A graceful stop was asked for: tell everyone, and stop."""
-        self.stop(self._grace * (1 - RESERVE))
-        await self.bus.emit(Aborting(), deadline=min(self.bus.deadline, self._grace * RESERVE))
+        self._stop_within(self._grace)
+        await self.bus.emit(Aborting())
+
+    def _stop_within(self, grace: float) -> None:
+        """Stop, and have something of the grace left for the last checkpoint.
+
+        A listener that hangs may take some of the grace, not all of it: one that is called while
+        pages finish may take the time of the reserve, one that is called in the reserve a part.
+        """
+        reserve = grace * RESERVE
+        self.stop(grace - reserve)
+        self.bus.hurry(reserve)
+        self._last_patience = min(self._last_patience, reserve / 4)
 
     @property
     def grace_left(self) -> float:
@@ -309,6 +316,7 @@ class Job:
         Raises:
             StoreWriteError: It could not be written. Nothing is lost; it is tried again.
             StoreError: The store is beyond repair.
+            Exception: What a part raised that could not be collected; the others were saved.
         """
         # In a task of its own: a commit that was begun ends, even if the one who asked is gone.
         await asyncio.shield(asyncio.create_task(self._save(is_migrating, deadline)))
@@ -319,9 +327,11 @@ class Job:
                 await self._write(self._unwritten)
             await self.bus.emit(PersistState(is_migrating), deadline=deadline)
             checkpoint = Checkpoint(at=self.clock.now(), is_migrating=is_migrating)
-            self.bus.collect(checkpoint)
+            failure = self.bus.collect(checkpoint)
             if checkpoint:
                 await self._write(checkpoint)
+            if failure is not None:
+                raise failure
 
     async def _write(self, checkpoint: Checkpoint) -> None:
         self._unwritten = checkpoint
@@ -332,21 +342,19 @@ class Job:
         for listener in self._on_commit:
             listener(checkpoint, receipt)
 
-    async def try_checkpoint(
-        self, *, is_migrating: bool = False, deadline: float | None = None
-    ) -> None:
+    async def try_checkpoint(self, *, is_migrating: bool = False) -> None:
         """Take a checkpoint; a failure is left to `trouble`."""
         try:
-            await self.checkpoint(is_migrating=is_migrating, deadline=deadline)
-        except StoreError as error:
+            await self.checkpoint(is_migrating=is_migrating)
+        except Exception as error:
             self.trouble(error)
         else:
             if self._failing_since is not None:
                 log.info("the store works again, and nothing was lost")
             self._failing_since = None
 
-    def trouble(self, error: StoreError) -> None:
-        """The store failed: report it, and stop the job once the patience is at its end."""
+    def trouble(self, error: Exception) -> None:
+        """Something could not be saved or read: stop the job, with patience where that may help."""
         now = asyncio.get_running_loop().time()
         if not isinstance(error, StoreWriteError):
             self._fail(error)
@@ -360,21 +368,21 @@ class Job:
         """The last checkpoint. It has a few attempts, as nobody comes after it."""
         for attempt in range(3):
             try:
-                await self.checkpoint(is_migrating=self.is_stopping, deadline=1.0)
+                await self.checkpoint(is_migrating=self.is_stopping, deadline=self._last_patience)
                 return
             except StoreWriteError:
                 if attempt == 2 or self._failure is not None:
                     raise
                 await asyncio.sleep(0.1 * 4**attempt)
 
-    def _fail(self, error: StoreError) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._failure is None:
             self._failure = error
             self.stop(0.0)
 
     @property
-    def failure(self) -> StoreError | None:
-        """Why the run can be written no more, if it cannot."""
+    def failure(self) -> Exception | None:
+        """Why the job cannot go on, if it cannot."""
         return self._failure
 
     # -- in the background --------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Request(
 ):
     """One URL to fetch. Immutable; `replace` makes a changed copy.
 
-    Args:
+    Attributes:
         url: Absolute http or https URL, in canonical form once it is enqueued.
         handler: Name of the crawler's method that handles the page.
         priority: Higher is fetched earlier; default 0.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,12 @@ try:
     import uvloop
 except ImportError:  # where it does not exist, plain asyncio is slower and otherwise the same
     uvloop = None  # type: ignore[assignment]
+
+
+log = logging.getLogger("crawlkit.runner")
+
+PATIENCE = 0.1
+"""Seconds that tasks have to end which a handler or listener has left running."""
 
 
 class Runnable(Protocol):
@@ -34,11 +41,31 @@ def run(crawler: Runnable, *, fresh: bool = False) -> int:
     Raises:
         CrawlkitError: The crawl could not be begun, or could not go on.
     """
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=loop_factory())
+    try:
         runner.run(crawler.crawl(fresh=fresh, signals=True))
+    finally:
+        _close(runner.get_loop())
     return crawler.exit_code
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes event loops here: uvloop's, or `None` for asyncio's own."""
-    return None if uvloop is None else uvloop.new_event_loop
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes event loops here: uvloop's, or asyncio's own."""
+    return asyncio.new_event_loop if uvloop is None else uvloop.new_event_loop
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the loop. `asyncio.Runner.close` would wait for what does not let itself be cancelled.
+
+    The crawl is over and saved by then, so whatever still runs is the user's, and is left behind.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
+    for task in tasks:
+        if not task.done():
+            log.error("%r does not end, and is left behind", task.get_coro())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

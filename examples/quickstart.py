@@ -30,7 +30,7 @@ class Quickstart(Crawler):
         await self.set_value("port", shop.port)
         self.on("exit", shop.stop)
         self.start_urls = [shop.url("/")]
-        log.info("crawling %s - press Ctrl-C at any time, and run it again", shop.url("/"))
+        log.info("crawling %s (press Ctrl-C, then run it again)", shop.url("/"))
 
     async def parse(self, page: Page) -> None:
         page.follow("nav a", handler=self.parse_category)

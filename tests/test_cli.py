@@ -561,6 +561,16 @@ def test_fresh_asks_where_there_is_somebody_to_ask(
     assert invoke(*words, input="y\n").stdout.startswith("starting shop")
 
 
+def test_a_mistake_in_the_crawler_is_told_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(
+        "from crawlkit import Crawler\n"
+        "class Wrong(Crawler):\n"
+        "    def on_start(self):\n"
+        "        {}['key']\n"
+    )
+    assert fails(1, "run", "wrong.py").startswith("wrong.py:4: KeyError: 'key'; --debug")
+
+
 def test_options_reach_the_crawler(shop_file: Path, site: Site) -> None:
     site.add_page("/", links=["/a"])
     site.add_page("/a", links=["/b"])

@@ -125,6 +125,37 @@ async def test_a_state_change_that_fails_is_undone_with_the_whole_page(site: Sit
     assert titles(crawler) == []
 
 
+async def test_state_that_json_cannot_hold_fails_the_page_that_wanted_it(site: Site) -> None:
+    class Failing(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            page.update_state(lambda state: state.update(bad=object()))
+
+    site.add_page("/", html("home"))
+    crawler = Failing(start_urls=[site.url("/")], store="memory:")
+    statistics = await crawler.crawl()
+    assert crawler.state == {}
+    assert statistics.requests_failed == 1
+
+
+async def test_a_part_that_cannot_be_saved_ends_the_crawl_with_its_error_and_loses_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    class Broken(Titles):
+        async def parse(self, page: Page) -> None:
+            await super().parse(page)  # type: ignore[misc]
+            self.state["bad"] = object()
+
+    site.add_page("/", html("home", "/a"))
+    site.add_page("/a", html("a"), delay=0.5)
+    with pytest.raises(UsageError, match="the state cannot be saved"):
+        await Broken(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
+    crawler = Titles(start_urls=[site.url("/")], store=tmp_path / "run")
+    await crawler.crawl()
+    assert titles(crawler) == ["a", "home"]
+
+
 async def test_a_request_that_fails_is_tried_again_and_its_retries_are_counted(site: Site) -> None:
     site.add_page("/", html("home"), fail_times=2)
     failures = []

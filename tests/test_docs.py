@@ -1,8 +1,8 @@
 """What the README and the docs show works: every block of Python is run, every command is checked.
 
-The blocks of one page run in one module, in their order, in a directory of their own. Where they
-name ``https://shop.example``, they get the shop of `crawlkit.testing`. A block that cannot be run
-stands below a comment that says why::
+The blocks of one page run in one module, in their order, in a directory of their own; tests that
+they define are run too. Where they name ``https://shop.example``, they get the shop of
+`crawlkit.testing`. A block that cannot be run stands below a comment that says why::
 
     <!-- not run: needs a PostgreSQL server -->
 """
@@ -75,7 +75,10 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks_of(page, "python"):
         if block.not_run is None:
-            run(block, module, shop.url("").rstrip("/"))
+            run(block, module, shop.url(""))
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if name.startswith("test_"):
+            function(tmp_path / name)
     for directory in tmp_path.glob("runs/*"):
         with crawlkit.open_run(directory) as done:
             kinds = {error.kind for error in done.errors()}
@@ -107,7 +110,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in commands()])
 def test_a_command_in_the_docs_is_one_that_crawlkit_has(words: list[str]) -> None:
     command: click.Command = main
-    context = click.Context(command, resilient_parsing=True)
+    context = click.Context(command)
     while isinstance(command, click.Group):
         _, words, _ = command.make_parser(context).parse_args(words)
         if not words:
@@ -116,7 +119,7 @@ def test_a_command_in_the_docs_is_one_that_crawlkit_has(words: list[str]) -> Non
         found = command.get_command(context, name)
         assert found is not None, f"there is no command {name!r}"
         command = found
-        context = click.Context(command, context, name, resilient_parsing=True)
+        context = click.Context(command, context, name)
     command.make_parser(context).parse_args(words)  # raises NoSuchOption and the like
 
 

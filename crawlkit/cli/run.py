@@ -15,7 +15,7 @@ from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
 from ..urls import canonical
 from .output import plural, printable, span
-from .verbs import Verb
+from .verbs import Verb, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -120,7 +120,7 @@ def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[st
 
 def _command(*arguments: str, **options: Any) -> str:
     """The command that goes on with this crawl."""
-    words = ["crawlkit", "run", *arguments]
+    words = [*program().split(), "run", *arguments]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None:
@@ -194,7 +194,7 @@ def _closing(crawler: Crawler, address: str, code: int, again: str) -> Iterator[
         yield f"go on with:  {again}"
     if statistics.items_saved:
         copy = f" (and in {crawler.output})" if crawler.output else ""
-        yield f"items:       crawlkit items {address} -o items.csv{copy}"
+        yield f"items:       {program()} items {address} -o items.csv{copy}"
     if statistics.requests_failed:
-        yield f"failures:    crawlkit failed {address} ls   (to try them again: retry)"
-    yield f"statistics:  crawlkit stats {address}"
+        yield f"failures:    {program()} failed {address} ls   (to try them again: retry)"
+    yield f"statistics:  {program()} stats {address}"

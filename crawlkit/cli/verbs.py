@@ -153,11 +153,32 @@ def _exit(error: Exception) -> NoReturn:
         _fail(message + hint, error.exit_code)
     if isinstance(error, CrawlkitError):
         _fail(one_line(error), error.exit_code)
+    if place := _place_in_crawler(error):
+        _fail(f"{place}: {one_line(error)}; --debug shows the traceback", 1)
     if isinstance(error, OSError):
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     _fail(
         f"this is a bug of crawlkit, please report it with what --debug shows: {one_line(error)}", 1
     )
+
+
+def _place_in_crawler(error: Exception) -> str:
+    """``file:line`` in the user's crawler, where the error arose there."""
+    # Imported here, as no other verb needs it.
+    from ..errorgroups import place_of
+
+    traceback = error.__traceback__
+    while traceback is not None:
+        # Below the runner, what is neither ours nor installed is the user's.
+        if traceback.tb_frame.f_globals.get("__name__") == "crawlkit.runner":
+            return place_of(error.with_traceback(traceback))
+        traceback = traceback.tb_next
+    return ""
+
+
+def program() -> str:
+    """What the user has typed to get here: ``crawlkit``, or ``python -m crawlkit``."""
+    return click.get_current_context().find_root().info_name or "crawlkit"
 
 
 def _fail(message: str, code: int) -> NoReturn:
