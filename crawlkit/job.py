@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -46,7 +47,9 @@ P = TypeVar("P", bound=Persistent)
 EXIT_FINISHED = 0
 EXIT_CRASHED = 1
 RESERVE = 0.25
-"""Share of the grace that is kept for the last checkpoint."""
+"""Share of the grace that is kept for the last checkpoint and the end of the process."""
+LEAST_RESERVE = 0.5
+"""Seconds that are kept of a short grace, but never more than half of it."""
 
 
 class Job:
@@ -113,7 +116,7 @@ class Job:
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
         self._deadline: float | None = None
-        self._last_patience = self.bus.deadline
+        self._reserve = inf
         self._failure: Exception | None = None
         self._body: asyncio.Task[Any] | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -267,16 +270,21 @@ class Job:
         A listener that hangs may take some of the grace, not all of it: one that is called while
         pages finish may take the time of the reserve, one that is called in the reserve a part.
         """
-        reserve = grace * RESERVE
+        reserve = reserve_of(grace)
         self.stop(grace - reserve)
         self.bus.hurry(reserve)
-        self._last_patience = min(self._last_patience, reserve / 4)
+        self._reserve = min(self._reserve, reserve)
+
+    @property
+    def _last_patience(self) -> float:
+        """Seconds that listeners have once the work has ended."""
+        return min(self.bus.deadline, self._reserve / 4)
 
     @property
     def grace_left(self) -> float:
         """Seconds that running work still has; infinite while nobody has asked to stop."""
         if self._deadline is None:
-            return float("inf")
+            return inf
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def _on_terminate(self) -> None:
@@ -417,6 +425,11 @@ class Job:
         task = asyncio.get_running_loop().create_task(work)
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
+
+
+def reserve_of(grace: float) -> float:
+    """Seconds of the grace that are not for running work: the last checkpoint has to be written."""
+    return max(grace * RESERVE, min(LEAST_RESERVE, grace / 2))
 
 
 def _append(appends: list[Append]) -> None:
