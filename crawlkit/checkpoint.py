@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Number = int | float
 
+MAX_DELAY = 60.0
+"""Seconds that a request waits at most before it is tried again. A store takes a longer wait for
+none: the clock was set back since, between two lives of the run."""
+
 _encode = msgspec.json.Encoder(order=None).encode
 _decode = msgspec.json.Decoder().decode
 
@@ -41,7 +45,7 @@ class Lease(NamedTuple):
     ticket: Ticket
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """A request on its way into the queue; `due` is the Unix time before which it must wait."""
 
     request: Request

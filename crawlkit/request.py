@@ -11,6 +11,8 @@ import msgspec
 class Request(
     msgspec.Struct,
     frozen=True,
+    # JSON-like values hold no cycles, and ten thousand requests are not to be searched for them.
+    gc=False,
     omit_defaults=True,
     rename={
         "url": "u",

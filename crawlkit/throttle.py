@@ -7,11 +7,11 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import MAX_DELAY, Checkpoint, Saved
 from .clock import Clock
 
 MAX_PAUSE = 3600.0
-"""Seconds that a host is left alone at most, whatever it asks for and whatever the clock did."""
+"""Seconds that a host is left alone at most, whatever it asks for."""
 FIRST_PAUSE = 2.0
 """Seconds of the first pause, where the host does not say how long; the next is twice as long."""
 MAX_OWN_PAUSE = 300.0
@@ -194,23 +194,23 @@ class Throttle:
     def restore(self, saved: Saved) -> None:
         """Take back the pauses of the last life."""
         now = self._clock.now()
-        pauses = saved.load({}, type=dict[str, tuple[float, int]])
-        for host, (until, strikes) in pauses.items():
+        pauses = saved.load({}, type=dict[str, tuple[float, int, float]])
+        for host, (until, strikes, seconds) in pauses.items():
             known = self._hosts[host] = _Host()
-            # The clock may have been set back in between.
-            known.paused_until = min(until, now + MAX_PAUSE)
+            # The clock may have been set back in between; a pause gets no longer by that.
+            known.paused_until = min(until, now + seconds)
             known.paused_at = now
             known.strikes = strikes
             self._paused.add(host)
             self._watch(host, known)
 
     def collect(self, checkpoint: Checkpoint) -> None:
-        """Add the pauses, where they changed, as ``{host: [until, strikes]}``."""
+        """Add the pauses, where they changed, as ``{host: [until, strikes, seconds]}``."""
         if self._is_changed:
             self._is_changed = False
             checkpoint.save(
                 {
-                    host: (known.paused_until, known.strikes)
+                    host: (known.paused_until, known.strikes, known.paused_until - known.paused_at)
                     for host in sorted(self._paused)
                     if (known := self._hosts[host])
                 }
@@ -227,7 +227,7 @@ def backoff(
     *,
     base: float = 0.5,
     factor: float = 2.0,
-    maximum: float = 60.0,
+    maximum: float = MAX_DELAY,
     rng: Callable[[], float] = random.random,
 ) -> float:
     """Seconds to wait before a request is tried again.

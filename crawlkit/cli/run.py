@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -103,7 +105,21 @@ def run(
         code = run_crawler(crawler, fresh=fresh)
     again = _command(target, *urls, **given, store=store, set=settings)
     click.echo("\n".join(_closing(crawler, address, code, again)))
+    if code != 0:
+        _leave_threads_behind(code)
     return code
+
+
+def _leave_threads_behind(code: int) -> None:
+    """End the process here, where Python would wait for threads that handlers have started.
+
+    A process that was told to go has saved everything, and cannot make a thread stop.
+    """
+    others = set(threading.enumerate()) - {threading.current_thread()}
+    if any(not thread.daemon for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
 
 
 # -- before -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """RunDirectory: the directory of an embedded run, its lock, and what is done about damage.
 
 run.sqlite3        the run (and SQLite's own -wal and -shm beside it)
+run.sqlite3-sums   the checksums of its pages
 run.lock           held by the process that writes; its text says who, and how far the run was
 *.damaged-TIME     files that did not hold what was written, put aside
 """
@@ -8,12 +9,15 @@ run.lock           held by the process that writes; its text says who, and how f
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import StoreDamagedError, StoreError, StoreLockedError
+from .pages import PageChecksums, WriteAheadLog
 
 try:
     import fcntl
@@ -21,16 +25,52 @@ except ImportError:  # pragma: no cover - only where there is no POSIX
     fcntl = None  # type: ignore[assignment]
 
 
+class Record(NamedTuple):
+    """What ``run.lock`` says, from which damage can be told.
+
+    Attributes:
+        pid: The process that wrote it.
+        commits: Checkpoints that the run holds, at least.
+        state: ``open`` while a process is writing the run, and after it was killed; ``closed``;
+            ``suspect`` where it met with damage.
+        merge: Whether a merge of the log was ``begun`` or is ``done``.
+        merged: Checkpoints that the database holds without its log.
+        log: The log that was merged; the next one has another name.
+        size: How much of it: bytes from its start.
+        crc: Their CRC-32.
+    """
+
+    pid: int = 0
+    commits: int = 0
+    state: str = "closed"
+    merge: str = "done"
+    merged: int = 0
+    log: str = "-"
+    size: int = 0
+    crc: int = 0
+
+
+_RECORD = 120
+"""Bytes of the record, without its checksum."""
+
+
 class RunDirectory:
     """A directory that holds one run, and the right to write it.
 
     Args:
         path: The directory; it is made, for its owner only, where there is none.
+
+    Attributes:
+        database: The database.
+        log: Its write-ahead log.
+        checksums: Those of its pages.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.database = self.path / "run.sqlite3"
+        self.log = WriteAheadLog(self.database)
+        self.checksums = PageChecksums(self.database)
         self._lock = self.path / "run.lock"
         self._descriptor: int | None = None
 
@@ -50,8 +90,10 @@ class RunDirectory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            is_file = isinstance(error, FileExistsError | NotADirectoryError)
+            reason = "it is a file, not a directory" if is_file else error.strerror
             raise StoreError(
-                f"cannot write the run in {self.path}: {error.strerror}; choose another --store"
+                f"cannot write the run in {self.path}: {reason}; choose another --store"
             ) from None
         if fcntl is not None and not _locked(descriptor):
             os.close(descriptor)
@@ -63,6 +105,9 @@ class RunDirectory:
                 pid,
             ) from None
         self._descriptor = descriptor
+        if record := self.noted():
+            with contextlib.suppress(OSError):
+                self.note(record._replace(pid=os.getpid()))
 
     def release(self) -> None:
         """Give the lock back."""
@@ -82,29 +127,37 @@ class RunDirectory:
                     # Shared: two readers that ask at once are not taken for writers.
                     fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError:
-                    return _parse(os.pread(descriptor, 100, 0))[0]
+                    record = _parse(os.pread(descriptor, _RECORD + 8, 0))
+                    return record.pid if record else None
             return None
         finally:
             os.close(descriptor)
 
     # -- how far it was ---------------------------------------------------------------------------
 
-    def witness(self, commits: int) -> None:
-        """Note beside the database how many checkpoints it holds.
+    def note(self, record: Record, *, sync: bool = False) -> None:
+        """Write the record, in place of the one before.
 
-        SQLite forgets the end of a write-ahead log that is damaged, and says nothing. The number
-        shows it. It is written after the commit, so it is never ahead of an intact database.
+        Args:
+            record: The record.
+            sync: Wait until the disk has it.
+
+        Raises:
+            OSError: It cannot be written.
         """
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.pwrite(self._descriptor, _format(os.getpid(), commits), 0)
+            data = _format(record)
+            if os.pwrite(self._descriptor, data, 0) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._lock))
+            if sync:
+                os.fsync(self._descriptor)
 
-    def witnessed(self) -> int:
-        """The number of checkpoints that the database should hold at least; 0 if unknown."""
+    def noted(self) -> Record | None:
+        """The record, if there is one and it is what was written."""
         try:
-            return _parse(self._lock.read_bytes())[1]
+            return _parse(self._lock.read_bytes())
         except OSError:
-            return 0
+            return None
 
     # -- damage -----------------------------------------------------------------------------------
 
@@ -112,9 +165,16 @@ class RunDirectory:
         """Move the damaged database out of the way; the error that says so."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         target = self.database.with_name(f"{self.database.name}.damaged-{stamp}")
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(OSError):
-                os.replace(f"{self.database}{suffix}", f"{target}{suffix}")
+        try:
+            # The database first: as long as it stands there, the rest must stand beside it.
+            for suffix in ("", "-wal", "-shm", "-sums"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{self.database}{suffix}", f"{target}{suffix}")
+        except OSError as error:
+            return StoreDamagedError(
+                f"{self.database} is damaged ({reason}) and cannot be put aside "
+                f"({error.strerror}); mend the disk, and put back a copy of it"
+            )
         return StoreDamagedError(
             f"{self.database} is damaged ({reason}) and was put aside as {target.name}; "
             "put back a copy of it, or start anew with --fresh"
@@ -134,16 +194,22 @@ class RunDirectory:
                 f"the run in {self.path} was damaged and put aside as {damaged[-1].name}; "
                 f"put back a copy as {self.database.name}, or start anew with --fresh"
             )
-        if self.witnessed() or Path(f"{self.database}-wal").exists():
+        record = self.noted()
+        if (record and record.commits) or self.log.path.exists():
             raise StoreDamagedError(
                 f"{self.database} is missing although the run had begun; put back a copy of it, "
                 "or start anew with --fresh"
             )
 
     def clear(self) -> None:
-        """Throw away the run: the database, its log and what was put aside."""
-        for path in self.path.glob(f"{self.database.name}*"):
-            path.unlink(missing_ok=True)
+        """Throw away the run. What was put aside stays: it may be all that is left of something.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        # The database first: without it, a start that finds the rest refuses to go on.
+        for suffix in ("", "-wal", "-shm", "-sums"):
+            Path(f"{self.database}{suffix}").unlink(missing_ok=True)
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
 
@@ -160,14 +226,14 @@ def _locked(descriptor: int) -> bool:
     return False
 
 
-def _format(pid: int, commits: int) -> bytes:
-    text = b"%d %d" % (pid, commits)
-    return b"%-32b%08x\n" % (text, zlib.crc32(text))
+def _format(record: Record) -> bytes:
+    text = " ".join(map(str, record)).encode()
+    return b"%-*b%08x\n" % (_RECORD, text, zlib.crc32(text))
 
 
-def _parse(data: bytes) -> tuple[int | None, int]:
-    text = data[:32].rstrip()
-    if data[32:40] != b"%08x" % zlib.crc32(text):
-        return None, 0
-    pid, commits = text.split()
-    return int(pid), int(commits)
+def _parse(data: bytes) -> Record | None:
+    text = data[:_RECORD].rstrip()
+    if data[_RECORD : _RECORD + 8] != b"%08x" % zlib.crc32(text):
+        return None
+    pid, commits, state, merge, merged, log, size, crc = text.decode().split()
+    return Record(int(pid), int(commits), state, merge, int(merged), log, int(size), int(crc))

@@ -6,7 +6,12 @@ It is SQLite without a disk: the same statements, so that what a test sees is wh
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from threading import RLock
+from typing import Any
 
+from ..checkpoint import Checkpoint, Snapshot
+from .base import Reader, Receipt
 from .reader import SqliteReader
 from .schema import prepare
 from .sqlite import SqliteStore
@@ -17,21 +22,51 @@ class MemoryStore(SqliteStore):
 
     def __init__(self) -> None:
         super().__init__("memory:")
+        self._lock = RLock()
 
-    def reader(self) -> SqliteReader:
+    def reader(self) -> Reader:
         """The run, for reading."""
-        return SqliteReader(self._db, self.address)
+        return _MemoryReader(self._db, self.address, self._lock)
 
     def _open(self, fresh: bool) -> None:
         if fresh or self._connection is None:
-            self._claimed.clear()
             self._connection = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False
             )
             prepare(self._connection)
+
+    def _commit(self, checkpoint: Checkpoint) -> Receipt:
+        with self._lock:
+            return super()._commit(checkpoint)
+
+    def _refuse_if_gone(self) -> None:
+        pass
 
     def _merge_log_if_long(self) -> None:
         pass
 
     def _close(self) -> None:
         self._claimed.clear()
+
+
+class _MemoryReader(SqliteReader):
+    """A reader that shares the store's connection, and so has to wait for its commits."""
+
+    def __init__(self, connection: sqlite3.Connection, address: str, lock: RLock) -> None:
+        super().__init__(connection, address)
+        self._lock = lock
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return Reader.snapshot(self)
+
+    def check(self) -> Iterator[str]:
+        with self._lock:
+            return iter(list(super().check()))
+
+    def close(self) -> None:
+        pass
+
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        with self._lock:
+            return iter(list(super()._rows(query, *values)))

@@ -13,8 +13,11 @@ from ..checkpoint import Document, ErrorGroup, Number, Outcome, Snapshot
 from ..errors import StoreDamagedError, StoreError
 from ..request import Request, fingerprint
 from .base import Reader, StoredItem
+from .bundle import with_host
 from .directory import RunDirectory
-from .schema import APPLICATION_ID, crc
+from .inspection import Inspection
+from .pages import WriteAheadLog
+from .schema import APPLICATION_ID, crc, damaged_values
 
 _decode = msgspec.json.Decoder().decode
 _request = msgspec.json.Decoder(Request)
@@ -38,6 +41,9 @@ def open_directory(path: str) -> SqliteReader:
     if not database.exists():
         directory.refuse_if_set_aside()
         raise StoreError(f"there is no run in {path}; name the directory that 'run --store' used")
+    if database.stat().st_size == 0:
+        # To be said before SQLite looks at it, which would then throw away the log.
+        raise _damaged(str(database), "the file is empty")
     try:
         connection = _connect(database)
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -53,10 +59,16 @@ def _connect(database: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
     try:
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except sqlite3.OperationalError:
-        # Where not even the shared memory beside the database may be written (a run that was
-        # copied to a read-only place), nobody writes the database either.
+    except sqlite3.OperationalError as error:
         connection.close()
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        # Not even the index of the log may be written beside the database, as where a run was
+        # copied to a read-only place; then nobody writes the database either.
+        if WriteAheadLog(database).size():
+            raise sqlite3.OperationalError(
+                "its log can be read only where something can be written; copy it to such a place"
+            ) from None
         connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
     return connection
 
@@ -117,15 +129,15 @@ class SqliteReader(Reader):
             yield _outcome(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
-        for due, size, gone, stored_crc, text in self._rows(
-            "SELECT b.due, b.size, b.gone, b.crc, b.requests "
+        for name, due, size, gone, stored_crc, text in self._rows(
+            "SELECT h.name, b.due, b.size, b.gone, b.crc, b.requests "
             "FROM bundles b JOIN hosts h ON h.id = b.host "
             "WHERE ?1 IS NULL OR h.name = ?1 ORDER BY b.priority DESC, b.id",
             host,
         ):
             if crc(text) != stored_crc:
                 raise _damaged(self.address, "a bundle of requests is not what was saved")
-            requests = _requests.decode(text)
+            requests = with_host(_requests.decode(text), name)
             yield from ((requests[i], due) for i in range(size) if not gone >> i & 1)
 
     def outcome(self, host: str, fingerprint: int) -> Outcome | None:  # noqa: D102
@@ -158,10 +170,12 @@ class SqliteReader(Reader):
 
     def check(self) -> Iterator[str]:  # noqa: D102
         try:
+            if self._directory is not None:
+                yield from self._check_pages(self._directory)
             for (finding,) in self._db.execute("PRAGMA integrity_check(20)"):
                 if finding != "ok":
                     yield " ".join(finding.split())
-            yield from self._check_values()
+            yield from damaged_values(self._db)
             yield from self._check_books()
         except sqlite3.Error as error:
             yield str(error)
@@ -171,14 +185,13 @@ class SqliteReader(Reader):
 
     # -- checks -----------------------------------------------------------------------------------
 
-    def _check_values(self) -> Iterator[str]:
-        for what, name, stored_crc, data in self._db.execute(
-            "SELECT 'document', name, crc, data FROM documents "
-            "UNION ALL SELECT 'item', number, crc, data FROM items "
-            "UNION ALL SELECT 'bundle', id, crc, requests FROM bundles"
-        ):
-            if crc(data) != stored_crc:
-                yield f"{what} {name} is not what was saved"
+    def _check_pages(self, directory: RunDirectory) -> Iterator[str]:
+        # A process that writes changes them while they are looked at; and it has checked them.
+        record = directory.noted()
+        if record is not None and directory.holder() is None:
+            findings = list(Inspection(directory, record).findings(self._db))
+            if directory.holder() is None:
+                yield from findings
 
     def _check_books(self) -> Iterator[str]:
         """Every request that was enqueued is pending or has an outcome, and is counted."""

@@ -7,9 +7,13 @@ not notice a flipped bit in a value.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from .pages import PAGE, PageChecksums, scan
 
 APPLICATION_ID = 0x63726B74  # "crkt"
 VERSION = 1
@@ -63,25 +67,35 @@ CREATE TABLE items (
 """
 
 
-def create(path: Path) -> None:
+def create(path: Path, checksums: PageChecksums) -> None:
     """Make an empty run at `path`, whole or not at all.
 
     It is built under another name: an existing file is a run, even if it was cut to no length.
+
+    Raises:
+        OSError, sqlite3.Error: It cannot be written.
     """
-    draft = path.with_name(path.name + ".new")
+    draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     connection = sqlite3.connect(draft)
     try:
         prepare(connection)
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()  # it is noted in the database
     finally:
         connection.close()
+    checksums.write(scan(draft))
     draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too, outlives a loss of power
+    finally:
+        os.close(directory)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
     """Make the tables in an empty database."""
     connection.executescript(
-        f"PRAGMA page_size = 4096; PRAGMA application_id = {APPLICATION_ID};"
+        f"PRAGMA page_size = {PAGE}; PRAGMA application_id = {APPLICATION_ID};"
         f"PRAGMA user_version = {VERSION}; BEGIN; {SCHEMA} COMMIT;"
     )
 
@@ -89,3 +103,14 @@ def prepare(connection: sqlite3.Connection) -> None:
 def crc(data: bytes | str) -> int:
     """The checksum of a stored value."""
     return zlib.crc32(data.encode() if isinstance(data, str) else data)
+
+
+def damaged_values(connection: sqlite3.Connection) -> Iterator[str]:
+    """Documents, items and bundles whose checksum is not that of what they hold."""
+    for what, name, stored_crc, data in connection.execute(
+        "SELECT 'document', name, crc, data FROM documents "
+        "UNION ALL SELECT 'item', number, crc, data FROM items "
+        "UNION ALL SELECT 'bundle', id, crc, requests FROM bundles"
+    ):
+        if crc(data) != stored_crc:
+            yield f"{what} {name} is not what was saved"

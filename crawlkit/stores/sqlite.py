@@ -8,21 +8,25 @@ table is written by one statement, whatever the number of rows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ..checkpoint import Checkpoint, Document, ErrorGroup, Lease, Snapshot, Ticket
+from ..checkpoint import MAX_DELAY, Checkpoint, Document, ErrorGroup, Lease, Snapshot, Ticket
 from ..errors import StoreDamagedError, StoreError, StoreVersionError, StoreWriteError
 from ..request import Request, fingerprint
 from .base import BUNDLE, Claim, Reader, Receipt, Store
-from .directory import RunDirectory
+from .bundle import with_host
+from .directory import Record, RunDirectory
+from .inspection import Inspection
 from .reader import open_directory
 from .schema import APPLICATION_ID, VERSION, crc, create
 from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, write
@@ -34,12 +38,10 @@ T = TypeVar("T")
 SYNC = {"normal": "NORMAL", "full": "FULL"}
 MERGE_LOG_AT = 16 * 2**20
 """Bytes of write-ahead log after which it is merged into the database."""
-CHECK_WHOLE_UP_TO = 64 * 2**20
-CHECK_QUICKLY_UP_TO = 512 * 2**20
-"""Database sizes in bytes up to which opening checks it, index by index or only page by page."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_bundles = msgspec.json.Decoder(list[tuple[int, int, str, int, int, int, str]])
 _requests = msgspec.json.Decoder(list[Request])
 
 
@@ -56,16 +58,21 @@ class SqliteStore(Store):
         self.address = str(path)
         self.directory = RunDirectory(path)
         self._durability = durability
-        self._thread = ThreadPoolExecutor(1, "crawlkit-store")
+        self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
         self._claimed: dict[int, Bundle] = {}
-        self._commits = 0
-        self._merge_log_at = MERGE_LOG_AT
+        self._record = Record()
+        self._merged_size = 0
 
     # -- the contract -----------------------------------------------------------------------------
 
     async def open(self, *, fresh: bool = False) -> None:  # noqa: D102 - documented in Store
-        await self._run(self._open, fresh)
+        self._thread = self._thread or ThreadPoolExecutor(1, "crawlkit-store")
+        try:
+            await self._run(self._open, fresh)
+        except BaseException:
+            self._end_thread()
+            raise
 
     async def load(self) -> Snapshot:  # noqa: D102
         return await self._run(self._load)
@@ -83,67 +90,87 @@ class SqliteStore(Store):
         return open_directory(self.address)
 
     async def release(self) -> None:  # noqa: D102
-        self._claimed.clear()
+        await self._run(self._claimed.clear)
 
     async def close(self) -> None:  # noqa: D102
-        await self._run(self._close)
-        self._thread.shutdown(wait=True)
+        if self._thread is not None:
+            await self._run(self._close)
+            self._end_thread()
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
+        if self._thread is None:
+            raise StoreError(f"the run in {self.address} is not open")
         # Shielded: the thread cannot be stopped half-way, and what it did must not go unnoticed.
         future = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
         return await asyncio.shield(future)
 
+    def _end_thread(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
     # -- opening ----------------------------------------------------------------------------------
 
     def _open(self, fresh: bool) -> None:
-        self.directory.acquire()
+        directory = self.directory
+        directory.acquire()
         try:
             if fresh:
-                self.directory.clear()
-            self.directory.refuse_if_set_aside()
-            if not self.directory.database.exists():
-                create(self.directory.database)
+                directory.clear()
+            directory.refuse_if_set_aside()
+            if directory.database.exists():
+                self._record = self._noted()
+            else:
+                self._record = Record()
+                self._note(pid=os.getpid(), state="open")
+                create(directory.database, directory.checksums)
             self._connection = self._connect()
         except BaseException as error:
-            self.directory.release()
+            directory.release()
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreError(
-                    f"cannot open {self.directory.database}: {error}; "
-                    "check the disk and its permissions"
+                    f"cannot open {directory.database}: {error}; check the disk and its permissions"
                 ) from None
             raise
 
+    def _noted(self) -> Record:
+        record = self.directory.noted()
+        if record is None:
+            log.warning(
+                "%s/run.lock is missing, damaged or from elsewhere; if the run has lost "
+                "checkpoints, that cannot be seen",
+                self.address,
+            )
+        return record or Record()
+
     def _connect(self) -> sqlite3.Connection:
-        path = self.directory.database
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, cached_statements=64
-        )
+        connection = None
         try:
-            size = path.stat().st_size
-            if size == 0:
-                raise sqlite3.DatabaseError("the file is empty")
+            # All that can be known is found out before SQLite touches anything.
+            inspection = Inspection(self.directory, self._record)
+            inspection.look()
+            connection = sqlite3.connect(
+                self.directory.database,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=64,
+            )
+            inspection.confirm(connection)
             self._check_version(connection)
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute(f"PRAGMA synchronous = {SYNC[self._durability]}")
-            # The log is merged whole, in `_merge_log`, and never in passing: as long as it exists
-            # it is all there, so that a damaged end of it leaves an earlier checkpoint, not a mix.
+            # The log is merged in `_merge_log`, together with the checksums, and never in passing.
             connection.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
+            connection.execute("PRAGMA journal_size_limit = 0").fetchone()
             connection.execute("PRAGMA cache_size = -32000")
             connection.execute("PRAGMA temp_store = MEMORY")
-            if size <= CHECK_QUICKLY_UP_TO:
-                check = "integrity_check" if size <= CHECK_WHOLE_UP_TO else "quick_check"
-                finding = connection.execute(f"PRAGMA {check}(1)").fetchone()[0]
-                if finding != "ok":
-                    raise sqlite3.DatabaseError(" ".join(finding.split()))
+            connection.execute("PRAGMA trusted_schema = OFF")
             self._check_progress(connection)
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            if _is_damage(error):
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error) and _is_damage(error):
                 raise self.directory.set_aside(str(error)) from None
-            raise
-        except BaseException:
-            connection.close()
             raise
         return connection
 
@@ -160,9 +187,9 @@ class SqliteStore(Store):
             raise sqlite3.DatabaseError(f"there is no format {version}")
 
     def _check_progress(self, connection: sqlite3.Connection) -> None:
-        self._commits = connection.execute("SELECT commits FROM progress").fetchone()[0]
-        lost = self.directory.witnessed() - self._commits
-        if lost > 0 and self._commits == 0:
+        ((commits,),) = connection.execute("SELECT commits FROM progress")
+        lost = self._record.commits - commits
+        if lost > 0 and commits == 0:
             raise sqlite3.DatabaseError("all of its checkpoints are gone")
         if lost > 0:
             log.warning(
@@ -171,16 +198,29 @@ class SqliteStore(Store):
                 self.directory.database,
                 lost,
             )
-        self.directory.witness(self._commits)
+        self._merged_size = 0
+        self._note(pid=os.getpid(), commits=commits, state="open")
+
+    def _note(self, *, sync: bool = False, **changes: Any) -> None:
+        self._record = self._record._replace(**changes)
+        self.directory.note(self._record, sync=sync)
 
     def _close(self) -> None:
         if self._connection is not None:
+            state = self._record.state
             try:
                 self._merge_log()
+                if state == "open" and self._record.merged == self._record.commits:
+                    state = "closed"
+            except (sqlite3.Error, OSError) as error:
+                log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
+            try:
                 self._connection.close()
-            except sqlite3.Error as error:
-                log.warning("closing %s: %s; nothing is lost", self.directory.database, error)
+                self._note(state=state)
+            except (sqlite3.Error, OSError) as error:
+                log.warning("closing %s: %s; nothing is lost", self.address, error)
             self._connection = None
+        self._claimed.clear()
         self.directory.release()
 
     @property
@@ -236,20 +276,27 @@ class SqliteStore(Store):
                 "bundles": -(-limit // BUNDLE),
             }
             leases: list[Lease] = []
-            for query in (CLAIM_DUE, CLAIM_BEST):
+            for query, after, until in (
+                (CLAIM_DUE, 0.0, now),
+                (CLAIM_DUE, now + MAX_DELAY, sys.float_info.max),
+                (CLAIM_BEST, None, None),
+            ):
                 if len(leases) < limit:
+                    values |= {"after": after, "until": until}
                     leases += self._leases(self._db.execute(query, values).fetchone()[0])
                     values["claimed"] = _encode(list(self._claimed)).decode()
+            leases.sort(key=lambda lease: -lease.request.priority)
             unclaimed, next_due = self._db.execute(UNCLAIMED, values).fetchone()
             return Claim(leases, next_due, not unclaimed)
 
     def _leases(self, bundles: str) -> list[Lease]:
         leases = []
-        for bundle, host_id, host, size, gone, stored_crc, text in _decode(bundles):
-            if crc(text) != stored_crc:
+        for bundle, host_id, host, size, gone, stored_crc, text in _bundles.decode(bundles):
+            requests = _requests.decode(text) if crc(text) == stored_crc else []
+            if len(requests) != size:
                 raise sqlite3.DatabaseError(f"bundle {bundle} is not what was saved")
             self._claimed[bundle] = Bundle(host_id, size, gone)
-            for place, request in enumerate(_requests.decode(text)):
+            for place, request in enumerate(with_host(requests, host)):
                 if not gone >> place & 1:
                     ticket = Ticket(bundle, place)
                     leases.append(Lease(request, fingerprint(request), host, ticket))
@@ -259,44 +306,82 @@ class SqliteStore(Store):
 
     def _commit(self, checkpoint: Checkpoint) -> Receipt:
         with self._reporting(writing=True):
+            self._refuse_if_gone()
+            self._roll_back()
+            if self._record.merge == "begun":
+                # Until it is done, the log has to stay as it is.
+                self._merge_log()
             self._db.execute("BEGIN IMMEDIATE")
             written = write(self._db, checkpoint, self._claimed)
             self._db.execute("COMMIT")
         # It is committed; only now may memory follow.
-        self._commits = written.commits
-        self.directory.witness(written.commits)
         self._claimed.update(written.partly)
         for bundle in written.emptied:
             del self._claimed[bundle]
+        with contextlib.suppress(OSError):
+            # After the commit, so that it is never ahead of a run that is whole. SQLite forgets the
+            # end of a log that is damaged, and says nothing; this number shows it.
+            self._note(commits=written.commits)
         self._merge_log_if_long()
         return written.receipt
 
+    def _refuse_if_gone(self) -> None:
+        # SQLite would go on in files that have no name any more.
+        if not self.directory.log.path.exists():
+            raise sqlite3.OperationalError("it was moved or removed while it was being written")
+
     def _merge_log_if_long(self) -> None:
         try:
-            if Path(f"{self.directory.database}-wal").stat().st_size >= self._merge_log_at:
+            size = self.directory.log.size()
+            if size < self._merged_size:
+                self._merged_size = 0  # SQLite began it anew
+            if size - self._merged_size >= MERGE_LOG_AT:
+                self._merged_size = size
                 self._merge_log()
         except (OSError, sqlite3.Error) as error:
-            # The log holds everything; it only grows until the disk is well again.
+            # The log holds everything. The next commit tries again.
             log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
 
     def _merge_log(self) -> None:
-        is_busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        # A reader that holds an old view keeps the log from being emptied: it grows meanwhile, and
-        # the next attempt waits for twice its length.
-        size = Path(f"{self.directory.database}-wal").stat().st_size
-        self._merge_log_at = 2 * size if is_busy else MERGE_LOG_AT
+        """Move what is in the log into the database, as far as no reader looks at an older state.
+
+        A process may be killed anywhere in here, and a disk may be full. So it is noted first what
+        the log has to be until this is done: a part of it would turn some pages back and others
+        not. The checksums follow before SQLite can begin the log anew.
+        """
+        its_log = self.directory.log
+        size = its_log.size()
+        merged = self._record.commits
+        if size:
+            its_log.sync()
+            if self._record.merge == "done":
+                self._note(
+                    merge="begun", log=its_log.name(), size=size, crc=its_log.crc(size), sync=True
+                )
+            is_busy, frames, done = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if is_busy:
+                raise sqlite3.OperationalError("another program is merging it")
+            size = its_log.size_of(done)
+            self.directory.checksums.update(its_log.checksums(size))
+            if done < frames:
+                merged = self._record.merged
+            self._note(merge="done", size=size, crc=its_log.crc(size), merged=merged, sync=True)
+        else:
+            self._note(merged=merged)
 
     @contextmanager
     def _reporting(self, *, writing: bool = False) -> Iterator[None]:
         """Turn SQLite's errors into ours, with nothing half-written left behind."""
         try:
             yield
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
             self._roll_back()
             if _is_damage(error):
+                with contextlib.suppress(OSError):
+                    self._note(state="suspect")
                 raise StoreDamagedError(
-                    f"{self.directory.database} is damaged ({error}); stop, and start again to "
-                    "see what can be saved"
+                    f"{self.directory.database} is damaged ({error}); start again, and it is "
+                    "checked whole and put aside"
                 ) from None
             what = "write" if writing else "read"
             raise StoreWriteError(
@@ -314,8 +399,22 @@ class SqliteStore(Store):
             log.debug("rolling back", exc_info=True)
 
 
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,  # no such table, or a value that is no JSON
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_TOOBIG,
+)
+
+
 def _is_damage(error: Exception) -> bool:
     """Whether the data is wrong, rather than the disk or its permissions."""
-    if isinstance(error, sqlite3.OperationalError):
-        return str(error).startswith("no such")
-    return True
+    if isinstance(error, OSError):
+        return False
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised here, or by a decoder
+        return not isinstance(error, sqlite3.OperationalError) or "decode" in str(error)
+    return code & 0xFF in _DAMAGE

@@ -14,11 +14,33 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending, Ticket
+from ..errors import StoreError
 from .base import BUNDLE, Receipt
+from .bundle import without_host
 from .schema import crc
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_encode_valid = msgspec.json.Encoder().encode
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        return _encode_valid(value)
+    except UnicodeEncodeError:
+        # Half a surrogate pair, as in an error's message about bytes that are no text. It must not
+        # keep a checkpoint from being written, now and at every later try.
+        return _encode_valid(_without_surrogates(msgspec.to_builtins(value)))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return value
+
 
 # -- claim ----------------------------------------------------------------------------------------
 
@@ -31,12 +53,16 @@ CLAIM_DUE = (
     + """
 FROM (
     SELECT * FROM bundles
-    WHERE due > 0 AND due <= :now AND id NOT IN (SELECT value FROM json_each(:claimed))
+    WHERE due > 0 AND due > :after AND due <= :until
+        AND id NOT IN (SELECT value FROM json_each(:claimed))
+        AND host NOT IN (
+            SELECT id FROM hosts WHERE name IN (SELECT value FROM json_each(:full))
+        )
     ORDER BY due LIMIT :limit
 ) b JOIN hosts h ON h.id = b.host
 """
 )
-"""Requests whose time has come, each in a bundle with those of its checkpoint."""
+"""Requests whose time lies in a period, of hosts that there is room for."""
 
 CLAIM_BEST = (
     _BUNDLES
@@ -72,7 +98,8 @@ UNCLAIMED = """
 SELECT
     EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:claimed))),
     (SELECT due FROM bundles
-     WHERE due > :now AND id NOT IN (SELECT value FROM json_each(:claimed)) ORDER BY due LIMIT 1)
+     WHERE due > 0 AND due > :now AND id NOT IN (SELECT value FROM json_each(:claimed))
+     ORDER BY due LIMIT 1)
 """
 
 # -- commit ---------------------------------------------------------------------------------------
@@ -144,6 +171,7 @@ def _new_ones(
     by_host: dict[int, dict[int, Pending]] = {}
     for pending in fresh:
         by_host.setdefault(hosts[pending.host], {}).setdefault(pending.fingerprint, pending)
+    by_host = dict(sorted(by_host.items()))
     ((known,),) = db.execute(
         """
         SELECT json_group_array(json_array(host, number)) FROM (
@@ -154,7 +182,7 @@ def _new_ones(
             SELECT 1 FROM seen WHERE seen.host = one.host AND seen.fingerprint = one.number
         )
         """,
-        (_encode({host: list(found) for host, found in by_host.items()}).decode(),),
+        (_encode({host: sorted(found) for host, found in by_host.items()}).decode(),),
     )
     for host, number in _decode(known):
         del by_host[host][number]
@@ -173,8 +201,9 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
     if not pendings:
         return
     groups: dict[tuple[str, int, float], list[Any]] = {}
-    for request, _, host, due in pendings:
-        groups.setdefault((host, request.priority, due), []).append(request)
+    for pending in pendings:
+        key = (pending.host, pending.request.priority, pending.due)
+        groups.setdefault(key, []).append(pending.request)
     bundles = []
     best: dict[int, int] = {}
     for (host, priority, due), requests in groups.items():
@@ -183,7 +212,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = _encode(part)
+            text = _encode(without_host(part, host))
             bundles.append([host_id, priority, due, len(part), crc(text), text.decode()])
     db.execute(
         """
@@ -213,6 +242,10 @@ def _leave(
     partly = {}
     emptied = []
     for bundle, bits in gone.items():
+        if bundle not in claimed:
+            raise StoreError(
+                "a request that was given back cannot be finished; claim it again before that"
+            )
         before = claimed[bundle]
         bits |= before.gone
         if bits == (1 << before.size) - 1:

@@ -39,19 +39,22 @@ class FaultyStore(Store):
         lasting: bool = False,
         error: Exception | None = None,
     ) -> None:
-        if method not in Store.__abstractmethods__:
-            known = ", ".join(sorted(Store.__abstractmethods__))
-            raise ValueError(f"a store has no method {method!r}; it has: {known}")
         self.store = store
         self.address = store.address
         self.calls: Counter[str] = Counter()
         self.failures = 0
-        self._method = method
+        self._method = _checked(method)
         self._at = at
         self._lasting = lasting
         self._error = error or StoreWriteError(
             f"{store.address}: no space left on device; make room and run it again"
         )
+
+    def fail_next(self, method: str = "commit", *, after: int = 0, lasting: bool = False) -> None:
+        """Fail once more: at the next call of `method`, or after so many that succeed."""
+        self._method = _checked(method)
+        self._at = self.calls[method] + after + 1
+        self._lasting = lasting
 
     def heal(self) -> None:
         """Fail no more."""
@@ -105,3 +108,10 @@ class FaultyStore(Store):
         if number == self._at or (self._lasting and number > self._at):
             self.failures += 1
             raise self._error
+
+
+def _checked(method: str) -> str:
+    if method not in Store.__abstractmethods__:
+        known = ", ".join(sorted(Store.__abstractmethods__))
+        raise ValueError(f"a store has no method {method!r}; it has: {known}")
+    return method

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from crawlkit import open_run
 from crawlkit.run import Run
 
-from .rough import ARRIVED, CONTROL, items_of
+from .rough import CONTROL, items_of
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.0005
@@ -52,11 +52,8 @@ class SiteProcess:
             raise RuntimeError("the site did not start")
 
     def asked(self, run: str) -> list[tuple[float, str, int]]:
-        """What a crawl asked for: monotonic time, path, how often it was tried again before.
-
-        Where a redirect leads to is left out; it was asked for by the redirect.
-        """
-        return [tuple(entry) for entry in self._ask("asked", run) if not _is_arrival(entry[1])]
+        """What a crawl asked for: monotonic time, path, how often it was tried again before."""
+        return [(at, path, attempt) for at, path, attempt in self._ask("asked", run)]
 
     def count(self, run: str) -> tuple[int, int]:
         """How many requests came, and how many different ones."""
@@ -200,10 +197,6 @@ def kill(process: subprocess.Popen[bytes]) -> float:
     process.send_signal(signal.SIGKILL)
     process.wait()
     return at
-
-
-def _is_arrival(path: str) -> bool:
-    return path.endswith(ARRIVED)
 
 
 # -- what a crawl ends with -----------------------------------------------------------------------
@@ -374,3 +367,57 @@ def _described(what: str, how: str, counts: Counter[str]) -> list[str]:
     shown = [f"{what} {how}: {n} x {text}" for text, n in counts.most_common(5)]
     more = len(counts) - len(shown)
     return shown + [f"{what} {how}: and {more} more"] * (more > 0)
+
+
+# -- the run that all others are compared with ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run from the start to the end in one go.
+
+    Attributes:
+        result: What it ended with.
+        requests: How many requests it took.
+        startup: Seconds from the start of the process to its first request.
+        duration: Seconds of the whole process.
+        tail: Seconds from the last request to the end of the process.
+    """
+
+    result: Result
+    requests: int
+    startup: float
+    duration: float
+    tail: float
+
+
+def undisturbed(
+    site: SiteProcess, directory: Path, pages: int, *, hurry: bool = False
+) -> Undisturbed:
+    """Crawl without disturbance, and make sure that it is what the site holds.
+
+    Args:
+        site: The site.
+        directory: Where to keep the run.
+        pages: How many pages the site has.
+        hurry: Whether the site is to answer without delays.
+    """
+    crawl = Crawl(site, directory, "undisturbed")
+    if hurry:
+        site.hurry(crawl.name)
+    code = crawl.finish()
+    ended_at = time.monotonic()
+    if code != 0:
+        raise SystemExit(f"the undisturbed run ended with {code}:\n{crawl.log.read_text()}")
+    result = result_of(crawl)
+    wrong = crawl.check() + missing_from_the_site(result, pages)
+    if wrong:
+        raise SystemExit("\n".join(["the undisturbed run is wrong:", *wrong]))
+    times = [at for at, _, _ in site.asked(crawl.name)]
+    return Undisturbed(
+        result,
+        len(times),
+        startup=times[0] - crawl.started,
+        duration=ended_at - crawl.started,
+        tail=ended_at - times[-1],
+    )

@@ -27,14 +27,14 @@ from crawlkit import Run
 
 from .common import (
     Crawl,
-    Result,
     SiteProcess,
+    Undisturbed,
     differences,
     ended,
     happens,
     kill,
-    missing_from_the_site,
     result_of,
+    undisturbed,
 )
 from .rough import PAGES, RoughCrawl
 
@@ -51,25 +51,6 @@ page: when the site was asked for a certain number of further pages.
 append: right after the output file has grown, which is right before a commit.
 commit: right after SQLite's log has grown, which is within a commit or right after it.
 end: after the last page was asked for, until the process ends: the last retries and commit."""
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """The run that all others are compared with.
-
-    Attributes:
-        result: What it ended with.
-        requests: How many requests it took.
-        startup: Seconds from the start of the process to its first request.
-        duration: Seconds of the whole process.
-        tail: Seconds from the last request to the end of the process.
-    """
-
-    result: Result
-    requests: int
-    startup: float
-    duration: float
-    tail: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +81,7 @@ class Report:
         uncommitted: Kills that found lines in the output file whose commit had not come.
         again: Requests that were made once more.
         allowed: How many might have been: those in flight at the last checkpoint before a kill, and
-            those after it.
+            those asked for after it.
         wrong: How it differs from the undisturbed one.
         seconds: How long all of it took.
     """
@@ -113,22 +94,6 @@ class Report:
     allowed: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def undisturbed(site: SiteProcess, directory: Path) -> Undisturbed:
-    """Crawl without disturbance."""
-    crawl = Crawl(site, directory, "undisturbed")
-    started = time.monotonic()
-    code = crawl.finish()
-    now = time.monotonic()
-    if code != 0:
-        raise SystemExit(f"the undisturbed run ended with {code}:\n{crawl.log.read_text()}")
-    result = result_of(crawl)
-    wrong = crawl.check() + missing_from_the_site(result, PAGES)
-    if wrong:
-        raise SystemExit("\n".join(["the undisturbed run is wrong:", *wrong]))
-    times = [at for at, _, _ in site.asked(crawl.name)]
-    return Undisturbed(result, len(times), times[0] - started, now - started, now - times[-1])
 
 
 # -- one run --------------------------------------------------------------------------------------
@@ -244,7 +209,7 @@ class KilledRun:
             own = [at for at in times if killed.started <= at < next_start]
             undone = [at for at in own if at > killed.saved]
             report.back.append(killed.at - max(killed.saved, own[0]) if own else 0.0)
-            # The rest was undone by the kill before this one, but for those in flight.
+            # What was in flight at the checkpoint was asked for before it.
             in_flight = RoughCrawl.concurrency if killed.saved > killed.started else 0
             report.allowed += len(undone) + in_flight
 
@@ -305,7 +270,7 @@ class Check:
     def run(self, directory: Path) -> list[Report]:
         """Do it; what became of each run."""
         with SiteProcess() as site:
-            whole = undisturbed(site, directory / "undisturbed")
+            whole = undisturbed(site, directory / "undisturbed", PAGES)
             self._tell(
                 f"undisturbed: {whole.requests:,} requests, "
                 f"{whole.result.parts['items'].total():,} items, {whole.duration:.1f} s"
@@ -357,7 +322,8 @@ def _line(number: int, report: Report) -> str:
     return "\n".join(lines + [f"    {line}" for line in report.wrong])
 
 
-def _table(reports: Sequence[Report]) -> str:
+def table(reports: Sequence[Report]) -> str:
+    """All runs in a few lines."""
     moments = Counter(killed.moment for report in reports for killed in report.kills)
     rows = [
         ("kills", f"{moments.total()} ({', '.join(f'{moments[m]} {m}' for m in MOMENTS)})"),
@@ -395,7 +361,7 @@ def main() -> int:
     check = Check(given.points, seed, lanes=given.lanes, tell=lambda line: print(line, flush=True))
     began = time.monotonic()
     reports = check.run(directory)
-    print(f"\n{_table(reports)}\n{'time':<14}{time.monotonic() - began:.0f} s")
+    print(f"\n{table(reports)}\n{'time':<14}{time.monotonic() - began:.0f} s")
     if any(report.wrong for report in reports):
         print(f"there are differences; the runs that have them are in {directory}")
         return 1

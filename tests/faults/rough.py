@@ -30,7 +30,7 @@ MEMBERS = 40
 TRY = "X-Try"
 CONTROL = "/-/"
 ARRIVED = "?arrived"
-"""Ends the URL that a redirect leads to, so that both can be told apart in the log."""
+"""Ends the URL that a redirect leads to. The log leaves it out: it was not asked for by itself."""
 
 
 # -- what goes wrong ------------------------------------------------------------------------------
@@ -54,6 +54,15 @@ def is_lost(number: int) -> bool:
     """Whether a page fails for good."""
     last = RoughCrawl.max_retries
     return status_of(number, last) != 200 or is_handler_broken(number, last)
+
+
+def delay_of(path: str, slow: tuple[float, float] | None = None) -> float:
+    """Seconds until the site answers; by default up to a quarter, and only for some pages."""
+    share = Random(path.removesuffix(ARRIVED)).random()
+    if slow is None:
+        return share * 5 if share < 0.05 else 0.0
+    fastest, slowest = slow
+    return fastest + (slowest - fastest) * share**2
 
 
 def items_of(pages: int) -> Iterator[str]:
@@ -91,8 +100,7 @@ class RoughSite(Site):
 
     Args:
         pages: How many pages there are, besides those behind the login.
-        slow: Seconds that pages take, from the fastest to the slowest; by default a twentieth of
-            the pages takes up to a quarter of a second.
+        slow: Seconds that the fastest and the slowest page take, see `delay_of`.
     """
 
     def __init__(self, pages: int = PAGES, slow: tuple[float, float] | None = None) -> None:
@@ -109,9 +117,10 @@ class RoughSite(Site):
             return self._control(path.removeprefix(CONTROL))
         run = request.headers["User-Agent"]
         attempt = int(request.headers[TRY])
-        self._asked[run].append((time.monotonic(), path, attempt))
+        if not path.endswith(ARRIVED):
+            self._asked[run].append((time.monotonic(), path, attempt))
         if run not in self._hurried:
-            await asyncio.sleep(self._delay(path))
+            await asyncio.sleep(delay_of(path, self._slow))
         if path.startswith("/old/"):
             target = f"/page/{path.removeprefix('/old/')}{ARRIVED}"
             return web.Response(status=302, headers={"Location": target})
@@ -143,13 +152,6 @@ class RoughSite(Site):
                 yield f"/old/{number + 1}"
             yield f"/private/{number}"
             yield f"http://elsewhere.example/{number}"
-
-    def _delay(self, path: str) -> float:
-        share = Random(path.removesuffix(ARRIVED)).random()
-        if self._slow is not None:
-            fastest, slowest = self._slow
-            return fastest + (slowest - fastest) * share**2
-        return share * 5 if share < 0.05 else 0.0
 
     def _html(
         self, title: str, *, status: int = 200, headers: dict[str, str] | None = None
