@@ -327,7 +327,9 @@ class Job:
             Exception: What a part raised that could not be collected; the others were saved.
         """
         # In a task of its own: a commit that was begun ends, even if the one who asked is gone.
-        await asyncio.shield(asyncio.create_task(self._save(is_migrating, deadline)))
+        saving = asyncio.create_task(self._save(is_migrating, deadline))
+        saving.add_done_callback(_take_note)
+        await asyncio.shield(saving)
 
     async def _save(self, is_migrating: bool, deadline: float | None) -> None:
         async with self._saving:
@@ -430,6 +432,13 @@ class Job:
 def reserve_of(grace: float) -> float:
     """Seconds of the grace that are not for running work: the last checkpoint has to be written."""
     return max(grace * RESERVE, min(LEAST_RESERVE, grace / 2))
+
+
+def _take_note(saving: asyncio.Task[None]) -> None:
+    # Where the one who asked is gone, asyncio would print a traceback of what the next checkpoint
+    # reports anyway.
+    if not saving.cancelled():
+        saving.exception()
 
 
 def _append(appends: list[Append]) -> None:

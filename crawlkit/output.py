@@ -75,7 +75,8 @@ class ItemWriter:
 
     def _write_anew(self) -> None:
         assert self.path is not None
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        # Under one name, so that the next start writes over what a killed process has left.
+        draft = self.path.with_name(f".{self.path.name}.new")
         try:
             with open(draft, "wb") as file:
                 for data in self._stored():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from .bench.peers import PEERS
 from .bench.workloads import WORKLOADS, Shop
 
 MOST_CPU = 1.5
-"""Times the loop's CPU per page. It is less than 1 as this is written; a machine that is busy with
-other things may disturb a round, hardly three, and nobody's mistake that matters hides below it."""
+"""Times the loop's CPU per page. It was below 1 when this was written."""
+
+ATTEMPTS = 3
+"""How often the benchmark is run before that is believed to be exceeded."""
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,10 +34,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small run of the whole benchmark."""
-    file = tmp_path_factory.mktemp("bench") / "report.json"
+def run_small(file: Path) -> dict[str, Any]:
+    """A small run of the whole benchmark, and its report."""
     done = bench("--pages", "600", "--rounds", "3", "--json", str(file))
     assert done.returncode == 0, done.stderr
     assert "crawlkit" in done.stdout
@@ -42,19 +43,34 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return report
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_small(tmp_path_factory.mktemp("bench") / "report.json")
+
+
+@pytest.mark.timeout(600)
 def test_a_page_costs_crawlkit_little_more_cpu_than_the_loop_written_by_hand(
-    report: dict[str, Any],
+    report: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Durable, with its defaults, start-up left out; the best of three rounds, run side by side."""
-    rounds = {name: row["rounds"] for name, row in report["workloads"]["small"].items()}
-    pairs = zip(rounds["crawlkit"], rounds["loop"], strict=True)
-    ratios = [cpu(ours) / cpu(loop) for ours, loop in pairs]
-    assert min(ratios) <= MOST_CPU, f"CPU per page, in times the loop's: {ratios}"
+    """Durable, with its defaults, start-up left out.
+
+    Other work on the machine makes a crawl dearer, never cheaper. So the cheapest crawl of each is
+    nearest to the truth, and more rounds bring it nearer.
+    """
+    least = cheapest(report)
+    for _ in range(ATTEMPTS - 1):
+        if least["crawlkit"] <= MOST_CPU * least["loop"]:
+            break
+        again = cheapest(run_small(tmp_path / "again.json"))
+        least = {name: min(cpu, again[name]) for name, cpu in least.items()}
+    assert least["crawlkit"] <= MOST_CPU * least["loop"], f"seconds of CPU: {least}"
 
 
-def cpu(run: dict[str, Any]) -> float:
-    seconds: float = run["cpu_seconds"] - run["startup_cpu_seconds"]
-    return seconds
+def cheapest(report: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: min(run["cpu_seconds"] - run["startup_cpu_seconds"] for run in row["rounds"])
+        for name, row in report["workloads"]["small"].items()
+    }
 
 
 def test_the_report_has_what_every_crawl_took(report: dict[str, Any]) -> None:

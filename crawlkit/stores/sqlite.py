@@ -102,6 +102,8 @@ class SqliteStore(Store):
             raise StoreError(f"the run in {self.address} is not open")
         # Shielded: the thread cannot be stopped half-way, and what it did must not go unnoticed.
         future = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        # And asyncio is not to print what went wrong where nobody waits for it any more.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(future)
 
     def _end_thread(self) -> None:
@@ -165,6 +167,10 @@ class SqliteStore(Store):
             connection.execute("PRAGMA cache_size = -32000")
             connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute("PRAGMA trusted_schema = OFF")
+            # Where SQLite could not open a file for writing, it reads on without a word.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE progress SET commits = commits")
+            connection.execute("ROLLBACK")
             self._check_progress(connection)
         except BaseException as error:
             if connection is not None:

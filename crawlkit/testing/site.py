@@ -265,8 +265,12 @@ class _LoopThread:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        with contextlib.closing(self._loop) as loop:
+            if unanswered := asyncio.all_tasks(loop):
+                for task in unanswered:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(unanswered))
+            loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def html_response(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -173,6 +174,34 @@ def ended(process: subprocess.Popen[bytes]) -> int:
         process.kill()
         process.wait()
         raise
+
+
+def gone(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Wait for the end of a process that was told to end.
+
+    Returns:
+        Its exit code, and for how many seconds its threads were kept waiting for a processor. On a
+        machine that is too busy, that may be longer than all that they have to do takes.
+    """
+    deadline = time.monotonic() + LONGEST_LIFE
+    waits: dict[str, float] = {}
+    before = _waits(process.pid)
+    while process.poll() is None and time.monotonic() < deadline:
+        waits |= _waits(process.pid)  # a thread that has ended keeps what it had last
+        time.sleep(0.01)
+    return ended(process), sum(wait - before.get(thread, 0) for thread, wait in waits.items())
+
+
+def _waits(pid: int) -> dict[str, float]:
+    """Seconds for which each thread of a process was ready to run and did not.
+
+    From ``schedstat`` of Linux (Documentation/scheduler/sched-stats.rst); elsewhere there is none.
+    """
+    waits = {}
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError):
+            waits[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+    return waits
 
 
 def happens(

@@ -31,7 +31,7 @@ from .common import (
     SiteProcess,
     Undisturbed,
     differences,
-    ended,
+    gone,
     happens,
     result_of,
     undisturbed,
@@ -67,6 +67,7 @@ class Notice:
         started: When the process was started.
         at: When it was told.
         seconds: How long it took to be gone.
+        starved: For how long of it the machine was too busy to let it run.
         code: Its exit code.
     """
 
@@ -77,6 +78,7 @@ class Notice:
     started: float
     at: float
     seconds: float
+    starved: float
     code: int
 
     def wrong(self) -> str | None:
@@ -91,8 +93,8 @@ class Notice:
             codes.append(-signal.SIGTERM)
         if self.code not in codes:
             return f"{what}: ended with {self.code}"
-        if self.seconds > allowed:
-            return f"{what}: gone after {self.seconds:.2f} s"
+        if self.seconds - self.starved > allowed:
+            return f"{what}: gone after {self.seconds:.2f} s, {self.starved:.2f} s of it starved"
         return None
 
 
@@ -163,13 +165,13 @@ class NoticedRun:
                 return None
             at = time.monotonic()
             self._tell(kind, process)
-            code = ended(process)
+            code, starved = gone(process)
             seconds = time.monotonic() - at
         finally:
             process.kill()
             process.wait()
         is_early = crawl.site.count(crawl.name)[0] == before
-        return Notice(kind, target, grace, is_early, crawl.started, at, seconds, code)
+        return Notice(kind, target, grace, is_early, crawl.started, at, seconds, starved, code)
 
     def _tell(self, kind: str, process: subprocess.Popen[bytes]) -> None:
         if kind == TERMINATE:
@@ -201,7 +203,8 @@ class NoticedRun:
             if notice.kind == INTERRUPT_TWICE:
                 continue
             # The end of the grace is for saving; and a busy machine answers a little late.
-            in_time = notice.at + notice.grace - reserve_of(notice.grace) - 0.2
+            working = notice.grace - reserve_of(notice.grace) - 0.2 - notice.starved
+            in_time = notice.at + working
             later = {entry[1:] for entry in asked if entry[0] > notice.at + notice.seconds}
             for at, path, attempt in asked:
                 answered = at + delay_of(path, SLOW)

@@ -7,7 +7,7 @@ faster event loop, as many requests at once as the others, no look at robots.txt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,9 +26,13 @@ class Shop(scrapy.Spider):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self.start_urls = [task.start_url]
+        self.start_url = task.start_url
         self.allowed_domains = sorted({urlsplit(site).hostname or "" for site in task.sites})
         self.fields = task.fields
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Begin with a request that is known to the filter, so that no link leads to it again."""
+        yield scrapy.Request(self.start_url)
 
     def parse(self, response: Response) -> Iterator[Any]:
         """Take a page's fields and links."""

@@ -1,0 +1,205 @@
+"""A process that is told to go saves, and is gone within its grace; see `tests.faults.notice`."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crawlkit import open_run
+from crawlkit.testing import Site
+
+from .faults.common import gone, happens
+from .faults.notice import TERMINATE, Check, table
+
+CRAWL = """
+import asyncio, threading, time
+from crawlkit import Crawler
+
+class Slow(Crawler):
+    concurrency = 4
+
+    async def parse(self, page):
+        page.save({"url": page.url})
+        page.follow("a")
+"""
+
+
+def test_ten_notices_and_two_interrupts_lose_nothing_and_are_obeyed_in_time(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    # Two lives a run, as ten runs side by side take as long as one.
+    reports = Check(10, seed, lanes=6, lives=2).run(tmp_path)
+    print(table(reports))
+    assert [line for report in reports for line in report.wrong] == [], f"seed {seed}"
+    notices = [notice for report in reports for notice in report.notices]
+    assert sum(notice.kind == TERMINATE for notice in notices) == 10
+
+
+# -- what hangs -----------------------------------------------------------------------------------
+
+
+class Process:
+    """A crawl of a site with one fast page and slow ones behind it, in a process of its own."""
+
+    def __init__(self, directory: Path, site: Site) -> None:
+        self.store = directory / "run"
+        self.file = directory / "crawl.py"
+        self.log = directory / "log"
+        self.site = site
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def command(self) -> list[str]:
+        run = [sys.executable, "-m", "crawlkit", "run", str(self.file), self.site.url("/")]
+        return [*run, "--store", str(self.store), "--no-progress"]
+
+    def start(self, text: str, *options: str) -> None:
+        """Start it, and wait for the slow pages to be in flight."""
+        self.file.write_text(text)
+        before = self.site.hits()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([*self.command, *options], stdout=log, stderr=log)
+        assert happens(self.process, lambda: self.site.hits() >= before + 3), self.log.read_text()
+
+    def tell(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Send a signal; the seconds that the process took to be gone, when it could run."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        _, starved = gone(self.process)
+        return time.monotonic() - began - starved
+
+    @property
+    def code(self) -> int | None:
+        """What it ended with."""
+        return self.process.returncode if self.process else None
+
+    def finish(self) -> list[str]:
+        """Let it finish without what hangs; the paths of its items."""
+        self.file.write_text(CRAWL)
+        for path in ("/slow", "/slower"):
+            self.site.add_page(path)
+        done = subprocess.run(self.command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        with open_run(self.store) as run:
+            return sorted(item["url"].removeprefix(self.site.url("")) for item in run.items())
+
+
+@pytest.fixture
+def crawl(tmp_path: Path, site: Site) -> Iterator[Process]:
+    site.add_page("/", links=["/slow", "/slower"])
+    site.add_page("/slow", delay=30)
+    site.add_page("/slower", delay=30)
+    crawl = Process(tmp_path, site)
+    yield crawl
+    if crawl.process is not None and crawl.process.poll() is None:
+        crawl.process.kill()
+        crawl.process.wait()
+
+
+HANGS = {
+    "migrating listener that waits": """
+    async def on_start(self):
+        self.on("migrating", lambda: asyncio.sleep(3600))
+""",
+    "migrating listener that blocks the event loop": """
+    async def on_start(self):
+        self.on("migrating", lambda: time.sleep(3600))
+""",
+    "persistState listener that waits": """
+    async def on_start(self):
+        self.on("systemInfo", self.hang_from_now_on)
+
+    def hang_from_now_on(self):
+        self.on("persistState", lambda: asyncio.sleep(3600))
+""",
+    "exit listener that waits": """
+    async def on_start(self):
+        self.on("exit", lambda: asyncio.sleep(3600))
+""",
+    "task that cannot be cancelled": """
+    async def on_start(self):
+        self.task = asyncio.create_task(self.stay())
+
+    async def stay(self):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+""",
+    "thread that cannot be stopped": """
+    async def on_start(self):
+        self.thread = asyncio.create_task(asyncio.to_thread(time.sleep, 3600))
+""",
+    "handler that cannot be cancelled": """
+    async def parse(self, page):
+        page.follow("a")
+        page.save({"url": page.url})
+        if "slow" in page.url:
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+""",
+}
+
+
+@pytest.mark.parametrize("hanging", HANGS)
+def test_whatever_hangs_the_process_is_gone_within_its_grace(crawl: Process, hanging: str) -> None:
+    if hanging.startswith("handler"):
+        crawl.site.add_page("/slow")
+        crawl.site.add_page("/slower")
+    crawl.start(CRAWL + HANGS[hanging], "--grace", "2", "--set", "persist_interval=0.1")
+    time.sleep(1.2)
+    seconds = crawl.tell()
+    assert crawl.code == 75, crawl.log.read_text()
+    assert seconds < 2, crawl.log.read_text()
+    assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+# -- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_lets_pages_in_flight_finish(crawl: Process) -> None:
+    crawl.site.add_page("/slow", delay=0.7)
+    crawl.start(CRAWL, "--grace", "3")
+    seconds = crawl.tell(signal.SIGINT)
+    assert (crawl.code, seconds < 3) == (75, True), crawl.log.read_text()
+    with open_run(crawl.store) as run:
+        assert {item["url"] for item in run.items()} == {
+            crawl.site.url("/"),
+            crawl.site.url("/slow"),
+        }
+        assert (run.statistics.pending, run.statistics.in_flight) == (1, 0)
+    assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+def test_a_second_ctrl_c_ends_the_process_on_the_spot(crawl: Process) -> None:
+    crawl.start(CRAWL, "--grace", "30")
+    assert crawl.process is not None
+    crawl.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert crawl.process.poll() is None
+    assert crawl.tell(signal.SIGINT) < 1
+    assert crawl.code == 130
+    assert "stopped at once" in crawl.log.read_text()
+    assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+def test_a_second_sigterm_changes_nothing(crawl: Process) -> None:
+    crawl.start(CRAWL, "--grace", "2")
+    assert crawl.process is not None
+    os.kill(crawl.process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    seconds = crawl.tell()
+    assert (crawl.code, seconds < 2) == (75, True), crawl.log.read_text()
+    assert crawl.finish() == ["/", "/slow", "/slower"]
