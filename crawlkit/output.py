@@ -10,11 +10,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import UsageError
 
 LINES = (".jsonl", ".ndjson")
+
+CHECK_UP_TO = 2**30
+"""Bytes of a file up to which it is compared with its checksum, at about 1 GB a second."""
+CHUNK = 2**20
 
 
 class ItemWriter:
@@ -40,6 +45,7 @@ class ItemWriter:
         self._stored = stored
         self._items: list[Item] = []
         self._length = 0
+        self._crc = 0  # of all that was written
         self._is_outdated = False  # a file of an earlier life is about to miss items
 
     def add(self, data: bytes, url: str, handler: str, at: float) -> None:
@@ -49,7 +55,8 @@ class ItemWriter:
     def restore(self, saved: Saved) -> None:
         """Bring the file to the length that it had at the last checkpoint.
 
-        A file that is shorter, or another one than before, is written anew from the store.
+        A file that does not hold what was written, or another one than before, is written anew
+        from the store.
 
         Raises:
             UsageError: It cannot be written.
@@ -58,16 +65,15 @@ class ItemWriter:
         if self.path is None:
             self._is_outdated = bool(known)
             return
-        length = known.get("length", 0) if known.get("path") == str(self.path) else None
+        length, crc = known.get("length", 0), known.get("crc", 0)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if length is None or size < length:
-                self._write_anew()
-            else:
+            if known.get("path") == str(self.path) and _holds(self.path, length, crc):
                 with open(self.path, "ab") as file:
                     file.truncate(length)
-                self._length = length
+                self._length, self._crc = length, crc
+            else:
+                self._write_anew()
         except OSError as error:
             raise UsageError(
                 f"cannot write the items to {self.path}: {error.strerror}; choose another --output"
@@ -79,15 +85,20 @@ class ItemWriter:
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
             with open(draft, "wb") as file:
+                self._length = self._crc = 0
                 for data in self._stored():
+                    self._count(data + b"\n")
                     file.write(data + b"\n")
-                self._length = file.tell()
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
+
+    def _count(self, data: bytes) -> None:
+        self._length += len(data)
+        self._crc = crc32(data, self._crc)
 
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over the items, the lines to append, and the length that the file then has."""
@@ -101,8 +112,21 @@ class ItemWriter:
         if self.path is not None:
             lines = b"".join(item.data + b"\n" for item in items)
             checkpoint.appends.append(Append(str(self.path), self._length, lines))
-            self._length += len(lines)
-            checkpoint.save({"path": str(self.path), "length": self._length})
+            self._count(lines)
+            checkpoint.save({"path": str(self.path), "length": self._length, "crc": self._crc})
+
+
+def _holds(path: Path, length: int, crc: int) -> bool:
+    """Whether a file begins with what was written; of a long one only the length is looked at."""
+    if not path.exists() or path.stat().st_size < length:
+        return False
+    if length > CHECK_UP_TO:
+        return True
+    found = 0
+    with open(path, "rb") as file:
+        for start in range(0, length, CHUNK):
+            found = crc32(file.read(min(CHUNK, length - start)), found)
+    return found == crc
 
 
 def append(appends: list[Append]) -> None:

@@ -43,12 +43,15 @@ def test_what_was_written_after_the_last_checkpoint_is_cut_off(tmp_path: Path) -
     assert path.read_bytes() == b'{"n":1}\n{"n":4}\n'
 
 
-def test_a_file_that_lost_something_is_written_anew_from_the_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"{", b'{"n":1}\n{"n":3}\n'])
+def test_a_file_that_is_not_what_was_written_is_written_anew_from_the_store(
+    tmp_path: Path, damaged: bytes
+) -> None:
     path = tmp_path / "items.jsonl"
     writer = ItemWriter(path)
     writer.restore(saved(None))
     last = collected(writer, b'{"n":1}', b'{"n":2}')
-    path.write_bytes(b"{")
+    path.write_bytes(damaged)
     again = ItemWriter(path, stored=lambda: iter([b'{"n":1}', b'{"n":2}']))
     again.restore(saved(last))
     assert path.read_bytes() == b'{"n":1}\n{"n":2}\n'

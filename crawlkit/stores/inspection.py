@@ -54,10 +54,7 @@ class Inspection:
         if record.log == its_log.name():
             is_whole = its_log.crc(record.size) == record.crc
         else:
-            is_whole = record.merge == "done" or not self._has_log
-            # SQLite merges all of a log when it is closed, as after a start that failed, and in
-            # other programs. Whether it did, and did not lose it, only a check of all can tell.
-            self._is_suspect |= record.merge == "begun"
+            is_whole = record.merge == "done"
         if not is_whole:
             # SQLite would take what is left of it, and turn some pages back and others not.
             raise sqlite3.DatabaseError(f"{its_log.path.name} is not what was being merged")
@@ -70,7 +67,7 @@ class Inspection:
         except ChecksumsLostError as error:
             self._lost = str(error)
             return
-        if pages and record.merge == "begun" and self._has_log:
+        if pages and record.merge == "begun":
             # Those in the log are merged again, whether they were merged already or not.
             in_log = directory.log.pages(record.size)
             pages = [page for page in pages if page not in in_log]

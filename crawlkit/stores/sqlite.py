@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -174,7 +175,7 @@ class SqliteStore(Store):
             self._check_progress(connection)
         except BaseException as error:
             if connection is not None:
-                connection.close()
+                _close_as_it_is(connection, self.directory.database)
             if isinstance(error, sqlite3.Error) and _is_damage(error):
                 raise self.directory.set_aside(str(error)) from None
             raise
@@ -216,12 +217,14 @@ class SqliteStore(Store):
             state = self._record.state
             try:
                 self._merge_log()
-                if state == "open" and self._record.merged == self._record.commits:
-                    state = "closed"
             except (sqlite3.Error, OSError) as error:
                 log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
             try:
-                self._connection.close()
+                if self._record.merge == "done" and self._record.merged == self._record.commits:
+                    self._connection.close()  # it removes the log, which is not needed any more
+                    state = "closed" if state == "open" else state
+                else:
+                    _close_as_it_is(self._connection, self.directory.database)
                 self._note(state=state)
             except (sqlite3.Error, OSError) as error:
                 log.warning("closing %s: %s; nothing is lost", self.address, error)
@@ -403,6 +406,24 @@ class SqliteStore(Store):
                 self._db.execute("ROLLBACK")
         except sqlite3.Error:
             log.debug("rolling back", exc_info=True)
+
+
+def _close_as_it_is(connection: sqlite3.Connection, database: Path) -> None:
+    """Close a connection and leave the log alone.
+
+    SQLite merges it, without our checksums, when the last connection is closed. So the last one is
+    another, which may only read and therefore cannot.
+    """
+    last = None
+    try:
+        last = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        last.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        log.debug("opening %s to close it", database, exc_info=True)
+    finally:
+        connection.close()
+        if last is not None:
+            last.close()
 
 
 _DAMAGE = (
