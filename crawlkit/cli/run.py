@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
+from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural, printable, span
 from .verbs import Verb, program
@@ -22,6 +24,19 @@ from .verbs import Verb, program
 if TYPE_CHECKING:
     from ..crawler import Crawler
     from ..statistics import Statistics
+
+
+@contextmanager
+def _ready_to_go() -> Iterator[None]:
+    """Exit with 75 also at a SIGTERM that comes before the crawl listens to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_UNFINISHED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.command(cls=Verb)
@@ -60,6 +75,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to log, on standard error.",
 )
+@_ready_to_go()
 def run(
     target: str,
     urls: tuple[str, ...],
