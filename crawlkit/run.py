@@ -317,12 +317,15 @@ def load_statistics(address: str | os.PathLike[str]) -> Statistics:
 
 def _runs_near(path: Path) -> list[str]:
     """The runs that may have been meant: in it, beside it, and where runs are by default."""
-    if RunDirectory(path).database.exists():
-        return []  # there is one, and it cannot be read
-    places = dict.fromkeys((path, path.parent, Path("runs")))
-    found = (child for place in places for child in sorted(place.glob("*/")))
-    runs = (str(child) for child in found if RunDirectory(child).database.exists())
-    return list(dict.fromkeys(runs))[:10]
+    try:
+        if RunDirectory(path).database.exists():
+            return []  # there is one, and it cannot be read
+        places = dict.fromkeys((path, path.parent, Path("runs")))
+        found = (child for place in places for child in sorted(place.glob("*/")))
+        runs = (str(child) for child in found if RunDirectory(child).database.exists())
+        return list(dict.fromkeys(runs))[:10]
+    except OSError:
+        return []  # where one may not look, there is nothing to be seen
 
 
 def _explain(url: str, known: Outcome) -> Explanation:

@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint, Number, Outcome, Saved
 from .clock import Clock, isoformat
 from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics
+from .errors import StoreDamagedError
 from .samples import Sample, Samples
 
 if TYPE_CHECKING:
@@ -360,26 +361,35 @@ class Statistics:
     def restore(self, saved: Saved) -> None:
         """Take back the numbers of earlier lives."""
         for name, value in saved.snapshot.counters.items():
-            group, _, key = name.partition("/")
-            if group in _PLAIN or group in _COUNTED_BY_STORE:
-                setattr(self, group, int(value))
-            elif group == _RUNTIME:
-                self._ran = value
-            elif group == "skipped_by_reason":
-                self.skipped_by_reason[key] = int(value)
-            elif group in _KEYED and value:  # one that was put back may have come to nought
-                getattr(self, group)[int(key)] = int(value)
-            elif group == "handler":
-                handler, _, field = key.rpartition("/")
-                _set(self.by_handler.get(handler) or self._handler(handler), field, value)
-            elif group in self._sketches:
-                self._sketches[group].restore(key, value)
+            try:
+                self._restore_counter(name, value)
+            except (TypeError, ValueError):
+                raise StoreDamagedError(
+                    f"the counter {name!r} is not what was saved; see 'crawlkit check', put back a "
+                    "copy of the run, or start anew with --fresh"
+                ) from None
         self._collected = self._counters()
         self._errors.restore(saved.snapshot.errors)
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
         self.in_flight = self._life.in_flight
+
+    def _restore_counter(self, name: str, value: Number) -> None:
+        group, _, key = name.partition("/")
+        if group in _PLAIN or group in _COUNTED_BY_STORE:
+            setattr(self, group, int(value))
+        elif group == _RUNTIME:
+            self._ran = float(value)
+        elif group == "skipped_by_reason":
+            self.skipped_by_reason[key] = int(value)
+        elif group in _KEYED and value:  # one that was put back may have come to nought
+            getattr(self, group)[int(key)] = int(value)
+        elif group == "handler":
+            handler, _, field = key.rpartition("/")
+            _set(self.by_handler.get(handler) or self._handler(handler), field, value)
+        elif group in self._sketches:
+            self._sketches[group].restore(key, value)
 
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over what was recorded since the last call."""

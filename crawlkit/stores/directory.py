@@ -32,7 +32,7 @@ class Record(NamedTuple):
         pid: The process that wrote it.
         commits: Checkpoints that the run holds, at least.
         state: ``open`` while a process is writing the run, and after it was killed; ``closed``;
-            ``suspect`` where it met with damage.
+            ``suspect`` where it met with damage; ``unknown`` where the record is lost.
         merge: Whether a merge of the log was ``begun`` or is ``done``.
         merged: Checkpoints that the database holds without its log.
         log: The log that was merged; the next one has another name.

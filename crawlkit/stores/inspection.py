@@ -76,7 +76,9 @@ class Inspection:
     def confirm(self, connection: sqlite3.Connection) -> None:
         """Decide, now that SQLite can be asked; and make checksums where there are none."""
         if self._wrong_page is not None and not self._was_merged_by_another(connection):
-            raise sqlite3.DatabaseError(f"page {self._wrong_page} is not what was written")
+            is_noted = self._record.state != "unknown"
+            doubt = "" if is_noted else ", or it is run.lock that does not tell why"
+            raise sqlite3.DatabaseError(f"page {self._wrong_page} is not what was written{doubt}")
         if self._lost is not None:
             log.warning("%s; SQLite checks the run instead, and it is made anew", self._lost)
         has_checksums = self._lost is None and self._wrong_page is None

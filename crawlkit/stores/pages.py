@@ -84,13 +84,18 @@ class WriteAheadLog:
                 found[number] = offset + _FRAME_HEADER
         return found
 
-    def checksums(self, size: int) -> dict[int, int]:
-        """The checksums of those pages."""
+    def checksums(self, size: int, merged: int) -> dict[int, int]:
+        """The checksums of the pages in its first `size` bytes that were merged.
+
+        SQLite merges the last content of a page only: one that comes again behind the first
+        `merged` bytes is left as it was.
+        """
         pages = self.pages(size)
         with _opened(self.path, os.O_RDONLY) as descriptor:
             return {
                 number: _checksum(os.pread(descriptor, PAGE, offset))
                 for number, offset in pages.items()
+                if offset < merged
             }
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from .bundle import with_host
 from .directory import RunDirectory
 from .inspection import Inspection
 from .pages import WriteAheadLog
-from .schema import APPLICATION_ID, crc, damaged_values
+from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, damaged_values
 
 _decode = msgspec.json.Decoder().decode
 _request = msgspec.json.Decoder(Request)
@@ -38,19 +39,25 @@ def open_directory(path: str) -> SqliteReader:
     """
     directory = RunDirectory(path)
     database = directory.database
-    if not database.exists():
-        directory.refuse_if_set_aside()
-        raise StoreError(f"there is no run in {path}; name the directory that 'run --store' used")
-    if database.stat().st_size == 0:
-        # To be said before SQLite looks at it, which would then throw away the log.
-        raise _damaged(str(database), "the file is empty")
     try:
+        if not database.exists():
+            directory.refuse_if_set_aside()
+            raise StoreError(
+                f"there is no run in {path}; name the directory that 'run --store' used"
+            )
+        if database.stat().st_size == 0:
+            # To be said before SQLite looks at it, which would then throw away the log.
+            raise sqlite3.DatabaseError("the file is empty")
         connection = _connect(database)
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
         connection.execute("SELECT commits FROM progress").fetchone()
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise _damaged(str(database), error) from None
+    except OSError as error:
+        raise StoreError(
+            f"cannot read the run in {path}: {error.strerror}; see who may read it, or copy it"
+        ) from None
     return SqliteReader(connection, path, directory)
 
 
@@ -159,11 +166,12 @@ class SqliteReader(Reader):
 
     def snapshot(self) -> Snapshot:  # noqa: D102
         # One transaction is one checkpoint, however many come while it is read.
-        self._db.execute("BEGIN")
+        list(self._rows("BEGIN"))
         try:
             return super().snapshot()
         finally:
-            self._db.execute("COMMIT")
+            with contextlib.suppress(*SQLITE_ERRORS):
+                self._db.execute("COMMIT")
 
     def holder(self) -> int | None:  # noqa: D102
         return self._directory.holder() if self._directory else None
@@ -177,7 +185,7 @@ class SqliteReader(Reader):
                     yield " ".join(finding.split())
             yield from damaged_values(self._db)
             yield from self._check_books()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             yield str(error)
 
     def close(self) -> None:  # noqa: D102
@@ -188,10 +196,14 @@ class SqliteReader(Reader):
     def _check_pages(self, directory: RunDirectory) -> Iterator[str]:
         # A process that writes changes them while they are looked at; and it has checked them.
         record = directory.noted()
-        if record is not None and directory.holder() is None:
-            findings = list(Inspection(directory, record).findings(self._db))
-            if directory.holder() is None:
-                yield from findings
+        if record is None or directory.holder() is not None:
+            return
+        findings = list(Inspection(directory, record).findings(self._db))
+        ((commits,),) = self._db.execute("SELECT commits FROM progress")
+        if commits < record.commits:
+            findings.append(f"its last {record.commits - commits} checkpoints are gone")
+        if directory.holder() is None:
+            yield from findings
 
     def _check_books(self) -> Iterator[str]:
         """Every request that was enqueued is pending or has an outcome, and is counted."""
@@ -233,7 +245,7 @@ class SqliteReader(Reader):
             # Not "yield from", which would hand the end of the reading to the cursor as well.
             for row in self._db.execute(query, values):  # noqa: UP028
                 yield row
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise _damaged(self.address, error) from None
 
 

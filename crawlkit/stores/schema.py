@@ -18,6 +18,10 @@ from .pages import PAGE, PageChecksums, scan
 APPLICATION_ID = 0x63726B74  # "crkt"
 VERSION = 1
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What `sqlite3` raises: the latter where an error's own text is no UTF-8, as it is where SQLite
+quotes a schema that is damaged."""
+
 SCHEMA = """
 -- How many checkpoints were committed.
 CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), commits INTEGER NOT NULL);
@@ -100,9 +104,11 @@ def prepare(connection: sqlite3.Connection) -> None:
     )
 
 
-def crc(data: bytes | str) -> int:
-    """The checksum of a stored value."""
-    return zlib.crc32(data.encode() if isinstance(data, str) else data)
+def crc(data: object) -> int:
+    """The checksum of a stored value; -1, which is none, of what is neither text nor bytes."""
+    if isinstance(data, str):
+        return zlib.crc32(data.encode())
+    return zlib.crc32(data) if isinstance(data, bytes) else -1
 
 
 def damaged_values(connection: sqlite3.Connection) -> Iterator[str]:

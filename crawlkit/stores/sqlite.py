@@ -29,7 +29,7 @@ from .bundle import with_host
 from .directory import Record, RunDirectory
 from .inspection import Inspection
 from .reader import open_directory
-from .schema import APPLICATION_ID, VERSION, crc, create
+from .schema import APPLICATION_ID, SQLITE_ERRORS, VERSION, crc, create
 from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, write
 
 log = logging.getLogger("crawlkit.store")
@@ -120,7 +120,8 @@ class SqliteStore(Store):
         try:
             if fresh:
                 directory.clear()
-            directory.refuse_if_set_aside()
+            else:
+                directory.refuse_if_set_aside()
             if directory.database.exists():
                 self._record = self._noted()
             else:
@@ -144,7 +145,7 @@ class SqliteStore(Store):
                 "checkpoints, that cannot be seen",
                 self.address,
             )
-        return record or Record()
+        return record or Record(state="unknown")
 
     def _connect(self) -> sqlite3.Connection:
         connection = None
@@ -176,7 +177,7 @@ class SqliteStore(Store):
         except BaseException as error:
             if connection is not None:
                 _close_as_it_is(connection, self.directory.database)
-            if isinstance(error, sqlite3.Error) and _is_damage(error):
+            if isinstance(error, SQLITE_ERRORS) and _is_damage(error):
                 raise self.directory.set_aside(str(error)) from None
             raise
         return connection
@@ -217,7 +218,7 @@ class SqliteStore(Store):
             state = self._record.state
             try:
                 self._merge_log()
-            except (sqlite3.Error, OSError) as error:
+            except (*SQLITE_ERRORS, OSError) as error:
                 log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
             try:
                 if self._record.merge == "done" and self._record.merged == self._record.commits:
@@ -226,7 +227,7 @@ class SqliteStore(Store):
                 else:
                     _close_as_it_is(self._connection, self.directory.database)
                 self._note(state=state)
-            except (sqlite3.Error, OSError) as error:
+            except (*SQLITE_ERRORS, OSError) as error:
                 log.warning("closing %s: %s; nothing is lost", self.address, error)
             self._connection = None
         self._claimed.clear()
@@ -347,7 +348,7 @@ class SqliteStore(Store):
             if size - self._merged_size >= MERGE_LOG_AT:
                 self._merged_size = size
                 self._merge_log()
-        except (OSError, sqlite3.Error) as error:
+        except (*SQLITE_ERRORS, OSError) as error:
             # The log holds everything. The next commit tries again.
             log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
 
@@ -371,7 +372,7 @@ class SqliteStore(Store):
             if is_busy:
                 raise sqlite3.OperationalError("another program is merging it")
             size = its_log.size_of(done)
-            self.directory.checksums.update(its_log.checksums(size))
+            self.directory.checksums.update(its_log.checksums(its_log.size_of(frames), size))
             if done < frames:
                 merged = self._record.merged
             self._note(merge="done", size=size, crc=its_log.crc(size), merged=merged, sync=True)
@@ -383,7 +384,7 @@ class SqliteStore(Store):
         """Turn SQLite's errors into ours, with nothing half-written left behind."""
         try:
             yield
-        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+        except (*SQLITE_ERRORS, OSError, msgspec.DecodeError) as error:
             self._roll_back()
             if _is_damage(error):
                 with contextlib.suppress(OSError):
@@ -404,7 +405,7 @@ class SqliteStore(Store):
         try:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             log.debug("rolling back", exc_info=True)
 
 
@@ -417,8 +418,8 @@ def _close_as_it_is(connection: sqlite3.Connection, database: Path) -> None:
     last = None
     try:
         last = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
-        last.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except sqlite3.Error:
+        last.execute("PRAGMA user_version").fetchone()
+    except SQLITE_ERRORS:
         log.debug("opening %s to close it", database, exc_info=True)
     finally:
         connection.close()

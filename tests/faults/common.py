@@ -110,6 +110,7 @@ class Crawl:
         self.log = directory / "log"
         self.lives = 0
         self.started = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
         self._options = options
         directory.mkdir(parents=True)
 
@@ -126,9 +127,23 @@ class Crawl:
         command += [self.site.url, "--store", str(self.store), "--output", str(self.output)]
         command += ["--no-progress", "--set", f"user_agent={self.name}", *self._options, *options]
         with open(self.log, "ab") as log:
-            return subprocess.Popen(
+            self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
             )
+        return self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave no process behind, whatever went wrong."""
+        if self._process is not None and self._process.poll() is None:
+            kill(self._process)
 
     def finish(self, *options: str) -> int:
         """A life without disturbance, to its end; the exit code."""

@@ -1,10 +1,12 @@
 """Damage the files of runs, start them again, and see that nobody is told anything wrong.
 
-``python -m tests.faults.damage --times 500`` takes runs that were killed in the middle, and one
-that was finished, cuts their files short or flips bits in them, and starts them again. Then either
-the crawl goes on and ends with exactly the items of an undisturbed one, or the start says in one
-line which file is damaged and what to do, has put it aside, and says so again at the next start.
-Nothing else will do: no traceback, no wrong item, no silent start from zero.
+``python -m tests.faults.damage --times 500`` takes runs that were killed in the middle, such that
+were killed while their log was merged, and one that was finished; cuts their files short, flips
+bits in them or blanks a sector; and starts them again. Then either the crawl goes on and ends with
+exactly the items of an undisturbed one, or the start says in one line which file is damaged and
+what to do, has put it aside, and says so again at the next start. Nothing else will do: no
+traceback, no wrong item, no silent start from zero. Half of the runs are also read before they are
+started, which may be refused in one line and does no harm.
 
 The crawls run in this process, but for some that go through the command line, as a user's do.
 """
@@ -22,17 +24,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 from crawlkit import Crawler, CrawlkitError, Page, Request, Response, Session, open_run
 from crawlkit.errors import StoreDamagedError
 from crawlkit.fetching import Fetcher
+from crawlkit.run import OutcomeName, Run
+from crawlkit.stores import sqlite
+from crawlkit.stores.pages import PageChecksums, WriteAheadLog
 
 ROOT = Path(__file__).parents[2]
 TARGET = "tests.faults.damage:Made"
+OUTCOMES: tuple[OutcomeName, ...] = ("handled", "failed", "skipped", "pending", "in_flight")
 PAGES = 400
 LINKS = 6
 COMMAND_LINE_EVERY = 25
@@ -104,7 +111,7 @@ def command(run: Path, *options: str) -> list[str]:
 
 def make_runs(directory: Path, chance: Random) -> list[Path]:
     """Some runs that were killed in the middle of it, and one that was finished."""
-    runs = []
+    runs = killed_in_a_merge(directory)
     for number, seconds in enumerate((0.25, 0.6, 1.0)):
         run = directory / f"killed-{number}"
         crawl = subprocess.Popen(
@@ -120,6 +127,46 @@ def make_runs(directory: Path, chance: Random) -> list[Path]:
     finished = directory / "finished"
     subprocess.run(command(finished), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return [*runs, finished]
+
+
+def killed_in_a_merge(directory: Path) -> list[Path]:
+    """Runs as they are when their process is killed in a merge of the log.
+
+    The files are copied when all pages are merged and their checksums are not yet noted; in a
+    second copy, half of the pages are not merged either.
+    """
+    crawl = directory / "merging"
+    merges: list[tuple[Path, bytes]] = []
+    database = crawl / "run.sqlite3"
+    before = b""
+    log, update = WriteAheadLog.crc, PageChecksums.update
+
+    def remember(self: WriteAheadLog, size: int) -> int:
+        nonlocal before
+        before = database.read_bytes()
+        return log(self, size)
+
+    def copy(self: PageChecksums, sums: Mapping[int, int]) -> None:
+        if merges or database.stat().st_size > 80_000:
+            run = directory / f"merge-{len(merges)}"
+            shutil.copytree(crawl, run, ignore=shutil.ignore_patterns("*-shm"))
+            merges.append((run, before))
+        update(self, sums)
+
+    with (
+        mock.patch.object(WriteAheadLog, "crc", remember),
+        mock.patch.object(PageChecksums, "update", copy),
+        mock.patch.object(sqlite, "MERGE_LOG_AT", 150_000),
+    ):
+        Made(store=crawl, output=crawl / "items.jsonl", persist_interval=0.01).run()
+    (whole, _), (half, old) = merges[:2]
+    new = (half / "run.sqlite3").read_bytes()
+    middle = len(new) // 8192 * 4096
+    (half / "run.sqlite3").write_bytes(new[:middle] + old[middle:])
+    for run in (whole, half):
+        items = (run / "items.jsonl").read_bytes()
+        (run / "items.jsonl").write_bytes(items + b'{"torn')
+    return [whole, half]
 
 
 # -- damage ---------------------------------------------------------------------------------------
@@ -148,6 +195,11 @@ def damage(run: Path, chance: Random) -> Damage:
         size = chance.choice((0, chance.randrange(len(data)), len(data) // 4096 * 2048))
         file.write_bytes(data[:size])
         return Damage(run.name, file.name, f"cut from {len(data)} to {size} bytes")
+    if chance.random() < 0.1:
+        start = chance.randrange(len(data)) // 512 * 512
+        data[start : start + 512] = bytes(len(data[start : start + 512]))
+        file.write_bytes(data)
+        return Damage(run.name, file.name, f"is blank from {start} on")
     places = [chance.randrange(len(data)) for _ in range(chance.choice((1, 1, 2, 16)))]
     if chance.random() < 0.3:
         places = [place % min(len(data), 128) for place in places]  # headers
@@ -173,6 +225,29 @@ def outcome(run: Path, *, through_command_line: bool) -> tuple[str, list[str]]:
     else:
         wrong += wrong_refusal(run, again)
     return "refused", wrong
+
+
+def wrong_reading(run: Path) -> list[str]:
+    """What is wrong with how reading a damaged run goes, whatever it brings."""
+    readings: dict[str, Callable[[Run], object]] = {
+        "statistics": lambda opened: opened.statistics.to_dict(),
+        "items": lambda opened: list(opened.items()),
+        "state": lambda opened: (opened.state, opened.values()),
+        "errors": lambda opened: opened.errors(),
+        "requests": lambda opened: [list(opened.requests(name)) for name in OUTCOMES],
+        "check": lambda opened: list(opened.check()),
+    }
+    wrong = []
+    for what, read in readings.items():
+        try:
+            with open_run(run) as opened:
+                read(opened)
+        except CrawlkitError as error:
+            if "\n" in str(error):
+                wrong.append(f"reading its {what}: more than a line: {error}")
+        except Exception as error:
+            wrong.append(f"reading its {what}: {type(error).__name__}: {error}")
+    return wrong
 
 
 def start_here(run: Path) -> str | None:
@@ -243,6 +318,7 @@ def check(times: int, seed: int, directory: Path) -> int:
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(template, run)
         done = damage(run, chance)
+        unreadable = wrong_reading(run) if number % 2 else []
         try:
             word, wrong = outcome(
                 run, through_command_line=number % COMMAND_LINE_EVERY == COMMAND_LINE_EVERY - 1
@@ -250,6 +326,7 @@ def check(times: int, seed: int, directory: Path) -> int:
         except Exception as error:
             logging.getLogger(__name__).debug("traceback", exc_info=True)
             word, wrong = "crashed", [f"{type(error).__name__}: {error}"]
+        wrong += unreadable
         counts[done.file, word] += 1
         if wrong:
             failures += 1

@@ -41,7 +41,7 @@ from .rough import PAGES, RoughCrawl
 POINTS_A_RUN = 5
 INTERVALS = (1.0, 1.0, 0.2, 0.05)
 """Seconds between checkpoints in one run after the other; 1 s is the default."""
-LATE = 1.0
+LATE = 2.0
 """Seconds that a checkpoint may take on a busy machine, on top of the interval."""
 
 MOMENTS = ("start", "time", "page", "append", "commit", "end")
@@ -118,16 +118,14 @@ class KilledRun:
     def disturb(self, points: int) -> Report:
         """Kill it `points` times, or until it is finished, and let it finish."""
         began = time.monotonic()
+        # After "end" there would be little left to kill, so it comes last, in every second run.
         moments = self._rng.choices(MOMENTS[:-1], k=points - 1)
-        moments.append(self._rng.choice(MOMENTS))  # after "end" there would be little left to kill
+        moments += self._rng.choices(MOMENTS, (1, 1, 1, 1, 1, 5))
         for moment in moments:
             process = self._crawl.start()
-            try:
-                if not self._wait(moment, process):
-                    break
-                self._note(moment, kill(process))
-            finally:
-                process.kill()
+            if not self._wait(moment, process):
+                break
+            self._note(moment, kill(process))
         else:
             process = self._crawl.start()
         self._judge(ended(process))
@@ -204,7 +202,7 @@ class KilledRun:
     def _count_again(self, times: list[float]) -> None:
         """How much each kill undid, from the times of all requests."""
         report = self._report
-        nexts = [killed.started for killed in report.kills[1:]] + [self._crawl.started]
+        nexts = [*(killed.started for killed in report.kills), self._crawl.started][1:]
         for killed, next_start in zip(report.kills, nexts, strict=True):
             own = [at for at in times if killed.started <= at < next_start]
             undone = [at for at in own if at > killed.saved]
@@ -287,14 +285,10 @@ class Check:
         while taken := self._take():
             number, points = taken
             interval = INTERVALS[number % len(INTERVALS)]
-            crawl = Crawl(
-                site,
-                directory / str(number),
-                f"run-{number}",
-                *() if interval == 1.0 else ("--set", f"persist_interval={interval}"),
-            )
-            killed = KilledRun(crawl, whole, interval, Random(f"{self._seed}/{number}"))
-            report = killed.disturb(points)
+            options = () if interval == 1.0 else ("--set", f"persist_interval={interval}")
+            with Crawl(site, directory / str(number), f"run-{number}", *options) as crawl:
+                rng = Random(f"{self._seed}/{number}")
+                report = KilledRun(crawl, whole, interval, rng).disturb(points)
             with self._lock:
                 self._left += points - len(report.kills)
                 self._reports.append(report)

@@ -85,7 +85,8 @@ class Notice:
         """What is wrong with this end, if anything."""
         what = f"{self.kind} in {self.target} with a grace of {self.grace:g} s"
         if self.kind == INTERRUPT_TWICE:
-            allowed, codes = AT_ONCE, [EXIT_INTERRUPTED]
+            # It may have obeyed the first one by the time of the second.
+            allowed, codes = AT_ONCE, [EXIT_INTERRUPTED, EXIT_UNFINISHED]
         else:
             allowed, codes = self.grace, [EXIT_UNFINISHED]
         if self.is_early:
@@ -154,22 +155,16 @@ class NoticedRun:
         is_early = kind == TERMINATE and rng.random() < 0.1
         before = crawl.site.count(crawl.name)[0]
         process = crawl.start("--grace", str(grace), target=target)
-        try:
-            if is_early:
-                time.sleep(rng.uniform(0, self._whole.startup))
-            elif not happens(process, lambda: crawl.site.count(crawl.name)[0] > before, every=0.05):
-                return None
-            else:
-                time.sleep(rng.uniform(0, LONGEST_WORK))
-            if process.poll() is not None:
-                return None
-            at = time.monotonic()
-            self._tell(kind, process)
-            code, starved = gone(process)
-            seconds = time.monotonic() - at
-        finally:
-            process.kill()
-            process.wait()
+        if is_early:
+            time.sleep(rng.uniform(0, self._whole.startup))
+        elif happens(process, lambda: crawl.site.count(crawl.name)[0] > before, every=0.05):
+            time.sleep(rng.uniform(0, LONGEST_WORK))
+        if process.poll() is not None:
+            return None
+        at = time.monotonic()
+        self._tell(kind, process)
+        code, starved = gone(process)
+        seconds = time.monotonic() - at
         is_early = crawl.site.count(crawl.name)[0] == before
         return Notice(kind, target, grace, is_early, crawl.started, at, seconds, starved, code)
 
@@ -268,8 +263,9 @@ class Check:
     def _lane(self, site: SiteProcess, directory: Path, whole: Undisturbed) -> None:
         while taken := self._take():
             number, kinds = taken
-            crawl = Crawl(site, directory / str(number), f"run-{number}")
-            report = NoticedRun(crawl, whole, Random(f"{self._seed}/{number}")).disturb(kinds)
+            with Crawl(site, directory / str(number), f"run-{number}") as crawl:
+                rng = Random(f"{self._seed}/{number}")
+                report = NoticedRun(crawl, whole, rng).disturb(kinds)
             with self._lock:
                 self._kinds += kinds[len(report.notices) :]
                 self._reports.append(report)
