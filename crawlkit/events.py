@@ -322,18 +322,17 @@ class EventBus:
         """Gather every part into `checkpoint`. There is no await in here: it is one instant.
 
         Returns:
-            Why a part could not be collected. It keeps no other from being saved: what they have
-            handed over is in the checkpoint already, and nowhere else.
+            Why a part could not be collected. The checkpoint is then no instant of the run, and
+            must not be committed.
         """
-        failure = None
         for name, part in self._parts.items():
             try:
                 with checkpoint.of(name):
                     part.collect(checkpoint)
             except Exception as error:
-                log.error("the part %r was not saved: %s", name, one_line(error))
-                failure = failure or error
-        return failure
+                log.error("the part %r cannot be saved: %s", name, one_line(error))
+                return error
+        return None
 
 
 def _report(listener: Listener, event: Event, error: BaseException) -> None:

@@ -113,6 +113,7 @@ class Job:
         self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
         self._saving = asyncio.Lock()
         self._unwritten: Checkpoint | None = None
+        self._uncollected: Exception | None = None
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
         self._deadline: float | None = None
@@ -324,7 +325,8 @@ class Job:
         Raises:
             StoreWriteError: It could not be written. Nothing is lost; it is tried again.
             StoreError: The store is beyond repair.
-            Exception: What a part raised that could not be collected; the others were saved.
+            Exception: What a part raised that could not be collected. There is no checkpoint after
+                that: the run stays at its last one.
         """
         # In a task of its own: a commit that was begun ends, even if the one who asked is gone.
         saving = asyncio.create_task(self._save(is_migrating, deadline))
@@ -333,15 +335,19 @@ class Job:
 
     async def _save(self, is_migrating: bool, deadline: float | None) -> None:
         async with self._saving:
+            if self._uncollected is not None:
+                raise self._uncollected
             if self._unwritten is not None:
                 await self._write(self._unwritten)
             await self.bus.emit(PersistState(is_migrating), deadline=deadline)
             checkpoint = Checkpoint(at=self.clock.now(), is_migrating=is_migrating)
-            failure = self.bus.collect(checkpoint)
+            # What the parts hand over without the one that failed is no instant of the run. It goes
+            # with this process, and the next one starts from the last checkpoint.
+            self._uncollected = self.bus.collect(checkpoint)
+            if self._uncollected is not None:
+                raise self._uncollected
             if checkpoint:
                 await self._write(checkpoint)
-            if failure is not None:
-                raise failure
 
     async def _write(self, checkpoint: Checkpoint) -> None:
         self._unwritten = checkpoint

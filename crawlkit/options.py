@@ -68,7 +68,8 @@ class Options:
 
     Durability:
         persist_interval: Seconds between checkpoints.
-        grace: Seconds that pages in flight have to finish when the crawl is told to stop.
+        grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
+            have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again.
     """

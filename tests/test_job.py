@@ -243,3 +243,16 @@ async def test_a_second_job_on_the_same_run_is_refused_with_the_holders_pid(
 async def test_an_event_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(UsageError, match="persistState"):
         Job("memory:").on("persist_state", print)
+
+
+async def test_where_one_part_cannot_be_saved_none_is_so_that_they_agree(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the state cannot be saved"):
+        async with Job(tmp_path / "run", persist_interval=30) as job:
+            counted = job.persist("counted", Counted())
+            counted.counts["a"] = 1
+            await job.checkpoint()
+            counted.counts["a"] = 2
+            job.state["bad"] = object()
+    async with Job(tmp_path / "run") as job:
+        assert job.persist("counted", Counted()).counts == {"a": 1}
+        assert job.state == {}
