@@ -375,7 +375,8 @@ class SqliteStore(Store):
             self.directory.checksums.update(its_log.checksums(its_log.size_of(frames), size))
             if done < frames:
                 merged = self._record.merged
-            self._note(merge="done", size=size, crc=its_log.crc(size), merged=merged, sync=True)
+            crc = self._record.crc if size == self._record.size else its_log.crc(size)
+            self._note(merge="done", size=size, crc=crc, merged=merged, sync=True)
         else:
             self._note(merged=merged)
 

@@ -158,9 +158,7 @@ class Crawl:
         """
         copy = self.store.with_name("look")
         shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
-        for path in self.store.glob("run.sqlite3*"):
-            shutil.copy(path, copy)
+        shutil.copytree(self.store, copy)
         return open_run(copy)
 
     def check(self) -> list[str]:
@@ -178,6 +176,8 @@ class Crawl:
         findings += [f"{self.log} has a traceback"] * ("Traceback" in text)
         litter = {path.name for path in self.output.parent.iterdir()}
         litter -= {"run", "look", "log", "items.jsonl"}
+        for ending in ("new", "damaged-*"):
+            litter |= {path.name for path in self.store.glob(f"*.{ending}")}
         return findings + [f"{name} was left behind" for name in sorted(litter)]
 
 
