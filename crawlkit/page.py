@@ -18,7 +18,7 @@ from yarl import URL
 
 from .errors import HandlerError, PageTypeError, UsageError
 from .items import ItemType, encode_item
-from .request import Request
+from .request import Request, checked
 from .response import Response
 from .sessions import Session
 from .urls import Base
@@ -191,6 +191,7 @@ class Page:
             0,
             session,
         )
+        checked(Request("", *rest))
         for one in targets:
             if type(one) is str:
                 self.links.append(Request(one, *rest))
@@ -264,7 +265,7 @@ class Page:
             changes["handler"] = self._resolve(handler)
         if priority is not None:
             changes["priority"] = priority
-        self.links.append(request.replace(**changes))
+        self.links.append(checked(request.replace(**changes)))
 
     def _find_base(self) -> Base:
         base = Base(self.url)

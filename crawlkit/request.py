@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from .errors import UsageError
+
 
 class Request(
     msgspec.Struct,
@@ -99,6 +101,21 @@ def fingerprint(request: Request) -> int:
     else:
         data = f"{request.method} {request.url}\x00".encode() + (request.body or b"")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
+def checked(request: Request) -> Request:
+    """The request, which can be saved.
+
+    Raises:
+        UsageError: It holds something that JSON cannot.
+    """
+    try:
+        msgspec.json.encode(request)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the request for {request.url!r} cannot be saved: {error}; give JSON-like user_data"
+        ) from None
+    return request
 
 
 def host_of(url: str) -> str:

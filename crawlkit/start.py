@@ -9,7 +9,7 @@ import msgspec
 
 from .checkpoint import Checkpoint, Saved
 from .errors import UrlError, UsageError
-from .request import Request, fingerprint
+from .request import Request, checked, fingerprint
 from .urls import canonical, read_urls
 
 Given = Request | str | UrlError
@@ -91,7 +91,7 @@ def as_request(given: Any) -> Request:
         UrlError: Its URL cannot be fetched.
     """
     if isinstance(given, Request):
-        return given.replace(url=canonical(given.url))
+        return checked(given.replace(url=canonical(given.url)))
     if isinstance(given, str):
         return Request(canonical(given))
     raise UsageError(f"start requests are URLs or requests, not {type(given).__name__}")

@@ -37,8 +37,8 @@ class Values:
         Raises:
             UsageError: The value is nothing that JSON can hold, or the key is empty.
         """
-        if not key:
-            raise UsageError("a value needs a key to be kept under")
+        if not key or "\0" in key:
+            raise UsageError("a value needs a key to be kept under, without NUL characters")
         self._changed[key] = None if value is None else encode(value, f"the value of {key!r}")
 
     def restore(self, saved: Saved) -> None:

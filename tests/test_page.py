@@ -120,6 +120,14 @@ def test_a_handler_without_a_name_to_be_found_by_is_refused(handler: Any) -> Non
         page().follow(["x"], handler=handler)
 
 
+@pytest.mark.parametrize("target", [["x"], Request("x", user_data={"bad": object()})])
+def test_a_request_that_cannot_be_saved_is_refused_when_it_is_followed(target: Any) -> None:
+    p = page()
+    with pytest.raises(UsageError, match="cannot be saved"):
+        p.follow(target, user_data=None if isinstance(target, Request) else {"bad": object()})
+    assert not p.links
+
+
 def test_a_selector_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="is not a CSS selector"):
         page("<a>").follow("a[")

@@ -88,13 +88,14 @@ class Store(ABC):
 
     @abstractmethod
     async def claim(self, limit: int, window: Mapping[str, int], now: float) -> Claim:
-        """Claim about `limit` requests, best priority first, none before its time.
+        """Claim requests, best priority first, none before its time.
 
-        Whole bundles are claimed, so there may be some more than `limit`. A claim is undone when
-        the process dies; nothing is written.
+        Whole bundles are claimed, at most `limit` of them: of many hosts a bundle each, so that
+        all of them can be asked side by side. A claim is undone when the process dies; nothing is
+        written.
 
         Args:
-            limit: How many are wanted.
+            limit: How many requests are wanted.
             window: The hosts that this process is working on, with how many more requests of each
                 it can use. Hosts that are not in it are wanted too.
             now: Unix time.
@@ -110,6 +111,7 @@ class Store(ABC):
         Raises:
             StoreWriteError: It could not be written; nothing was changed and it can be tried again.
             StoreDamagedError: It can never be written.
+            StoreError: It finishes requests that were given back; nothing was changed.
         """
 
     @abstractmethod
