@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from ctypes import CDLL
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,11 +36,13 @@ class Site:
         start_url: Where to begin.
         sites: ``http://host:port`` of its hosts.
         items: The digest of what a crawl must find; `None` where nobody knows it beforehand.
+        environment: What a crawler's environment needs besides, so that it finds the hosts.
     """
 
     start_url: str
     sites: tuple[str, ...]
     items: Digest | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def serve(workload: Workload, pages: int, cores: Cores) -> Iterator[Site]:
         "size": workload.size,
         "links": workload.links,
         "hosts": workload.hosts,
+        "names": workload.hosts > 1 and has_names(),
         "core": cores.server,
     }
     command = [sys.executable, "-m", "tests.bench.server", json.dumps(spec)]
@@ -111,9 +115,33 @@ def serve(workload: Workload, pages: int, cores: Cores) -> Iterator[Site]:
             if not line:
                 raise BenchError("the server did not start; what it said stands above")
             ready = json.loads(line)
-            yield Site(ready["start_url"], tuple(ready["sites"]), Digest(*ready["items"]))
+            sites = tuple(ready["sites"])
+            with tempfile.TemporaryDirectory(prefix="crawlkit-bench-") as home:
+                names = _names(sites, ready["addresses"], Path(home)) if spec["names"] else {}
+                yield Site(ready["start_url"], sites, Digest(*ready["items"]), names)
         finally:
             server.terminate()
+
+
+def has_names() -> bool:
+    """Whether hosts can have names here: by Debian's libnss-wrapper, without the system's help."""
+    try:
+        CDLL("libnss_wrapper.so")
+    except OSError:
+        return False
+    return True
+
+
+def _names(sites: Sequence[str], addresses: Sequence[str], home: Path) -> dict[str, str]:
+    """The environment in which the hosts of `sites` are found under their names."""
+    file = home / "hosts"
+    hosts = (site.split("/")[2].partition(":")[0] for site in sites)
+    file.write_text("".join(f"{ip} {name}\n" for ip, name in zip(addresses, hosts, strict=True)))
+    return {
+        "LD_PRELOAD": "libnss_wrapper.so",
+        "NSS_WRAPPER_HOSTS": str(file),
+        "NSS_WRAPPER_MAX_HOSTENTS": str(2 * len(sites)),
+    }
 
 
 @contextmanager
@@ -156,7 +184,7 @@ def measure(
         task.write(file)
         command = [sys.executable, "-m", "tests.bench.peers", name, str(file)]
         started = perf_counter()
-        process = subprocess.Popen(command, cwd=work, env=_environment())
+        process = subprocess.Popen(command, cwd=work, env=_environment() | site.environment)
         # Of this one process, where getrusage(RUSAGE_CHILDREN) has the sum and peak of all so far.
         _, status, usage = os.wait4(process.pid, 0)
         seconds = perf_counter() - started

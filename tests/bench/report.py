@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
-from .measure import Measured
+from .measure import Measured, has_names
 from .peers import PEERS
 from .workloads import Workload
 
@@ -55,7 +55,7 @@ def table(workload: Workload, result: Mapping[str, Mapping[str, Any]], reference
     if workload.share is None:
         about = "the documentation of Python 3.11 behind nginx"
     elif workload.hosts > 1:
-        about += f", {workload.hosts} hosts"
+        about += f", {workload.hosts} hosts by {'name' if has_names() else 'address'}"
     heads = ("", "pages/s", "CPU ms/page", f"CPU / {reference}", "(range)", "peak MB", "memory /")
     rows = [heads] + [
         (

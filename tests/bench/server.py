@@ -55,8 +55,7 @@ def answer(html: str) -> bytes:
 def listen(hosts: int) -> list[socket.socket]:
     """One socket for each host, an address of its own each, all with one port.
 
-    Addresses, for they are hosts that every client knows how to reach: Linux has all of
-    127.0.0.0/8 on its loopback interface.
+    Linux has all of 127.0.0.0/8 on its loopback interface.
     """
     addresses = ["127.0.0.1"] if hosts == 1 else [f"127.0.1.{n}" for n in range(1, hosts + 1)]
     sockets = [socket.create_server((addresses[0], 0), backlog=512)]
@@ -67,23 +66,37 @@ def listen(hosts: int) -> list[socket.socket]:
 
 async def serve(shop: Shop, sockets: list[socket.socket]) -> None:
     """Answer until the process is terminated."""
+    addresses = [each.getsockname()[0] for each in sockets]
     answers = {shop.path(n).encode(): answer(shop.html(n)) for n in range(shop.pages)}
     loop = asyncio.get_running_loop()
     for each in sockets:
         await loop.create_server(lambda: Connection(answers), sock=each)
-    ready = {"start_url": shop.url(0), "sites": shop.sites, "items": digest(shop.items())}
+    ready = {
+        "start_url": shop.url(0),
+        "sites": shop.sites,
+        "addresses": addresses,
+        "items": digest(shop.items()),
+    }
     print(json.dumps(ready), flush=True)
     await asyncio.Event().wait()
 
 
+def name_of(address: str) -> str:
+    """What a host is called where hosts have names."""
+    return f"shop{address.rpartition('.')[2]}.example"
+
+
 def main(argument: str) -> None:
-    """Serve what `argument` says: pages, size, links, hosts and the core to run on."""
+    """Serve what `argument` says: pages, size, links, hosts by name or not, the core to run on."""
     wanted = json.loads(argument)
-    core, hosts = wanted.pop("core"), wanted.pop("hosts")
+    core, hosts, has_names = wanted.pop("core"), wanted.pop("hosts"), wanted.pop("names")
     if core is not None:
         os.sched_setaffinity(0, {core})
     sockets = listen(hosts)
-    sites = tuple("http://{}:{}".format(*each.getsockname()) for each in sockets)
+    places = [each.getsockname() for each in sockets]
+    sites = tuple(
+        f"http://{name_of(address) if has_names else address}:{port}" for address, port in places
+    )
     uvloop.run(serve(Shop(sites=sites, **wanted), sockets))
 
 

@@ -76,4 +76,9 @@ PEERS = {
     "crawlkit": Peer("crawlkit_", ("crawlkit",), "durable, its defaults"),
     "scrapy": Peer("scrapy_", ("Scrapy", "uvloop"), "in memory, on uvloop"),
     "scrapy-jobdir": Peer("scrapy_", ("Scrapy", "uvloop"), "with JOBDIR", {"jobdir": True}),
+    "crawlee": Peer("crawlee_", ("crawlee", "uvloop"), "in memory, on uvloop"),
+    "crawlee-files": Peer("crawlee_", ("crawlee", "uvloop"), "on files", {"storage": "files"}),
+    "crawlee-sql": Peer(
+        "crawlee_", ("crawlee", "uvloop", "aiosqlite"), "on SQLite", {"storage": "sql"}
+    ),
 }
