@@ -25,6 +25,9 @@ MAX_DELAY = 60.0
 """Seconds that a request waits at most before it is tried again. A store takes a longer wait for
 none: the clock was set back since, between two lives of the run."""
 
+READ_SINGLY = ("values/", "robots/", "budgets/")
+"""Documents of which there may be many. They are not loaded at the start, but when asked for."""
+
 _encode = msgspec.json.Encoder(order=None).encode
 _decode = msgspec.json.Decoder().decode
 
@@ -249,7 +252,7 @@ class Snapshot:
     """What a store holds of the registered parts: what the `Loader` reads at start-up.
 
     Attributes:
-        documents: Documents by name, without those under ``values/``, which are read one by one.
+        documents: Documents by name, without those that are read one by one (`READ_SINGLY`).
         counters: Counters by name, without those under ``host/``, of which there may be many.
         errors: Groups of errors.
     """

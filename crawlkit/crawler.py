@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
-from .checkpoint import Checkpoint, Lease, Outcome
+from . import outcomes
+from .checkpoint import Checkpoint, Lease, Ticket
 from .clock import Clock
 from .errors import (
-    BlockedError,
-    CrawlkitError,
     FetchError,
     HandlerError,
+    ProxyError,
     RedirectError,
-    StatusError,
     StoreError,
-    UrlError,
     UsageError,
     one_line,
 )
@@ -36,41 +35,33 @@ from .events import (
     RequestHandled,
     RequestRetried,
     RequestSkipped,
-    SessionRetired,
     SystemInfo,
 )
-from .fetching import AiohttpFetcher, Fetcher, Limits, failure_of, retry_after
+from .fetching import Fetcher
+from .gate import HostPaused
+from .hooks import Hooks
 from .items import ItemType
 from .job import Job, P
 from .options import Options
-from .output import ItemWriter
 from .page import Page, handler_name
-from .queue import RequestQueue
-from .request import Request, fingerprint
+from .parts import Parts
+from .request import Request, host_of
 from .response import Response
 from .runner import run
-from .scope import Scope
-from .sessions import SessionPool
-from .start import StartRequests, start_source
+from .seeds import SITEMAP
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
-from .throttle import Throttle, backoff
+from .throttle import backoff
 
 log = logging.getLogger("crawlkit.crawler")
 
-PAUSING = (429, 503)
-SEEDS_AT_ONCE = 500
-"""Start requests after which a checkpoint is taken."""
+T = TypeVar("T")
 
 STORE_REST = 0.05
 """Seconds between two looks at a store that is in trouble."""
 
 
-class HostPaused(Exception):
-    """The host asked to be left alone; the request goes back and it costs no retry."""
-
-
-class Crawler(Options):
+class Crawler(Hooks, Options):
     """A crawl that cannot be lost. Subclass it, and write a handler for each kind of page.
 
         class Shop(Crawler):
@@ -93,6 +84,8 @@ class Crawler(Options):
         statistics: What was done, over all lives.
         sessions: The identities under which sites see the crawler.
         throttle: How fast each host is asked.
+        robots: What each host asks crawlers to leave alone.
+        page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
     """
@@ -108,77 +101,26 @@ class Crawler(Options):
             durability=self.durability,
             clock=self.clock,
         )
-        self.statistics = self.persist("statistics", Statistics(self.clock))
-        self.throttle = self.persist(
-            "throttle",
-            Throttle(self.clock, concurrency_per_host=self.concurrency_per_host, delay=self.delay),
+        self._parts = parts = Parts(
+            self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
         )
-        self.queue = self.persist(
-            "queue", RequestQueue(self.clock, self.throttle, concurrency=self.concurrency)
-        )
-        self.sessions = self.persist(
-            "sessions",
-            SessionPool(
-                self.clock,
-                size=self.session_pool_size,
-                max_age=self.session_max_age,
-                max_usage=self.session_max_usage,
-                max_error_score=self.session_max_error_score,
-                error_score_decrement=self.session_error_decrement,
-                proxies=self.proxies,
-                persist=self.persist_sessions,
-                on_retired=lambda id, reason: self.job.tell(SessionRetired(id, reason)),
-            ),
-        )
-        self.fetcher: Fetcher = AiohttpFetcher(
-            limits=Limits(idle=self.idle_timeout, total=self.timeout, body=self.max_body),
-            user_agent=self.user_agent,
-            headers=self.headers,
-            may_follow=self._why_not_redirected,
-        )
+        self.statistics = parts.statistics
+        self.queue = parts.queue
+        self.throttle = parts.throttle
+        self.sessions = parts.sessions
+        self.robots = parts.robots
+        self.page_cache = parts.page_cache
+        self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
-        self._items = self.persist("items", ItemWriter(self.output, stored=self._stored_items))
-        self._start = self.persist("start", StartRequests())
-        self._scope = Scope(self.scope, include=self.include, exclude=self.exclude)
+        self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
-        self._accepted = frozenset(self.accept_status)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
+        self._proxy_failures: Counter[Ticket] = Counter()
         self._is_seeded = False
         self._is_finished = False
         self.job.on_commit(self._on_commit)
         self.job.on("persistState", self._on_persist_state)
         self.job.on("systemInfo", self._on_system_info)
-
-    # -- for subclasses to override, with plain functions or with async ones --------------------
-
-    def parse(self, page: Page) -> Awaitable[None] | None:
-        """Handle a page: the default handler."""
-        raise HandlerError(
-            f"{type(self).__name__} has no parse; write 'async def parse(self, page)'"
-        )
-
-    def start_requests(self) -> Iterable[Request | str] | AsyncIterable[Request | str]:
-        """Further start requests, besides `start_urls`; may be a generator, plain or async.
-
-        After a restart it is begun again and what was enqueued is skipped, so it has to give the
-        same sequence each time. It is not called any more once it has come to its end.
-        """
-        return ()
-
-    def on_start(self) -> Awaitable[None] | None:
-        """Called in every life, when everything is restored and before the first request."""
-
-    def on_error(self, request: Request, error: Exception) -> Awaitable[None] | None:
-        """Called at every failure, before it is decided whether the request is tried again."""
-
-    def on_failed(self, request: Request, error: Exception) -> Awaitable[None] | None:
-        """Called when a request is given up.
-
-        Like `on_error`, it is called again if the process dies before the next checkpoint.
-        """
-
-    def on_finish(self, statistics: Statistics) -> Awaitable[None] | None:
-        """Called when the crawl is finished, not when it is stopped."""
 
     # -- for users ----------------------------------------------------------------------------
 
@@ -211,6 +153,7 @@ class Crawler(Options):
                 statistics = self.statistics
                 done = statistics.requests_finished + statistics.requests_failed
                 self.queue.budget = self.max_pages - done
+            await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
             is_finished = await self._work_until_done()
@@ -218,6 +161,7 @@ class Crawler(Options):
                 await _done(self.on_finish(self.statistics))
         finally:
             await self.fetcher.close()
+            await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
@@ -252,6 +196,18 @@ class Crawler(Options):
         """
         await self.job.set_value(key, value)
 
+    async def cached(
+        self, key: str, compute: Callable[[], Awaitable[T] | T], ttl: float | None = None
+    ) -> T:
+        """What `compute` gives, computed once: data that many pages share, also across runs.
+
+        Args:
+            key: Its name. However many ask for it at once, it is computed once.
+            compute: A function, plain or async, that gives a JSON-like value.
+            ttl: Seconds for which it holds; ``None`` for ever.
+        """
+        return await self.page_cache.cached(key, compute, ttl)
+
     # -- the crawl ----------------------------------------------------------------------------
 
     async def _work_until_done(self) -> bool:
@@ -284,20 +240,9 @@ class Crawler(Options):
             raise group.exceptions[0] from None
 
     async def _seed(self) -> None:
-        """Enqueue the start requests, those that were not enqueued in an earlier life."""
-        for request in self._start.take_urls(self.start_urls):
-            self.queue.add(request)
-        if not self._start.is_done:
-            source = start_source(self.start_file, self.start_requests())
-            async for place, given in self._start.take(source):
-                if isinstance(given, UrlError):
-                    log.warning("%s; it is left out", given)
-                    self.statistics.skipped("malformed")
-                else:
-                    self.queue.add(given)
-                if place % SEEDS_AT_ONCE == 0:
-                    # Ten million start requests are not to be held in memory.
-                    await self.job.try_checkpoint()
+        """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
+        self._seeds.sow_sitemaps(self.sitemaps)
+        await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
         self._is_seeded = True
         self.queue.hungry.set()
 
@@ -339,11 +284,19 @@ class Crawler(Options):
     async def _process(self, lease: Lease) -> None:
         started_at, started = self.clock.now(), perf_counter()
         try:
+            refusal = await self._gate.refusal(lease)
+            if self.sitemaps_from_robots and not lease.request.depth:
+                self._follow_robots(lease.request)
+            if refusal is not None:
+                self._drop(lease, *refusal)
+                return
             page = await self._fetch(lease, started_at)
             await self._handle(page)
             self._apply(lease, page, perf_counter() - started)
-        except HostPaused:
-            self.queue.put_back(lease)
+        except HostPaused as pause:
+            self._put_back(lease, pause.failure)
+        except ProxyError as error:
+            await self._change_proxy(lease, error, perf_counter() - started)
         except asyncio.CancelledError:
             self.queue.release(lease)
             raise
@@ -355,43 +308,39 @@ class Crawler(Options):
                 await self.job.emit(RequestHandled(lease.request, page.status, duration))
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
-        request, host = lease.request, lease.host
-        session = self.sessions.pick(host, request.session)
+        request = lease.request
+        session = self.sessions.pick(lease.host, request.session, request.url)
         try:
-            response = await self.fetcher.fetch(request, session)
-        except FetchError:
-            session.mark_bad()
-            raise
-        self.statistics.received(host, response.status, len(response.body))
-        failure = None if response.status in self._accepted else failure_of(response)
-        if failure is None:
-            session.mark_good()
-            self.throttle.succeeded(host, started_at=started_at)
-            return Page(
+            response = await self.fetcher.fetch(
                 request,
-                response,
                 session,
-                item_type=self._item_type,
-                state=self.job.state,
-                resolve=self._name_of,
+                limits=self._parts.sitemap_limits if request.handler == SITEMAP else None,
+                may_follow=partial(self._gate.why_not_redirected, request),
             )
-        if isinstance(failure, BlockedError):
-            session.mark_blocked(host)
-        elif failure.retryable:
-            session.mark_bad()
-        if response.status in PAUSING:
-            self._pause(lease, response, failure, started_at)
-        raise failure
+        except FetchError as error:
+            self._judge.miss(error, lease, session, started_at)
+            raise
+        self._judge.hear(response, lease, session, started_at)
+        page = Page(
+            request,
+            response,
+            session,
+            item_type=self._item_type,
+            state=self.job.state,
+            resolve=self._name_of,
+            max_links=self.max_links,
+            max_elements=self.max_elements,
+        )
+        if page.needs_preparing and request.handler != SITEMAP:
+            await page.prepare()
+        return page
 
-    def _pause(
-        self, lease: Lease, response: Response, failure: FetchError, started_at: float
-    ) -> None:
-        """Leave the host alone for a while; it costs the request no retry, within reason."""
-        seconds = retry_after(response.headers, self.clock.now())
-        self.throttle.pause(lease.host, seconds, started_at=started_at)
-        if self.throttle.strikes(lease.host) <= self.max_pauses:
-            self.statistics.error(failure, lease.request.url)
-            raise HostPaused
+    async def _fetch_robots(self, request: Request, url: str) -> Response:
+        robots = Request(
+            url, private=request.private, session=request.session, render=False, cache="off"
+        )
+        session = self.sessions.pick(host_of(url), robots.session, url)
+        return await self.fetcher.fetch(robots, session, limits=self._parts.robots_limits)
 
     async def _handle(self, page: Page) -> None:
         name = page.request.handler
@@ -404,24 +353,14 @@ class Crawler(Options):
         if page.updates:
             self._update(page)
         for data in page.items:
-            self._items.add(data, request.url, request.handler, now)
+            self._parts.items.add(data, request.url, request.handler, now)
         if page.items:
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
             self.statistics.error(error, request.url)
-        self._follow(page, now)
-        outcome = Outcome(
-            "handled",
-            request.url,
-            lease.fingerprint,
-            lease.host,
-            now,
-            request.handler,
-            page.status,
-            duration,
-            request.retry_count,
-        )
-        self.queue.finish(lease, outcome)
+        self._follow(page)
+        self._ended(lease)
+        self.queue.finish(lease, outcomes.handled(lease, page.status, now, duration))
         self.statistics.finished(request.handler, lease.host, duration, request.retry_count)
 
     def _update(self, page: Page) -> None:
@@ -434,35 +373,63 @@ class Crawler(Options):
             self.job.state.roll_back(before)
             raise
 
-    def _follow(self, page: Page, now: float) -> None:
-        for request in islice(page.links, self.max_links):
-            if request.depth > self.max_depth:
-                reason: str | None = "max_depth"
-            else:
-                reason = self._scope.reason(request.url, page.url)
-            if reason is None:
-                self.queue.add(request)
-            else:
-                self._skip(request, reason, page, now)
-        if len(page.links) > self.max_links:
-            for request in page.links[self.max_links :]:
-                self._skip(request, "max_links", page, now)
+    def _follow(self, page: Page) -> None:
+        links = page.links
+        if links and self._parts.asks_robots and page.says_nofollow(self.robots.token):
+            for request in links:
+                self._skip(request, "nofollow", page)
+            return
+        for request in links:
+            self._enqueue(request, page)
+        if page.links_over:
+            self.statistics.skipped("max_links", page.links_over)
 
-    def _skip(self, request: Request, reason: str, page: Page, now: float) -> None:
+    def _enqueue(self, request: Request, page: Page) -> None:
+        """Enqueue what a page leads to, or keep why it is left out."""
+        if request.depth > self.max_depth:
+            reason: str | None = "max_depth"
+        else:
+            reason = self._parts.scope.reason(request.url, page.url)
+        if reason is None:
+            self.queue.add(request)
+        else:
+            self._skip(request, reason, page)
+
+    def _skip(self, request: Request, reason: str, page: Page) -> None:
         self.statistics.skipped(reason)
-        detail = f"{reason}: on {page.url}"
-        self.queue.skip(
-            Outcome(
-                "skipped",
-                request.url,
-                fingerprint(request),
-                request.host,
-                now,
-                request.handler,
-                detail=detail,
-            )
-        )
+        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now()))
         self.job.tell(RequestSkipped(request.url, reason))
+
+    def _drop(self, lease: Lease, reason: str, detail: str) -> None:
+        """Leave a request unfetched that was enqueued."""
+        request = lease.request
+        if not request.depth:
+            log.warning("%s is not fetched: %s %s", request.url, reason, detail)
+        self.queue.drop(lease, outcomes.dropped(lease, reason, detail, self.clock.now()))
+        self.statistics.skipped(reason)
+        self.statistics.dropped()
+        self.job.tell(RequestSkipped(request.url, reason))
+
+    def _put_back(self, lease: Lease, failure: FetchError | None) -> None:
+        """Leave a request for later; it costs no retry."""
+        if failure is not None:
+            self.statistics.error(failure, lease.request.url)
+        self._gate.ended(lease, has_outcome=False)
+        self.queue.put_back(lease)
+
+    def _ended(self, lease: Lease, *, has_outcome: bool = True) -> None:
+        self._gate.ended(lease, has_outcome=has_outcome)
+        if self._proxy_failures:
+            self._proxy_failures.pop(lease.ticket, None)
+
+    async def _change_proxy(self, lease: Lease, error: ProxyError, duration: float) -> None:
+        """Try again through another proxy; it costs the request no retry, within reason."""
+        self._proxy_failures[lease.ticket] += 1
+        if self._proxy_failures[lease.ticket] > self.max_pauses:
+            await self._fail(lease, error, duration)
+        else:
+            self.throttle.hold(lease.host, error.retry_after)
+            self._put_back(lease, error)
 
     async def _fail(self, lease: Lease, error: Exception, duration: float) -> None:
         """A try failed: tell the user, then try again or give up."""
@@ -477,6 +444,7 @@ class Crawler(Options):
             self.queue.release(lease)
             raise
         self.statistics.error(error, request.url)
+        self._ended(lease, has_outcome=not will_retry)
         if will_retry:
             delay = backoff(request.retry_count)
             again = request.replace(retry_count=request.retry_count + 1)
@@ -484,32 +452,30 @@ class Crawler(Options):
             self.statistics.retried(request.handler, lease.host)
             await self.job.emit(RequestRetried(request, error, delay))
         else:
-            self.queue.finish(lease, self._failed_outcome(lease, error, duration))
+            if request.handler == SITEMAP:
+                self._seeds.give_up(request.url)
+            self.queue.finish(lease, outcomes.failed(lease, error, self.clock.now(), duration))
             self.statistics.failed(request.handler, lease.host, duration, request.retry_count)
             await self.job.emit(RequestFailed(request, error))
-
-    def _failed_outcome(self, lease: Lease, error: Exception, duration: float) -> Outcome:
-        request = lease.request
-        return Outcome(
-            "failed",
-            request.url,
-            lease.fingerprint,
-            lease.host,
-            self.clock.now(),
-            request.handler,
-            error.status if isinstance(error, StatusError | BlockedError) else None,
-            duration,
-            request.retry_count,
-            error=error.kind if isinstance(error, CrawlkitError) else type(error).__name__,
-            detail=one_line(error),
-            request=request,
-        )
 
     async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:
             await _done(hook(*args))
         except Exception as error:
             log.error("%s failed: %s", hook.__qualname__, one_line(error))
+
+    def _follow_robots(self, request: Request) -> None:
+        rules = self.robots.peek(request.url)
+        if rules is not None:
+            self._seeds.sow_named_sitemaps(rules.sitemaps, request)
+
+    async def parse_sitemap(self, page: Page) -> None:
+        """Handle a sitemap; see `sitemap_request` for what becomes of its entries.
+
+        It may list millions of pages. So it is the one handler whose effects do not come together
+        at its end: what it lists is enqueued bit by bit, with its place in the sitemap.
+        """
+        await self._seeds.read_sitemap(page, self.sitemap_request, self._enqueue)
 
     # -- small things -------------------------------------------------------------------------
 
@@ -528,16 +494,6 @@ class Crawler(Options):
         self._handlers.get(name) or self._handler(name)
         return name
 
-    def _why_not_redirected(self, from_url: str, to_url: str) -> str | None:
-        return self._scope.reason(to_url, from_url)
-
-    def _stored_items(self) -> Iterator[bytes]:
-        reader = self.job.store.reader()
-        try:
-            yield from (item.data for item in reader.items())
-        finally:
-            reader.close()
-
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         self.statistics.enqueued(receipt)
         self.queue.settle(checkpoint, receipt)
@@ -547,6 +503,8 @@ class Crawler(Options):
 
     async def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.statistics
+        self.throttle.local_delay = info.loop_delay
+        self.queue.limit = self._parts.capacity.adjust(info, busy=len(self.queue.in_flight))
         statistics.in_flight = len(self.queue.in_flight)
         statistics.sample(self.clock.now(), info.memory_bytes)
         await self.job.emit(

@@ -13,11 +13,16 @@
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
     ├── FetchError               a request got no usable response; it is tried again
     │   ├── NetworkError         no connection, no such host, reset, bad TLS, bad HTTP
+    │   │   └── ProxyError       the proxy is why; it is rested, and the request keeps its retries
     │   ├── FetchTimeoutError    too slow
     │   ├── StatusError          an HTTP status that counts as a failure
     │   ├── BlockedError         the site refuses this session (401, 403, 429)
     │   ├── RedirectError        too many redirects, or one to where we may not go
-    │   └── LimitError           a limit was met: body, headers, links
+    │   ├── LimitError           a limit was met: body, headers, elements
+    │   ├── PrivateAddressError  a public page led to a private address
+    │   ├── RobotsError          the host's robots.txt cannot be had now
+    │   ├── OfflineError         not in the page cache, and nothing may be fetched
+    │   └── RenderError          the browser could not make the page
     ├── ItemError                an item is not of the crawler's ``item_type``
     └── PageTypeError            the page is not what the handler took it for (JSON, HTML)
 
@@ -99,6 +104,19 @@ class NetworkError(FetchError):
     """No connection, no such host, a reset, bad TLS or malformed HTTP."""
 
 
+class ProxyError(NetworkError):
+    """The proxy cannot be reached, or refuses; ``proxy`` is its address without credentials.
+
+    The proxy is rested, and the request is tried through another one without using up a retry;
+    ``retry_after`` is in how many seconds there is one.
+    """
+
+    def __init__(self, message: str, proxy: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.proxy = proxy
+        self.retry_after = retry_after
+
+
 class FetchTimeoutError(FetchError):
     """The server was silent or too slow."""
 
@@ -135,6 +153,33 @@ class LimitError(FetchError):
     retryable = False
 
 
+class PrivateAddressError(FetchError):
+    """A public page led to a private address (loopback, a local network, a cloud's metadata)."""
+
+    retryable = False
+
+
+class RobotsError(FetchError):
+    """The host's robots.txt cannot be had: its server is in trouble, so the host is left alone.
+
+    ``retry_after`` is for how many seconds it asks to be, where it says so.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OfflineError(FetchError):
+    """The page is not in the page cache, and the crawl is told not to fetch."""
+
+    retryable = False
+
+
+class RenderError(FetchError):
+    """The browser crashed, or could not make the page."""
+
+
 class ItemError(CrawlkitError):
     """An item is not of the crawler's ``item_type``."""
 
@@ -144,8 +189,15 @@ class PageTypeError(CrawlkitError):
 
 
 def one_line(error: BaseException) -> str:
-    """The error as one line: its message, or its type where it has none."""
+    r"""The error as one line: its message, or its type where it has none.
+
+    What a server wrote may be in it. So what is not printable (the escape sequences of a terminal,
+    marks that turn the direction of text, lone surrogates) becomes an escape that can be seen, as
+    in ``\x1b[31m``.
+    """
     text = " ".join(str(error).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if isinstance(error, CrawlkitError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

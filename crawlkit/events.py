@@ -66,13 +66,20 @@ class SystemInfo(Event):
     Attributes:
         cpu: Share of one core that this process used, 1.0 is a whole core.
         memory_bytes: Resident memory of this process.
-        loop_delay: Seconds by which the event loop was late.
+        loop_delay: Seconds by which the event loop was late, at worst.
+        cpu_limit: Cores that this process may use.
+        memory_limit_bytes: Memory that there may be, of the group of processes or the machine that
+            is nearest to its limit; ``None`` where the system does not tell.
+        memory_used_bytes: How much of that is in use, by this process and by others.
     """
 
     name: ClassVar[str] = "systemInfo"
     cpu: float
     memory_bytes: int
     loop_delay: float
+    cpu_limit: float = 1.0
+    memory_limit_bytes: int | None = None
+    memory_used_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,71 +6,61 @@ of the request's headers may go along.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from time import perf_counter
-from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
-from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 from yarl import URL
 
+from .addresses import is_bad_port, is_private_host
+from .bodies import read_body
+from .clients import Attempt, Clients, is_reachable, private_address, timeout_of
+from .clock import Clock
+from .deadlines import Deadline, Deadlines
 from .errors import (
     BlockedError,
     FetchError,
     FetchTimeoutError,
-    LimitError,
-    NetworkError,
+    PrivateAddressError,
+    ProxyError,
     RedirectError,
     StatusError,
+    UrlError,
     UsageError,
     one_line,
 )
+from .failures import failure, place_of, too_many_headers
+from .hops import Hop, may_travel
+from .limits import Limits as Limits
 from .request import Request, host_of
 from .response import Response, http_date
 from .sessions import Session
 from .urls import Base
 
+if TYPE_CHECKING:
+    from .cache import PageCache
+    from .credentials import Credentials
+    from .proxies import ProxyPool
+
 MAX_RETRY_AFTER = 3600.0
 """Seconds that a server may ask us to wait."""
-MAX_HEADERS = 256
-"""Header fields of a response; `Limits.headers` bounds their bytes."""
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 """The ``Accept`` header where nobody gives another."""
-TRAVELLING_HEADERS = frozenset(
-    {"accept", "accept-encoding", "accept-language", "content-type", "user-agent"}
-)
-"""Headers that a redirect to another origin may take along, besides those of ``Sec-``."""
 
+MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
+"""Asked at a redirect with the URL that redirects and the one that it leads to; answers why it is
+not to be followed, or ``None``."""
+
+_LIMITS = Limits()
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BODY_HEADERS = ("Content-Encoding", "Content-Language", "Content-Location", "Content-Type")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a server may cost us.
-
-    Attributes:
-        idle: Seconds without a byte, also while connecting.
-        total: Seconds for a whole request, redirects included.
-        body: Bytes of a decoded body.
-        headers: Bytes of a response's header fields.
-        redirects: Redirects that are followed for one request.
-    """
-
-    idle: float = 30.0
-    total: float = 60.0
-    body: int = 16 * 1024 * 1024
-    headers: int = 64 * 1024
-    redirects: int = 20
 
 
 class Fetcher(Protocol):
@@ -82,11 +72,24 @@ class Fetcher(Protocol):
     async def close(self) -> None:
         """Give everything back. Nothing is being fetched any more."""
 
-    async def fetch(self, request: Request, session: Session) -> Response:
+    async def fetch(
+        self,
+        request: Request,
+        session: Session,
+        *,
+        limits: Limits | None = None,
+        may_follow: MayFollow | None = None,
+    ) -> Response:
         """Fetch one request.
 
         A status is no error here: the crawler decides what a 404 means to it. Cookies that the
         server sets belong into `session`.
+
+        Args:
+            request: What to fetch.
+            session: Whose cookies, headers and proxy it has.
+            limits: Other limits than the fetcher's own.
+            may_follow: Asked at each redirect. What it raises is raised as it is.
 
         Raises:
             FetchError: There is no response, or none that we may have.
@@ -97,163 +100,272 @@ class Fetcher(Protocol):
 class AiohttpFetcher(Fetcher):
     """The fetcher for plain HTTP, on aiohttp.
 
+    Private addresses (this machine, its network, a cloud's metadata) are reached only by requests
+    that may (`Request.private`), and by redirects of what came from one. That is decided when a
+    connection is made, after the name was looked up, at every hop. A proxy looks names up by
+    itself: there only addresses and ``localhost`` are refused, and it has to keep its own network
+    from the web. Its own address may be private.
+
     Args:
         limits: What a server may cost us.
         user_agent: The ``User-Agent`` header.
         headers: Headers of every request. Those of the session and of the request go over them.
         concurrency: Connections in use at once, at most; 0 for as many as there are calls of
             `fetch`, which the crawler bounds already.
-        may_follow: Asked at each redirect with the URL that redirects and the one that it leads
-            to; answers why not, or ``None``.
         tls: An `ssl.SSLContext`, where the system's certificate authorities are not the right
             ones; ``False`` checks no certificate.
+        allow_private: Whether every request and redirect may lead to a private address.
+        proxies: What picks the proxy of each exchange. Without it, that is the session's own.
+        credentials: What answers a site that asks who is there.
+        cache: Where responses are kept.
+        clock: What the rests of proxies are measured by.
     """
 
     def __init__(
         self,
         *,
-        limits: Limits = Limits(),
+        limits: Limits = _LIMITS,
         user_agent: str = "crawlkit",
         headers: Mapping[str, str] | None = None,
         concurrency: int = 0,
-        may_follow: Callable[[str, str], str | None] | None = None,
         tls: ssl.SSLContext | bool = True,
+        allow_private: bool = False,
+        proxies: ProxyPool | None = None,
+        credentials: Credentials | None = None,
+        cache: PageCache | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._limits = limits
-        self._concurrency = concurrency
-        self._may_follow = may_follow
-        self._tls = tls
+        self._allow_private = allow_private
+        self._proxies = proxies
+        self._credentials = credentials
+        self._cache = cache
+        self._clock = clock or Clock()
+        # aiohttp adds the Accept-Encoding that we can decode, for it can, too.
         own = CIMultiDict({"Accept": ACCEPT, "User-Agent": user_agent})
         own.update(headers or {})
         # What may go anywhere is left to aiohttp, which is the fastest. The rest is added by us.
-        self._headers = {name: value for name, value in own.items() if _may_travel(name)}
-        self._secrets = {name: value for name, value in own.items() if not _may_travel(name)}
-        self._client: aiohttp.ClientSession | None = None
-        self._deadlines = _Deadlines(limits.total)
+        common = {name: value for name, value in own.items() if may_travel(name)}
+        self._secrets = {name: value for name, value in own.items() if not may_travel(name)}
+        self._clients = Clients(limits=limits, headers=common, concurrency=concurrency, tls=tls)
+        # By their seconds, which are few: those of pages, of robots.txt, of sitemaps.
+        self._deadlines: dict[float, Deadlines] = {limits.total: Deadlines(limits.total)}
 
     async def open(self) -> None:
         """Make the connection pool."""
-        self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._concurrency, ssl=self._tls, ttl_dns_cache=300, dns_cache_max_size=10_000
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            # The time for all of it is kept by `_Deadlines`.
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._limits.idle, sock_read=self._limits.idle
-            ),
-            max_line_size=self._limits.headers,
-            max_field_size=self._limits.headers,
-            max_headers=MAX_HEADERS,
-        )
+        await self._clients.open()
 
     async def close(self) -> None:
         """Close all connections."""
-        self._deadlines.close()
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        for deadlines in self._deadlines.values():
+            deadlines.close()
+        await self._clients.close()
 
-    async def fetch(self, request: Request, session: Session) -> Response:
-        """Fetch one request, and follow where it is redirected to.
+    async def fetch(
+        self,
+        request: Request,
+        session: Session,
+        *,
+        limits: Limits | None = None,
+        may_follow: MayFollow | None = None,
+    ) -> Response:
+        """Fetch one request, and follow where it is redirected to (see `Hop.follow`).
 
-        Methods, bodies and headers change at a redirect as in the Fetch Standard ("HTTP-redirect
-        fetch"), but for one thing: where the origin changes, not only credentials are left behind
-        but every header that may be secret, which is all but a few (`TRAVELLING_HEADERS`).
+        Args:
+            request: What to fetch.
+            session: Whose cookies, headers and proxy it has.
+            limits: Other limits than the fetcher's own.
+            may_follow: Asked at each redirect. What it raises is raised as it is.
 
         Raises:
             NetworkError: No connection, no such host, a reset, bad TLS or malformed HTTP.
+            ProxyError: The proxy is why there is no response.
             FetchTimeoutError: A limit of time was met.
             LimitError: A limit of size was met.
+            PrivateAddressError: It leads to a private address, and may not.
             RedirectError: Too many redirects, or one that may not be followed.
+            UrlError: A link to a port that is not for the web.
             UsageError: A header or method that HTTP cannot express.
         """
-        if self._client is None:
-            raise UsageError("the fetcher is not open; await its open() first")
         started = perf_counter()
-        hop = _Hop(request.url, request.method.upper(), request.body, self._merge(request, session))
+        limits = limits or self._limits
+        hop = Hop(
+            request.url,
+            request.method.upper(),
+            request.body,
+            self._merge(request, session),
+            request.private or self._allow_private,
+        )
+        if request.depth and is_bad_port(host_of(hop.url)):
+            raise UrlError(f"{_short(hop.url)} is not fetched: its port is not for the web")
         redirects: list[str] = []
+        deadlines = self._deadlines.get(limits.total)
+        if deadlines is None:
+            deadlines = self._deadlines[limits.total] = Deadlines(limits.total)
+        deadline = Deadline(deadlines)
         try:
-            with _Deadline(self._deadlines):
+            with deadline:
                 while True:
-                    response, target = await self._exchange(self._client, hop, session)
-                    if target is None:
+                    response = await self._exchange(request, hop, session, limits)
+                    location = None
+                    if response.status in _REDIRECTS:
+                        location = response.headers.get("Location")
+                    if location is None:
                         response.redirects = tuple(redirects)
                         response.elapsed = perf_counter() - started
                         return response
+                    target = _target(hop.url, location)
                     redirects.append(hop.url)
-                    if len(redirects) > self._limits.redirects:
+                    if len(redirects) > limits.redirects:
                         raise RedirectError(
-                            f"more than {self._limits.redirects} redirects, the last to "
-                            f"{_short(target)}"
+                            f"more than {limits.redirects} redirects, the last to {_short(target)}"
                         )
-                    hop = hop.follow(target, response.status)
-        except Exception as error:
-            failure = _failure(error, hop.url, session.proxy, self._limits)
-            if failure is error:
+                    if may_follow is not None and (reason := await may_follow(hop.url, target)):
+                        raise RedirectError(
+                            f"redirected to {_short(target)}, which is not followed: {reason}"
+                        )
+                    is_private = response.is_private or self._allow_private
+                    hop = hop.follow(target, response.status, is_private=is_private)
+        except TimeoutError as error:
+            if not deadline.is_missed:
                 raise
-            raise failure from error
+            message = f"{host_of(hop.url)} took longer than {limits.total:g} s"
+            raise FetchTimeoutError(message) from error
 
-    async def _exchange(
-        self, client: aiohttp.ClientSession, hop: _Hop, session: Session
-    ) -> tuple[Response, str | None]:
-        """One request and its response, and the URL that it redirects to, if it does."""
+    def _exchange(
+        self, request: Request, hop: Hop, session: Session, limits: Limits
+    ) -> Awaitable[Response]:
+        """The response to one hop, from the cache or the site. One that redirects has no body."""
+        # Before the cache is asked: what a private site once said is not for pages of the web.
+        if not hop.is_private and is_private_host(host_of(hop.url)):
+            raise PrivateAddressError(private_address(host_of(hop.url)))
+        # No coroutines but those that wait for something: each costs every page a microsecond.
+        if self._credentials is None:
+            ask = self._send
+        else:
+            ask = partial(self._authorized, self._credentials)
+        if self._cache is None:
+            return ask(hop, session, limits)
+        return self._cache.exchange(
+            request,
+            hop,
+            lambda hop: ask(hop, session, limits),
+            cookie=session.cookie_header(hop.url),
+        )
+
+    async def _authorized(
+        self, credentials: Credentials, hop: Hop, session: Session, limits: Limits
+    ) -> Response:
+        """The site's response, asked a second time where it wants to know who is there."""
+        if hop.headers is not None and "Authorization" in hop.headers:
+            return await self._send(hop, session, limits)
+        known = credentials.authorize(hop.method, hop.url)
+        response = await self._send(hop, session, limits, known)
+        if response.status == 401:
+            challenges = response.headers.getall("WWW-Authenticate", ())
+            answer = credentials.answer(hop.method, hop.url, hop.body, challenges, sent=known)
+            if answer is not None:
+                return await self._send(hop, session, limits, answer)
+        return response
+
+    async def _send(
+        self, hop: Hop, session: Session, limits: Limits, authorization: str | None = None
+    ) -> Response:
+        """One request and its response, through the proxy whose turn it is."""
         headers = hop.headers
         cookies = session.cookie_header(hop.url)
-        if cookies:
-            headers = CIMultiDict(headers or ())
-            own = headers.get("Cookie")
-            headers["Cookie"] = f"{cookies}; {own}" if own else cookies
+        if cookies or authorization is not None:
+            headers = _with(headers, cookies, authorization)
+        pool = self._proxies
+        started_at = 0.0 if pool is None else self._clock.now()
+        proxy = session.proxy if pool is None else pool.pick(hop.url, session)
+        try:
+            if proxy is None:
+                client = self._clients.direct(is_private=hop.is_private)
+                return await self._talk(client, hop, headers, session, limits)
+            attempt = Attempt()
+            response = await self._talk_through(proxy, attempt, hop, headers, session, limits)
+        except Exception as error:
+            ours = failure(error, hop.url, proxy, limits)
+            if proxy is not None:
+                ours = await _blamed(ours, error, proxy, attempt, limits)
+                if pool is not None and isinstance(ours, ProxyError):
+                    pool.failed(proxy, started_at=started_at)
+            if ours is error:
+                raise
+            raise ours from error
+        if pool is not None:
+            pool.worked(proxy)
+        return response
+
+    async def _talk_through(
+        self,
+        proxy: str,
+        attempt: Attempt,
+        hop: Hop,
+        headers: CIMultiDict[str] | None,
+        session: Session,
+        limits: Limits,
+    ) -> Response:
+        options: dict[str, Any] = {"trace_request_ctx": attempt}
+        if proxy.startswith("socks"):
+            async with self._clients.socks(proxy, host_of(hop.url)) as client:
+                return await self._talk(client, hop, headers, session, limits, **options)
+        options["proxy"] = proxy
+        client = self._clients.proxied()
+        response = await self._talk(client, hop, headers, session, limits, **options)
+        if response.status == 407:
+            place = place_of(proxy)
+            raise ProxyError(f"the proxy {place} refuses: 407, it wants a password", proxy=place)
+        return response
+
+    async def _talk(
+        self,
+        client: aiohttp.ClientSession,
+        hop: Hop,
+        headers: CIMultiDict[str] | None,
+        session: Session,
+        limits: Limits,
+        **options: Any,
+    ) -> Response:
+        url = hop.url
+        if limits is not self._limits:
+            options["timeout"] = timeout_of(limits)
+            options["max_line_size"] = options["max_field_size"] = limits.headers
         try:
             answer = await client.request(
                 hop.method,
-                URL(hop.url, encoded=True),
+                URL(url, encoded=True),
                 headers=headers,
                 data=hop.body,
-                proxy=session.proxy,
                 allow_redirects=False,
+                **options,
             )
         except aiohttp.ClientError:
             raise  # some of them are a ValueError, too
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{_short(hop.url)} cannot be asked for: {one_line(error)}") from error
+            raise UsageError(f"{_short(url)} cannot be asked for: {one_line(error)}") from error
+        host = host_of(url)
         try:
             # aiohttp has bounded the number of headers and the size of each.
-            if sum(map(len, chain.from_iterable(answer.raw_headers))) > self._limits.headers:
-                raise _too_many_headers(hop.url, self._limits)
+            if sum(map(len, chain.from_iterable(answer.raw_headers))) > limits.headers:
+                raise too_many_headers(url, limits)
             if "Set-Cookie" in answer.headers:
-                session.store_cookies(hop.url, answer.headers.getall("Set-Cookie"))
-            target = None
+                session.store_cookies(url, answer.headers.getall("Set-Cookie"))
             body = b""
-            if answer.status in _REDIRECTS and "Location" in answer.headers:
-                target = self._target(hop.url, answer.headers["Location"])
-            else:
-                body = await self._read(answer, hop.url)
+            if answer.status not in _REDIRECTS or "Location" not in answer.headers:
+                body = await read_body(answer, host, limits)
         finally:
             # Where the body was read to its end, this has happened; where it was not, the
             # connection is closed.
             answer.release()
-        return (
-            Response(url=hop.url, status=answer.status, headers=answer.headers, body=body),
-            target,
+        return Response(
+            url=url,
+            status=answer.status,
+            headers=answer.headers,
+            body=body,
+            is_private=hop.is_private and self._clients.is_private(host),
         )
-
-    async def _read(self, answer: aiohttp.ClientResponse, url: str) -> bytes:
-        """The decoded body, no longer than the limit."""
-        content = answer.content
-        limit = self._limits.body
-        body = await content.readany()
-        size = len(body)
-        if not content.at_eof():
-            blocks = [body]
-            while size <= limit and (block := await content.readany()):
-                size += len(block)
-                blocks.append(block)
-            body = b"".join(blocks)
-        if size > limit:
-            raise LimitError(f"the body from {host_of(url)} is longer than {limit} bytes")
-        return body
 
     def _merge(self, request: Request, session: Session) -> CIMultiDict[str] | None:
         """The headers of the request, its session and the crawl, or ``None`` where there are none.
@@ -267,132 +379,54 @@ class AiohttpFetcher(Fetcher):
         headers.update(request.headers)
         return headers
 
-    def _target(self, url: str, location: str) -> str:
-        """Where a redirect leads, in canonical form.
 
-        Raises:
-            RedirectError: To where we may not go.
-        """
-        target = Base(url).join(_as_text(location))
-        if target is None:
-            raise RedirectError(f"redirected to {_short(location)!r}, which cannot be crawled")
-        if self._may_follow is not None and (reason := self._may_follow(url, target)):
-            raise RedirectError(f"redirected to {_short(target)}, which is not followed: {reason}")
-        return target
-
-
-@dataclass(slots=True)
-class _Hop:
-    """One request on the way to a response."""
-
-    url: str
-    method: str
-    body: bytes | None
-    headers: CIMultiDict[str] | None
-
-    def follow(self, url: str, status: int) -> _Hop:
-        """The request that a redirect asks for."""
-        method, body = self.method, self.body
-        headers = CIMultiDict(self.headers or ())
-        if (status in (301, 302) and method == "POST") or (
-            status == 303 and method not in ("GET", "HEAD")
-        ):
-            method, body = "GET", None
-            for name in _BODY_HEADERS:
-                headers.popall(name, None)
-        if _origin(url) != _origin(self.url):
-            for name in [name for name in headers if not _may_travel(name)]:
-                headers.popall(name, None)
-        return _Hop(url, method, body, headers or None)
+def _with(
+    headers: CIMultiDict[str] | None, cookies: str, authorization: str | None
+) -> CIMultiDict[str]:
+    """The headers of a hop, and what the session and the credentials add to one exchange."""
+    headers = CIMultiDict(headers or ())
+    if cookies:
+        own = headers.get("Cookie")
+        headers["Cookie"] = f"{cookies}; {own}" if own else cookies
+    if authorization is not None:
+        headers["Authorization"] = authorization
+    return headers
 
 
-class _Deadlines:
-    """Ends every fetch that takes longer than the limit, with one timer for all of them.
+async def _blamed(
+    ours: Exception, error: Exception, proxy: str, attempt: Attempt, limits: Limits
+) -> Exception:
+    """The error, or a `ProxyError` where the proxy did not so much as give a connection.
 
-    All have the same limit, so they are over in the order in which they began. A timer for each,
-    as `asyncio.timeout` makes it, takes longer than all else that this file adds to a fetch.
+    A dead site must not send one proxy after the other to rest. Where nobody says which of them was
+    silent, the proxy is tried.
     """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._running: dict[_Deadline, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, deadline: _Deadline, loop: asyncio.AbstractEventLoop) -> None:
-        """It begins."""
-        end = loop.time() + self._seconds
-        self._running[deadline] = end
-        if self._timer is None:
-            self._timer = loop.call_at(end, self._look, loop)
-
-    def remove(self, deadline: _Deadline) -> None:
-        """It was met."""
-        self._running.pop(deadline, None)
-
-    def close(self) -> None:
-        """Let the timer go."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now = loop.time()
-        for deadline, end in tuple(self._running.items()):
-            if end > now:
-                self._timer = loop.call_at(end, self._look, loop)
-                break
-            del self._running[deadline]
-            deadline.miss()
+    place = place_of(proxy)
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            if not await is_reachable(proxy, limits.idle / 10):
+                message = f"no connection to the proxy {place} within {limits.idle:g} s"
+                return ProxyError(message, proxy=place)
+        case aiohttp.ClientConnectorError():
+            pass  # it has come as far as the site
+        case aiohttp.ClientOSError() | aiohttp.ServerDisconnectedError():
+            if not attempt.is_connected:
+                return ProxyError(f"the proxy {place} closed the connection", proxy=place)
+    return ours
 
 
-class _Deadline:
-    """A context manager that raises `TimeoutError`; see `asyncio.Timeout`, whose ways it has."""
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads, in canonical form.
 
-    __slots__ = ("_cancelling", "_deadlines", "_is_missed", "_task")
-
-    _task: asyncio.Task[object]
-
-    def __init__(self, deadlines: _Deadlines) -> None:
-        self._deadlines = deadlines
-        self._is_missed = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a fetch must run in a task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._deadlines.add(self, task.get_loop())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._deadlines.remove(self)
-        # A task that was cancelled from outside, too, goes on being cancelled.
-        if (
-            self._is_missed
-            and self._task.uncancel() <= self._cancelling
-            and kind is asyncio.CancelledError
-        ):
-            raise TimeoutError from error
-
-    def miss(self) -> None:
-        """The time is over."""
-        self._is_missed = True
-        self._task.cancel()
-
-
-def _may_travel(name: str) -> bool:
-    name = name.lower()
-    return name in TRAVELLING_HEADERS or name.startswith("sec-")
-
-
-def _origin(url: str) -> tuple[str, str]:
-    return url.partition(":")[0], host_of(url)
+    Raises:
+        RedirectError: To where nobody may go.
+    """
+    target = Base(url).join(_as_text(location))
+    if target is None:
+        raise RedirectError(f"redirected to {_short(location)!r}, which cannot be crawled")
+    if is_bad_port(host_of(target)):
+        raise RedirectError(f"redirected to {_short(target)}, whose port is not for the web")
+    return target
 
 
 def _short(url: str) -> str:
@@ -407,63 +441,6 @@ def _as_text(location: str) -> str:
     if location.isascii() or location.isprintable():
         return location
     return quote(location.encode("utf-8", "surrogateescape"), safe=string.printable)
-
-
-def _failure(error: Exception, url: str, proxy: str | None, limits: Limits) -> Exception:
-    """What went wrong, as an error of ours."""
-    host = host_of(url)
-    match error:
-        case FetchError() | UsageError():
-            return error
-        case aiohttp.ConnectionTimeoutError():
-            return FetchTimeoutError(f"no connection to {host} within {limits.idle:g} s")
-        case aiohttp.SocketTimeoutError():
-            return FetchTimeoutError(f"{host} sent nothing for {limits.idle:g} s")
-        case aiohttp.ClientProxyConnectionError():
-            return NetworkError(f"no connection to the proxy {_place(proxy)}: {_reason(error)}")
-        case aiohttp.ClientHttpProxyError():
-            return NetworkError(
-                f"the proxy {_place(proxy)} refuses: {error.status} {error.message}"
-            )
-        case aiohttp.ClientConnectorDNSError():
-            return NetworkError(f"no address for {host}: {_reason(error)}")
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return NetworkError(f"no TLS with {host}: {_reason(error)}")
-        case aiohttp.ClientConnectorError():
-            return NetworkError(f"no connection to {host}: {_reason(error)}")
-        case aiohttp.ServerDisconnectedError():
-            return NetworkError(f"{host} closed the connection without a response")
-        case aiohttp.ClientPayloadError():
-            return NetworkError(f"the body from {host} broke off: {_reason(error)}")
-        case aiohttp.ClientResponseError():
-            cause = error.__cause__ and error.__cause__.__cause__
-            if isinstance(cause, LineTooLong) or error.message.startswith("Too many headers"):
-                return _too_many_headers(url, limits)
-            return NetworkError(f"{host} sent malformed HTTP: {_reason(error)}")
-        # OSError comes after its subclasses; TimeoutError is one of them.
-        case TimeoutError():
-            return FetchTimeoutError(f"{host} took longer than {limits.total:g} s")
-        case OSError() | aiohttp.ClientError():
-            return NetworkError(f"the connection to {host} failed: {_reason(error)}")
-    return error
-
-
-def _too_many_headers(url: str, limits: Limits) -> LimitError:
-    return LimitError(
-        f"{host_of(url)} sent more than {limits.headers} bytes or {MAX_HEADERS} fields of headers"
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what the libraries below say."""
-    cause = getattr(error, "os_error", None) or error.__cause__ or error
-    text = getattr(cause, "strerror", None) or getattr(cause, "message", None) or one_line(cause)
-    return str(text).strip().partition("\n")[0].rstrip(":.")[:200]
-
-
-def _place(proxy: str | None) -> str:
-    """A proxy's address without its credentials."""
-    return host_of(proxy or "").rpartition("@")[2]
 
 
 # -- what a response means --------------------------------------------------------------------

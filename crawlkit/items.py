@@ -190,7 +190,8 @@ def export_items(
         meta: Add ``_url``, ``_handler`` and ``_time`` (ISO 8601 in UTC) to each item.
         escape_formulas: In CSV, put ``'`` before text that a spreadsheet would take for a formula
             (https://owasp.org/www-community/attacks/CSV_Injection): what begins with ``=``, ``+``,
-            ``-``, ``@``, a tab or a carriage return, and is not simply a number.
+            ``-``, ``@``, their full-width forms, a tab, a carriage return or a line feed, and is
+            not simply a number. Numbers stay as they are.
 
     Raises:
         OptionError: The ending is none of these.
@@ -285,7 +286,8 @@ class _TextOut:
         return self._file.write(text.encode())
 
 
-_is_number = re.compile(r"[+-]?[0-9][0-9 .,]*").fullmatch
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_is_number = re.compile(r"[+-]?[0-9][0-9 .,]*(?:[eE][+-]?[0-9]+)?").fullmatch
 
 
 def _plain(value: Any) -> str:
@@ -296,7 +298,7 @@ def _plain(value: Any) -> str:
 
 def _escaped(value: Any) -> str:
     text = _plain(value)
-    if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text):
+    if text.startswith(_FORMULA_STARTS) and not _is_number(text):
         return f"'{text}"
     return text
 

@@ -11,7 +11,6 @@ has not is done again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -34,6 +33,7 @@ from .events import (
     PersistState,
     SystemInfo,
 )
+from .machine import Machine
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
@@ -50,6 +50,12 @@ RESERVE = 0.25
 """Share of the grace that is kept for the last checkpoint and the end of the process."""
 LEAST_RESERVE = 0.5
 """Seconds that are kept of a short grace, but never more than half of it."""
+PROBE = 0.1
+"""Seconds between two looks at whether the event loop is late. The worst of a second counts."""
+
+
+SETTLE_REST = 0.1
+"""Seconds between two looks at a store that is in trouble."""
 
 
 class Job:
@@ -369,6 +375,13 @@ class Job:
                 log.info("the store works again, and nothing was lost")
             self._failing_since = None
 
+    async def settle(self) -> None:
+        """Take a checkpoint, and come back once one was taken: for those who would fill memory."""
+        await self.try_checkpoint()
+        # A commit that works sets nothing that could be awaited, and this is a rare sight.
+        while not (self.can_save or self.is_stopping):  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_REST)
+
     def trouble(self, error: Exception) -> None:
         """Something could not be saved or read: stop the job, with patience where that may help."""
         now = asyncio.get_running_loop().time()
@@ -410,14 +423,29 @@ class Job:
 
     async def _keep_measuring(self) -> None:
         loop = asyncio.get_running_loop()
+        machine = Machine()
         used, at = time.process_time(), loop.time()
         while True:
-            await asyncio.sleep(1.0)
-            now = loop.time()
+            now, delay = at, 0.0
+            while now < at + 1.0:
+                due = now + PROBE
+                await asyncio.sleep(PROBE)
+                now = loop.time()
+                delay = max(delay, now - due)
             used_before, used = used, time.process_time()
             share = (used - used_before) / (now - at)
-            await self.emit(SystemInfo(share, _memory(), max(0.0, now - at - 1.0)))
             at = now
+            memory = machine.memory()
+            await self.emit(
+                SystemInfo(
+                    share,
+                    machine.resident(),
+                    delay,
+                    machine.cores(),
+                    None if memory is None else memory.limit,
+                    None if memory is None else memory.used,
+                )
+            )
 
     async def emit(self, event: Event) -> None:
         """Bring an event to its listeners, if there are any."""
@@ -455,10 +483,3 @@ def _append(appends: list[Append]) -> None:
             f"cannot write {error.filename or appends[0].path}: {error.strerror}; "
             "free or mend the disk"
         ) from None
-
-
-def _memory() -> int:
-    """Resident memory of this process in bytes; 0 where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0

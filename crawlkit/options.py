@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 import msgspec
 
 from .errors import OptionError
+from .request import CacheMode
 from .scope import UrlPattern
 
 DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
@@ -24,21 +25,32 @@ class Options:
         name: Name of the run; default: the class's name, as in ``book-shop`` for ``BookShop``.
         start_urls: Where the crawl begins.
         start_file: A file with more such URLs, one a line.
+        sitemaps: URLs of sitemaps whose pages the crawl begins with, too.
+        sitemaps_from_robots: Whether to begin also with the sitemaps that the robots.txt files of
+            the start URLs' hosts name.
         store: Where the run is kept; default ``runs/NAME``.
 
     Pace:
-        concurrency: Requests in flight at most.
+        concurrency: Requests in flight at most. There are fewer while the machine is short of
+            memory or processor time.
+        min_concurrency: Requests in flight that there may always be.
         concurrency_per_host: Requests in flight at one host, at most.
         delay: Seconds between the starts of two requests to one host, at least.
+        max_delay: Seconds to which this delay grows at most, where a host gets slow, refuses
+            (429, 503), or asks for more in its robots.txt.
+        obey_robots: Whether robots.txt, and what pages say of their links, is obeyed.
 
     Limits:
         max_pages: Pages to handle, over all lives; then the crawl is finished, and what is pending
             stays pending for a run with a higher limit.
+        max_pages_per_host: Pages to fetch from one host, over all lives.
+        budgets: How many pages to fetch of the URLs that match a pattern, by pattern.
         max_depth: How many links a page may be away from the start.
         max_retries: How often a request that failed is tried again.
         max_pauses: Consecutive pauses (429, 503) of a host that cost no retry.
         max_links: Links of one page that are followed.
         max_body: Bytes of a decoded body.
+        max_elements: Elements of an HTML page; a larger one is a failure.
         timeout: Seconds for a whole request.
         idle_timeout: Seconds without a byte.
 
@@ -50,8 +62,23 @@ class Options:
     HTTP:
         user_agent: How the crawler introduces itself.
         headers: Headers of every request.
-        proxies: URLs of proxies, which the sessions take in turn.
+        proxies: URLs of proxies (``http``, ``https``, ``socks5``, ``socks5h``), which the sessions
+            take in turn; or, by pattern of URL, one, several or ``None``.
+        auth: User and password by origin, as in ``{"https://intranet.example": ("me", "secret")}``.
+        allow_private: Whether public pages may lead to private addresses.
         accept_status: Statuses from 400 on that go to the handler and are no failures.
+
+    Rendering:
+        render: Whether pages are made by a browser, scripts and all, where a request does not say.
+        render_wait: When a page is done: ``load``, ``networkidle``, or a CSS selector that must be
+            there.
+
+    Page cache:
+        cache: How responses are kept, see `CacheMode`: ``off``, ``http``, seconds, ``forever``, or
+            ``offline``.
+        cache_rules: The same by pattern of URL; the first that matches counts.
+        cache_dir: Where they are kept. Crawlers may share it.
+        cache_size: Bytes that it may take; what was unused for longest goes first.
 
     Sessions:
         session_pool_size: How many there are.
@@ -77,18 +104,26 @@ class Options:
     name: str = ""
     start_urls: Iterable[str] = ()
     start_file: str | None = None
+    sitemaps: Iterable[str] = ()
+    sitemaps_from_robots: bool = False
     store: Any = None
 
     concurrency: int = 16
+    min_concurrency: int = 1
     concurrency_per_host: int = 8
     delay: float = 0.0
+    max_delay: float = 60.0
+    obey_robots: bool = True
 
     max_pages: int | None = None
+    max_pages_per_host: int | None = None
+    budgets: Mapping[UrlPattern, int] = {}
     max_depth: int = 100
     max_retries: int = 3
     max_pauses: int = 10
     max_links: int = 10_000
     max_body: int = 16 * 2**20
+    max_elements: int = 200_000
     timeout: float = 60.0
     idle_timeout: float = 30.0
 
@@ -98,8 +133,18 @@ class Options:
 
     user_agent: str = DEFAULT_USER_AGENT
     headers: Mapping[str, str] = {}
-    proxies: Iterable[str] = ()
+    proxies: Iterable[str] | Mapping[UrlPattern, str | Iterable[str] | None] = ()
+    auth: Mapping[str, tuple[str, str]] = {}
+    allow_private: bool = False
     accept_status: Iterable[int] = ()
+
+    render: bool = False
+    render_wait: str = "load"
+
+    cache: CacheMode = "off"
+    cache_rules: Mapping[UrlPattern, CacheMode] = {}
+    cache_dir: str = "runs/.cache"
+    cache_size: int = 2**30
 
     session_pool_size: int = 20
     session_max_age: float = 3000.0
@@ -118,14 +163,19 @@ class Options:
 
     _AT_LEAST: ClassVar[dict[str, float]] = {
         "concurrency": 1,
+        "min_concurrency": 1,
         "concurrency_per_host": 1,
         "delay": 0,
+        "max_delay": 0,
         "max_pages": 1,
+        "max_pages_per_host": 1,
         "max_depth": 0,
         "max_retries": 0,
         "max_pauses": 0,
         "max_links": 0,
         "max_body": 1,
+        "max_elements": 1,
+        "cache_size": 1,
         "timeout": 0.001,
         "idle_timeout": 0.001,
         "persist_interval": 0.01,
@@ -148,8 +198,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value >= least):
                 raise OptionError(f"{name} cannot be {value!r}; give a number from {least} on")
-        if isinstance(self.start_urls, str):
-            self.start_urls = [self.start_urls]
+        for name in ("start_urls", "sitemaps"):
+            if isinstance(given := getattr(self, name), str):
+                setattr(self, name, [given])
 
     @classmethod
     def parse_option(cls, name: str, text: str) -> Any:
@@ -165,7 +216,7 @@ class Options:
             raise unknown_option(name)
         kind = types[name]
         value: Any = None if text.lower() == "none" else text
-        if name in ("headers", "item_type", "store"):
+        if name in _NO_TEXT:
             raise OptionError(f"{name} cannot be given as text; set it in the crawler's class")
         if name in _LISTS:
             kind = list[int] if name == "accept_status" else list[str]
@@ -176,7 +227,8 @@ class Options:
             raise OptionError(f"{name} cannot be {text!r}: {error}") from None
 
 
-_LISTS = ("start_urls", "include", "exclude", "proxies", "accept_status")
+_LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
+_NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules")
 
 
 def option_types() -> dict[str, Any]:

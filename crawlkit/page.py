@@ -6,6 +6,7 @@ applies all of it in one step once the handler has succeeded.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -16,12 +17,17 @@ from parsel import Selector, SelectorList
 from parsel.csstranslator import HTMLTranslator
 from yarl import URL
 
-from .errors import HandlerError, PageTypeError, UsageError
+from .directives import nofollow
+from .errors import HandlerError, LimitError, PageTypeError, UsageError
 from .items import ItemType, encode_item
-from .request import Request, checked
+from .parsing import MAX_ELEMENTS, Parsed, is_heavy, parse
+from .request import CacheMode, Request, checked
 from .response import Response
 from .sessions import Session
 from .urls import Base
+
+MAX_LINKS = 10_000
+"""Links of a page that are followed, by default."""
 
 _URL_STARTS = ("http://", "https://", "/", "./", "../", "?")
 
@@ -36,22 +42,30 @@ class Page:
         item_type: What every item must be, if anything.
         state: The crawler's state, for `update_state`.
         resolve: Turns a handler into the name that it is saved by, and refuses what has none.
+        max_links: How many links may be followed; those over it are only counted.
+        max_elements: How many elements the page may have.
 
     Attributes:
         links: Requests that the handler wants to be followed.
+        links_over: How many more it wanted, beyond `max_links`.
         items: Items that it saved, as JSON.
-        rejected: Why items that it saved are none.
+        rejected: Errors that do not fail the page: why items that it saved are none, and that its
+            tree is truncated.
         updates: Functions to call with the page's other effects.
     """
 
     __slots__ = (
         "_base",
+        "_is_truncated",
         "_item_type",
+        "_max_elements",
+        "_max_links",
         "_resolve",
         "_selector",
         "_state",
         "items",
         "links",
+        "links_over",
         "rejected",
         "request",
         "response",
@@ -68,18 +82,24 @@ class Page:
         item_type: ItemType | None = None,
         state: dict[str, Any] | None = None,
         resolve: Callable[[Any], str] | None = None,
+        max_links: int = MAX_LINKS,
+        max_elements: int = MAX_ELEMENTS,
     ) -> None:
         self.request = request
         self.response = response
         self.session = session
         self.links: list[Request] = []
+        self.links_over = 0
         self.items: list[bytes] = []
         self.rejected: list[Exception] = []
         self.updates: list[Callable[[], object]] = []
         self._item_type = item_type
         self._state = state
         self._resolve = resolve or handler_name
+        self._max_links = max_links
+        self._max_elements = max_elements
         self._selector: Selector | None = None
+        self._is_truncated = False
         self._base: Base | None = None
 
     def __repr__(self) -> str:
@@ -122,10 +142,42 @@ class Page:
 
     @property
     def selector(self) -> Selector:
-        """The parsed page, as a parsel `Selector`. Parsed at its first use."""
+        """The parsed page, as a parsel `Selector`. Parsed at its first use.
+
+        Raises:
+            LimitError: It has too many elements or attributes to be parsed.
+        """
         if self._selector is None:
-            self._selector = _parse(self.response)
-        return self._selector
+            self._take(parse(self.response, max_elements=self._max_elements))
+        return self._selector  # type: ignore[return-value]
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether `selector` lacks a part of the page.
+
+        That is what is nested deeper than 2,048 levels, and all that follows it: libxml2 reads no
+        further. `body` and `text` have all of it.
+        """
+        return self.selector is not None and self._is_truncated
+
+    @property
+    def needs_preparing(self) -> bool:
+        """Whether parsing could hold the event loop up; see `prepare`."""
+        return self._selector is None and is_heavy(self.response)
+
+    async def prepare(self) -> None:
+        """Parse the page in a thread, so that `selector` is there when the handler asks for it.
+
+        For pages of which `needs_preparing` says so; the crawler awaits it before the handler.
+
+        Raises:
+            LimitError: It has too many elements or attributes to be parsed.
+        """
+        self._take(
+            await asyncio.to_thread(
+                parse, self.response, max_elements=self._max_elements, in_thread=True
+            )
+        )
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``."""
@@ -149,10 +201,12 @@ class Page:
         priority: int | None = None,
         user_data: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
-        method: str = "GET",
+        method: str | None = None,
         body: bytes | None = None,
         unique_key: str | None = None,
         session: str | None = None,
+        render: bool | None = None,
+        cache: CacheMode | None = None,
     ) -> int:
         """Enqueue links, once the handler has succeeded.
 
@@ -160,44 +214,68 @@ class Page:
             target: A CSS selector, and the ``href`` of what it finds is followed; or a URL or
                 request, or several. Text is a URL if it begins with ``http://``, ``https://``,
                 ``/``, ``./``, ``../`` or ``?``; inside a list it always is. URLs may be relative.
+                Requests are followed with what else is given here in place of what they have.
             handler: The method that handles the pages; default `parse`.
             priority: Higher is fetched earlier; default 0.
             user_data: JSON-like values for the handler.
             headers: Extra headers.
-            method: HTTP method, in capitals.
+            method: HTTP method, in capitals; default ``GET``.
             body: Body to send.
             unique_key: Identity in place of method, URL and body.
             session: Id of the session to use.
+            render: Whether a browser makes the page; default as the crawler's option says.
+            cache: How the page cache is used (see `CacheMode`); default as the options say.
 
         Returns:
-            How many links were found. Those out of scope or enqueued before are left out later.
+            How many links were found. Those out of scope, enqueued before or beyond ``max_links``
+            are left out later.
 
         Raises:
             HandlerError: The handler has no name by which it could be found after a restart.
             UsageError: The selector is malformed.
             PageTypeError: The page is not HTML.
+            LimitError: It has too many elements or attributes to be parsed.
         """
+        before = self.links_over
         targets = self._targets(target)
         name = "parse" if handler is None else self._resolve(handler)
         rest = (
             name,
             priority or 0,
             self.request.depth + 1,
-            method,
+            method or "GET",
             headers or {},
             body,
             user_data or {},
             unique_key,
             0,
             session,
+            self.response.is_private,
+            render,
+            cache,
         )
         checked(Request("", *rest))
+        given: dict[str, Any] | None = None
         for one in targets:
             if type(one) is str:
                 self.links.append(Request(one, *rest))
-            else:
-                self._follow_request(one, handler, priority)
-        return len(targets)
+                continue
+            if given is None:
+                given = {
+                    "handler": None if handler is None else name,
+                    "priority": priority,
+                    "method": method,
+                    "headers": headers,
+                    "body": body,
+                    "user_data": user_data,
+                    "unique_key": unique_key,
+                    "session": session,
+                    "render": render,
+                    "cache": cache,
+                }
+                given = {key: value for key, value in given.items() if value is not None}
+            self.links.append(self._request(one, given))
+        return len(targets) + self.links_over - before
 
     def save(self, item: object) -> None:
         """Keep an item, once the handler has succeeded.
@@ -232,40 +310,71 @@ class Page:
         """
         self.updates.append(change)
 
+    # -- for the crawler ------------------------------------------------------------------------
+
+    def says_nofollow(self, token: str) -> bool:
+        """Whether it asks crawlers, or the one called `token`, to follow none of its links."""
+        return nofollow(self.response, self._root, token)
+
     # -- inside -----------------------------------------------------------------------------------
+
+    def _take(self, parsed: Parsed) -> None:
+        self._selector = parsed.selector
+        self._is_truncated = parsed.is_truncated
+        if parsed.is_truncated:
+            self.rejected.append(
+                LimitError(
+                    f"{self.url} is nested too deeply: what is below 2,048 levels, and all that "
+                    "follows, is missing from page.selector; page.text has it"
+                )
+            )
 
     def _targets(self, target: Any) -> list[Any]:
         """What is to be followed: canonical URLs, and requests as they were given."""
+        room = self._max_links - len(self.links)
         if isinstance(target, str) and not target.startswith(_URL_STARTS):
-            hrefs = self._hrefs(target)
+            hrefs = self._hrefs(target, room)
             join = self._join()
             return [url for href in hrefs if (url := join(href)) is not None]
         given = (target,) if isinstance(target, str | URL | Request) else target
-        found = (one if isinstance(one, Request) else self.absolute(str(one)) for one in given)
-        return [one for one in found if one is not None]
+        found: list[Any] = []
+        for one in given:
+            if len(found) >= room:
+                self.links_over += 1  # not joined to be left out
+                continue
+            known = one if isinstance(one, Request) else self.absolute(str(one))
+            if known is not None:
+                found.append(known)
+        return found
 
-    def _hrefs(self, query: str) -> Any:
+    def _hrefs(self, query: str, room: int) -> Any:
+        """The links that a selector finds; of more than there is room for only the first."""
         root = self.selector.root
         if not isinstance(root, etree._Element):
             kind = self.response.content_type or "no content type"
             raise PageTypeError(f"{self.url} has no links to select: it is not HTML ({kind})")
-        return _links(query)(root)
+        hrefs = _links(query)(root)
+        self.links_over += max(len(hrefs) - room, 0)
+        return hrefs[:room]
+
+    def _root(self) -> etree._Element | None:
+        root = self.selector.root
+        return root if isinstance(root, etree._Element) else None
 
     def _join(self) -> Callable[[str], str | None]:
         if self._base is None:
             self._base = self._find_base()
         return self._base.join
 
-    def _follow_request(self, request: Request, handler: Any, priority: int | None) -> None:
+    def _request(self, request: Request, given: dict[str, Any]) -> Request:
+        """A request that the handler made, with what else it gave to `follow`."""
         url = self.absolute(request.url)
         if url is None:
             raise UsageError(f"{request.url!r} cannot be followed; give an http or https URL")
-        changes: dict[str, Any] = {"url": url, "depth": self.request.depth + 1}
-        if handler is not None:
-            changes["handler"] = self._resolve(handler)
-        if priority is not None:
-            changes["priority"] = priority
-        self.links.append(checked(request.replace(**changes)))
+        is_private = request.private or self.response.is_private
+        return checked(
+            request.replace(url=url, depth=self.request.depth + 1, private=is_private, **given)
+        )
 
     def _find_base(self) -> Base:
         base = Base(self.url)
@@ -306,32 +415,3 @@ def _links(query: str) -> etree.XPath:
         return etree.XPath(f"({xpath})/@href", smart_strings=False)
     except Exception as error:
         raise UsageError(f"{query!r} is not a CSS selector: {error}") from None
-
-
-def _parse(response: Response) -> Selector:
-    kind = response.content_type
-    if kind in ("application/json", "text/json") or kind.endswith("+json"):
-        return Selector(text=response.text, type="json")
-    form = "xml" if kind in ("text/xml", "application/xml") or kind.endswith("+xml") else "html"
-    if kind == "application/xhtml+xml":
-        form = "html"
-    if response.encoding not in ("utf-8", "cp1252"):
-        # libxml2 knows fewer encodings than Python.
-        return Selector(text=response.text, type=form)
-    if form == "html":
-        return Selector(root=_html(response.body, response.encoding), type="html")
-    return Selector(body=response.body or b" ", encoding=response.encoding, type=form)
-
-
-@lru_cache(maxsize=8)
-def _parser(encoding: str) -> etree.HTMLParser:
-    return etree.HTMLParser(recover=True, encoding=encoding, huge_tree=True)
-
-
-def _html(body: bytes, encoding: str) -> etree._Element:
-    """The root of a page, as parsel makes it, without a parser of its own for each page."""
-    body = body.strip()
-    if b"\0" in body:
-        body = body.replace(b"\0", b"")
-    root = etree.fromstring(body or b"<html/>", _parser(encoding))
-    return etree.fromstring(b"<html/>", _parser(encoding)) if root is None else root

@@ -26,17 +26,21 @@ LANE_ROOM = 2 * BUNDLE
 MAX_LANES = 2000
 """Hosts in the window at most, however many of them have to rest."""
 
+LOOK_AGAIN = 0.1
+"""Seconds until a host is looked at again that somebody else keeps at its limit."""
+
 
 class Lane:
     """The claimed requests of one host, best first."""
 
-    __slots__ = ("active", "host", "is_lined_up", "waiting")
+    __slots__ = ("active", "host", "is_lined_up", "rests_until", "waiting")
 
     def __init__(self, host: str) -> None:
         self.host = host
         self.waiting: list[tuple[int, int, Lease]] = []
         self.active = 0
         self.is_lined_up = False  # among the ready lanes or the resting ones
+        self.rests_until = 0.0  # among the resting ones, with this time
 
 
 class RequestQueue:
@@ -51,6 +55,8 @@ class RequestQueue:
         concurrency: How many requests are in flight at most; it sizes the window.
 
     Attributes:
+        limit: How many requests are in flight at most, right now: `concurrency`, or less where the
+            machine can bear no more. It may be changed at any time.
         hungry: Set when the feeder should look for more work.
         in_flight: What workers are busy with.
         budget: How many more requests may be started; infinite unless there is a limit.
@@ -61,6 +67,7 @@ class RequestQueue:
         self._clock = clock
         self._throttle = throttle
         self._low = 2 * concurrency + BUNDLE
+        self._limit = concurrency
         self._enqueued = DedupSet()
         self._skips = DedupSet(bits=14)
 
@@ -120,7 +127,10 @@ class RequestQueue:
                 return lease
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            if not self._is_dry or self._fresh or self._again or not self.in_flight:
+            # More work is of no use to a worker that has to wait for the limit.
+            if len(self.in_flight) < self._limit and (
+                not self._is_dry or self._fresh or self._again or not self.in_flight
+            ):
                 self.hungry.set()
             await waiter
         return None
@@ -130,6 +140,11 @@ class RequestQueue:
         self._outcomes.append(outcome)
         self._left.append(lease.ticket)
         self._end(lease)
+
+    def drop(self, lease: Lease, outcome: Outcome) -> None:
+        """The request is not fetched after all; it uses up none of the budget."""
+        self.budget += 1
+        self.finish(lease, outcome)
 
     def retry(self, lease: Lease, request: Request, due: float) -> None:
         """Try the request again, as `request` and not before the Unix time `due`."""
@@ -158,8 +173,31 @@ class RequestQueue:
         self._wake(len(self._waiters))
         self.hungry.set()
 
+    @property
+    def limit(self) -> int:
+        """How many requests are in flight at most. More than that, once lowered, end as usual."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        is_raised = limit > self._limit
+        self._limit = limit
+        if is_raised:
+            # Each that starts wakes the next.
+            self._wake(1)
+
+    def rouse(self, host: str) -> None:
+        """`host` may be asked earlier than the throttle said before: look at it again."""
+        lane = self._lanes.get(host)
+        if lane is not None and lane.waiting:
+            if lane.rests_until:
+                lane.rests_until = 0.0
+                lane.is_lined_up = False
+            self._line_up(lane)
+            self._wake(1)
+
     def _next(self) -> Lease | None:
-        if self.budget <= 0:
+        if self.budget <= 0 or len(self.in_flight) >= self._limit:
             return None
         now = self._clock.now()
         self._rouse(now)
@@ -169,11 +207,16 @@ class RequestQueue:
             start_at = self._throttle.ready_at(lane.host)
             if start_at <= now:
                 return self._start(lane)
-            if start_at != math.inf:
-                self._turn += 1
-                heappush(self._resting, (start_at, self._turn, lane))
-                lane.is_lined_up = True
-            # Otherwise the host is at its limit, and the first of its pages to end lines it up.
+            if start_at == math.inf:
+                if lane.active:
+                    # The host is at its limit, and the first of its pages to end lines it up.
+                    continue
+                # None of its pages is in flight: a redirect or the like keeps the host busy.
+                start_at = now + LOOK_AGAIN
+            self._turn += 1
+            heappush(self._resting, (start_at, self._turn, lane))
+            lane.rests_until = start_at
+            lane.is_lined_up = True
         self._set_timer(now)
         return None
 
@@ -200,6 +243,10 @@ class RequestQueue:
         self._throttle.finished(lease.host)
         lane = self._lanes[lease.host]
         lane.active -= 1
+        if lane.rests_until and self._throttle.ready_at(lane.host) < lane.rests_until:
+            # What the page cache answered has not asked the host, and it need not rest.
+            lane.rests_until = 0.0
+            lane.is_lined_up = False
         self._line_up(lane)
         if not (lane.waiting or lane.active or lane.is_lined_up):
             del self._lanes[lease.host]
@@ -209,7 +256,10 @@ class RequestQueue:
     @property
     def is_starving(self) -> bool:
         """A worker is idle although a checkpoint would bring requests that it could work on."""
-        return bool(self._waiters and (self._fresh or self._again))
+        return (
+            bool(self._waiters and (self._fresh or self._again))
+            and len(self.in_flight) < self._limit
+        )
 
     @property
     def is_settled(self) -> bool:
@@ -268,7 +318,10 @@ class RequestQueue:
     def _rouse(self, now: float) -> int:
         roused = 0
         while self._resting and self._resting[0][0] <= now:
-            lane = heappop(self._resting)[2]
+            until, _, lane = heappop(self._resting)
+            if lane.rests_until != until:
+                continue  # it was roused before its time
+            lane.rests_until = 0.0
             lane.is_lined_up = False
             self._line_up(lane)
             roused += 1

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from .errors import UsageError
+
+
+CacheMode: TypeAlias = Literal["off", "http", "forever", "offline"] | float
+"""How the page cache is used: not at all; by the rules of HTTP; a response is good for ever; only
+the cache is asked and a miss is an error; or a response is good for so many seconds."""
 
 
 class Request(
@@ -28,6 +33,9 @@ class Request(
         "unique_key": "k",
         "retry_count": "r",
         "session": "s",
+        "private": "pr",
+        "render": "rn",
+        "cache": "c",
     },
 ):
     """One URL to fetch. Immutable; `replace` makes a changed copy.
@@ -45,6 +53,11 @@ class Request(
             give another key to fetch a URL again.
         retry_count: How many times it was tried again. Counted by crawlkit.
         session: Id of the session to use, where it must be a certain one.
+        private: Whether it may lead to a private address: start requests may, and links of pages
+            that came from one.
+        render: Whether a browser makes the page; ``None`` as the crawler's option says.
+        cache: How the page cache is used for it (see `CacheMode`); ``None`` as the crawler's
+            options say.
     """
 
     # The short names are those on disk, where tens of millions of requests may wait.
@@ -59,6 +72,9 @@ class Request(
     unique_key: str | None = None
     retry_count: int = 0
     session: str | None = None
+    private: bool = False
+    render: bool | None = None
+    cache: CacheMode | None = None
 
     def replace(self, **changes: Any) -> Request:
         """A copy with some fields changed."""

@@ -63,7 +63,7 @@ class Scope:
             one = isinstance(given, str) or not isinstance(given, Iterable)
             patterns = (given,) if one else tuple(given)
             object.__setattr__(self, name, patterns)
-            object.__setattr__(self, f"_{name}s", tuple(_matcher(name, each) for each in patterns))
+            object.__setattr__(self, f"_{name}s", tuple(matcher(name, each) for each in patterns))
 
     def reason(self, url: str, page_url: str) -> str | None:
         """Why a link is not followed; None when it is.
@@ -96,8 +96,16 @@ class Scope:
         return registrable_domain(host) == registrable_domain(page_host)
 
 
-def _matcher(option: str, pattern: UrlPattern) -> Callable[[str], object]:
-    """The function that tells whether a URL matches."""
+def matcher(option: str, pattern: UrlPattern) -> Callable[[str], object]:
+    """The function that tells whether a URL, in canonical form, matches a pattern.
+
+    Args:
+        option: The option that the pattern was given for, for the message.
+        pattern: A glob, or a regular expression; see `Scope`.
+
+    Raises:
+        OptionError: The pattern is malformed or can match no URL.
+    """
     if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         return pattern.search
     if not isinstance(pattern, str):

@@ -12,15 +12,13 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import cycle
-from urllib.parse import urlsplit
 
 import msgspec
 
 from .checkpoint import Checkpoint, Saved
 from .clock import Clock
 from .cookies import Cookie, CookieJar, hostname, self_and_parents
-from .errors import OptionError
+from .proxies import ProxyPool
 
 MAX_BLOCKED = 32
 """Hosts that may block a session; one more and it is retired for all."""
@@ -57,13 +55,15 @@ class Session:
         id: Its name, also after a restart.
         clock: What its age is measured by.
         headers: Headers of every request that it makes.
-        proxy: URL of the HTTP proxy that it goes through.
+        proxy: URL of a proxy for all that it does, in place of those of the crawler.
         limits: When it has served its time.
         on_retired: Called once with the session and the reason when it is retired.
 
     Attributes:
         headers: Headers of every request that it makes, over those of the crawler. May be changed.
-        proxy: URL of its proxy, or ``None``. May be changed.
+        proxy: URL of a proxy for all that it does, or ``None`` for those that the crawler's
+            `proxies` name. May be changed.
+        proxies: The proxies that it was given of those, by pattern, without their passwords.
         created_at: Unix time.
         usage_count: Requests that it was picked for.
         error_score: Grows by 1 at a failure, shrinks by the decrement at a success.
@@ -83,6 +83,7 @@ class Session:
         "headers",
         "id",
         "is_named",
+        "proxies",
         "proxy",
         "retired",
         "usage_count",
@@ -101,6 +102,7 @@ class Session:
         self.id = id
         self.headers = dict(headers) if headers else {}
         self.proxy = proxy
+        self.proxies: dict[str, str] = {}
         self.created_at = clock.now()
         self.usage_count = 0
         self.error_score = 0.0
@@ -181,34 +183,35 @@ class Session:
 class SessionPool:
     """A limited number of sessions, and which host gets which.
 
-    Sticky: a host keeps its session until that is retired or is blocked there. Hosts that are new
-    get the sessions in turn. A session that a request asks for by its id is made when it is first
-    asked for. It stands beside the others from then on: only requests that ask for it get it, and
-    neither age nor usage ends it, only blocks, errors and `Session.retire`.
+    Sticky: a host keeps its session until that is retired, is blocked there, or its proxy rests
+    while others do not. Hosts that are new get the sessions in turn. A session that a request asks
+    for by its id is made when it is first asked for. It stands beside the others from then on: only
+    requests that ask for it get it, and neither age nor usage ends it, only blocks, errors and
+    `Session.retire`.
 
     At a checkpoint those sessions are saved that a site could tell from fresh ones, where they
-    changed: with cookies, a proxy, headers of their own, errors or blocks, or asked for by id. The
-    others are made anew after a restart and nobody notices. Which hosts a session was for is known
-    again from its cookies.
+    changed: with cookies, a proxy or headers of their own, errors or blocks, or asked for by id.
+    The others are made anew after a restart and nobody notices. Which hosts a session was for is
+    known again from its cookies. A session comes back with the proxies that it had. Where one of
+    them is not there any more it does not, as its cookies belong to that address; one that is
+    asked for by id does, with another proxy.
 
     Args:
         clock: What ages are measured by.
         size: How many sessions there are, but for those asked for by id; at least one for each
-            proxy. With 20, a block costs a twentieth of the cookies, and every session can be
-            saved every second for next to nothing.
+            proxy of a group. With 20, a block costs a twentieth of the cookies, and every session
+            can be saved every second for next to nothing.
         max_age: Seconds after which a session is replaced.
         max_error_score: Error score at which a session is replaced.
         error_score_decrement: By how much a success lowers the score.
         max_usage: Requests after which a session is replaced.
-        proxies: URLs of HTTP proxies; each new session gets the next one.
+        proxies: Which proxies sessions go through.
         headers: Headers that every new session starts with.
         persist: Whether sessions are kept over restarts.
         on_retired: Called with id and reason when a session is retired: ``blocked``, ``errors``,
             ``age``, ``usage``, ``unused`` (too many were asked for by id), ``handler``, or what
-            `Session.retire` was given.
-
-    Raises:
-        OptionError: A proxy is no URL of an HTTP proxy.
+            `Session.retire` was given; ``proxy`` where every session that could go on has a proxy
+            that rests.
     """
 
     def __init__(
@@ -220,16 +223,15 @@ class SessionPool:
         max_error_score: float = _LIMITS.max_error_score,
         error_score_decrement: float = _LIMITS.error_score_decrement,
         max_usage: int = _LIMITS.max_usage,
-        proxies: Iterable[str] = (),
+        proxies: ProxyPool | None = None,
         headers: Mapping[str, str] | None = None,
         persist: bool = True,
         on_retired: Callable[[str, str], None] | None = None,
     ) -> None:
         self._clock = clock
         self._limits = SessionLimits(max_age, max_error_score, error_score_decrement, max_usage)
-        self._proxies = tuple(map(_http_proxy, proxies))
-        self._next_proxy = cycle(self._proxies or (None,))
-        self._size = max(1, size, len(self._proxies))
+        self._proxies = proxies or ProxyPool(clock)
+        self._size = max(1, size, self._proxies.largest)
         self._headers = dict(headers or {})
         self._persist = persist
         self._on_retired = on_retired
@@ -248,25 +250,26 @@ class SessionPool:
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._sessions.values()))
 
-    def pick(self, host: str, session_id: str | None = None) -> Session:
+    def pick(self, host: str, session_id: str | None = None, url: str | None = None) -> Session:
         """The session for one more request to `host`; counts as a use of it.
 
         Args:
             host: The request's ``host[:port]``.
             session_id: Id of the session that it must be. One that was retired, or that `host`
                 blocks, is made anew.
+            url: The request's URL. With it, a session whose proxy for that rests is passed over.
         """
         if session_id is not None:
             session = self._named(session_id, host)
         else:
             now = self._clock.now()
             known = self._sessions.get(self._sticky.get(host, ""))
-            if known is not None and not known.is_named and known.is_usable(host, now):
+            if known is not None and self._suits(known, host, url, now):
                 session = known
             else:
                 if known is not None:
                     self._retire_if_old(known, now)
-                session = self._next(host, now)
+                session = self._next(host, url, now)
                 self._sticky[host] = session.id
                 if len(self._sticky) > MAX_STICKY:
                     self._sticky.popitem(last=False)
@@ -274,26 +277,35 @@ class SessionPool:
         session.usage_count += 1
         return session
 
-    def _next(self, host: str, now: float) -> Session:
+    def _next(self, host: str, url: str | None, now: float) -> Session:
         """A session for a host that has none."""
         for domain in self_and_parents(hostname(host)) if self._homes else ():
             known = self._sessions.get(self._homes.get(domain, ""))
-            if known is not None and not known.is_named and known.is_usable(host, now):
+            if known is not None and self._suits(known, host, url, now):
                 return known
         if len(self._ring) < self._size:
-            return self._make(_new_id(), next(self._next_proxy))
+            return self._make(_new_id())
         for _ in range(len(self._ring)):
             self._turn = (self._turn + 1) % len(self._ring)
             session = self._ring[self._turn]
-            if session.is_usable(host, now):
+            if self._suits(session, host, url, now):
                 return session
             self._retire_if_old(session, now)
             if session.retired is not None:
                 break
         else:
-            # The host blocks them all. One has to go, so that it is met by a new face.
-            self._ring[self._turn].retire("blocked")
-        return self._make(_new_id(), next(self._next_proxy))
+            # None may go there now. One has to go, so that the host is met by a new face.
+            session = self._ring[self._turn]
+            session.retire("blocked" if host in session.blocked else "proxy")
+        return self._make(_new_id())
+
+    def _suits(self, session: Session, host: str, url: str | None, now: float) -> bool:
+        """Whether one of those that are given out in turn may make one more request."""
+        return (
+            not session.is_named
+            and session.is_usable(host, now)
+            and (url is None or self._proxies.suits(url, session))
+        )
 
     def _named(self, id: str, host: str) -> Session:
         """The session that a request asks for by its id."""
@@ -302,7 +314,7 @@ class SessionPool:
             session.retire("blocked")
             session = None
         if session is None:
-            session = self._make(id, next(self._next_proxy))
+            session = self._make(id)
         # Taken out and put back: the first is the one that was unused for longest.
         self._sessions[id] = self._sessions.pop(id)
         if not session.is_named:
@@ -312,12 +324,11 @@ class SessionPool:
                 next(old for old in self._sessions.values() if old.is_named).retire("unused")
         return session
 
-    def _make(self, id: str, proxy: str | None) -> Session:
+    def _make(self, id: str) -> Session:
         session = Session(
             id,
             self._clock,
             headers=self._headers,
-            proxy=proxy,
             limits=self._limits,
             on_retired=self._forget,
         )
@@ -355,13 +366,16 @@ class SessionPool:
         now = self._clock.now()
         documents = {id: saved.load(key=id, type=_SavedSession) for id in tuple(self._dropped)}
         for id, document in sorted(documents.items(), key=lambda entry: entry[1].created_at):
-            is_ours = document.proxy in (self._proxies or (None,)) and len(self._ring) < self._size
-            if not (is_ours or document.is_named):
+            if not document.is_named and len(self._ring) >= self._size:
                 continue
-            session = self._make(id, None)
+            session = self._make(id)
             _restore(session, document)
             if session.is_named:
                 self._ring.remove(session)
+            if not self._proxies.keeps(session):
+                session.proxies.clear()
+                if not session.is_named:
+                    session.retire("proxy")
             self._retire_if_old(session, now)
             if session.retired is None:
                 self._dropped.discard(id)
@@ -403,6 +417,7 @@ class _SavedSession(msgspec.Struct, omit_defaults=True):
     error_score: float = 0.0
     headers: dict[str, str] = {}
     proxy: str | None = None
+    proxies: dict[str, str] = {}
     blocked: list[str] = []
     cookies: list[Cookie] = []
     is_named: bool = False
@@ -415,6 +430,7 @@ def _saved(session: Session) -> _SavedSession:
         error_score=session.error_score,
         headers=session.headers,
         proxy=session.proxy,
+        proxies=session.proxies,
         blocked=sorted(session.blocked),
         cookies=session.cookies.saved() if session.has_cookies else [],
         is_named=session.is_named,
@@ -428,6 +444,7 @@ def _restore(session: Session, saved: _SavedSession) -> None:
     session.error_score = saved.error_score
     session.headers = dict(saved.headers)
     session.proxy = saved.proxy
+    session.proxies = dict(saved.proxies)
     session.blocked = set(saved.blocked)
     session.is_named = saved.is_named
     if saved.cookies:
@@ -442,20 +459,9 @@ def _mark(session: Session) -> tuple[object, ...]:
         len(session.blocked),
         session.cookies.changes if session.has_cookies else 0,
         session.proxy,
+        tuple(session.proxies.items()),
         tuple(session.headers.items()),
     )
-
-
-def _http_proxy(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        # The URL is not shown, for it may hold a password.
-        raise OptionError("a proxy cannot be used; give each as http://[user:password@]host:port")
-    return url
 
 
 def _new_id() -> str:

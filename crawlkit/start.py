@@ -46,7 +46,7 @@ class StartRequests:
             UrlError: One of them is no URL.
         """
         taken = set(self._place.taken)
-        requests = [Request(canonical(url)) for url in urls]
+        requests = [Request(canonical(url), private=True) for url in urls]
         fresh = [request for request in requests if fingerprint(request) not in taken]
         if fresh:
             self._place.taken.extend(fingerprint(request) for request in fresh)
@@ -86,14 +86,16 @@ class StartRequests:
 def as_request(given: Any) -> Request:
     """A start request, from a request or a URL, with its URL in canonical form.
 
+    Whoever starts the crawl may lead it to private addresses.
+
     Raises:
         UsageError: It is neither.
         UrlError: Its URL cannot be fetched.
     """
     if isinstance(given, Request):
-        return checked(given.replace(url=canonical(given.url)))
+        return checked(given.replace(url=canonical(given.url), private=True))
     if isinstance(given, str):
-        return Request(canonical(given))
+        return Request(canonical(given), private=True)
     raise UsageError(f"start requests are URLs or requests, not {type(given).__name__}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from .clock import Clock, isoformat
 from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics
 from .errors import StoreDamagedError
+from .response import CacheResult
 from .samples import Sample, Samples
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class HandlerStatistics(msgspec.Struct):
         requests_retried: Tries that failed and were made again.
         items_saved: Items.
         duration_sum: Seconds that its finished and failed requests took, fetching included.
+        cache_hits: Its pages that came from the page cache.
+        cache_misses: Its pages that were not in it.
+        cache_revalidated: Its pages that the site confirmed to be unchanged.
+        cache_stored: Its pages that were put into it.
     """
 
     requests_finished: int = 0
@@ -40,6 +45,10 @@ class HandlerStatistics(msgspec.Struct):
     requests_retried: int = 0
     items_saved: int = 0
     duration_sum: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_revalidated: int = 0
+    cache_stored: int = 0
 
 
 class HostStatistics(msgspec.Struct):
@@ -83,9 +92,16 @@ _PLAIN = (
     "cache_misses",
     "cache_revalidated",
     "cache_stored",
+    "cache_bytes_saved",
     "lives",
 )
 _KEYED = ("skipped_by_reason", "status_codes", "retry_histogram")
+_CACHE_COUNTERS: dict[CacheResult, str] = {
+    "hit": "cache_hits",
+    "stale": "cache_hits",
+    "miss": "cache_misses",
+    "revalidated": "cache_revalidated",
+}
 _COUNTED_BY_STORE = ("requests_total", "requests_duplicate")
 _RUNTIME = "runtime_seconds"
 
@@ -110,6 +126,7 @@ _NAMES = (
     "cache_misses",
     "cache_revalidated",
     "cache_stored",
+    "cache_bytes_saved",
     "by_handler",
     "by_host",
     "errors",
@@ -156,6 +173,7 @@ class Statistics:
         cache_misses: Pages that were not in it.
         cache_revalidated: Pages that the site confirmed to be unchanged.
         cache_stored: Pages that were put into it.
+        cache_bytes_saved: Bytes of bodies that the page cache spared the sites.
         by_handler: `HandlerStatistics` by the handler's name.
         by_host: `HostStatistics` of the busiest hosts. Only where a run was opened for reading: a
             crawler does not hold it in memory, as there may be millions of hosts.
@@ -193,6 +211,7 @@ class Statistics:
         self.cache_misses = 0
         self.cache_revalidated = 0
         self.cache_stored = 0
+        self.cache_bytes_saved = 0
         self.lives = 0
         self.skipped_by_reason: dict[str, int] = {}
         self.status_codes: dict[int, int] = {}
@@ -274,9 +293,9 @@ class Statistics:
         (self.by_handler.get(handler) or self._handler(handler)).requests_retried += 1
         (self._hosts.get(host) or self._host(host)).requests_retried += 1
 
-    def skipped(self, reason: str) -> None:
-        """A link or a request is not fetched."""
-        self.skipped_by_reason[reason] = self.skipped_by_reason.get(reason, 0) + 1
+    def skipped(self, reason: str, count: int = 1) -> None:
+        """A link or a request is not fetched, or several."""
+        self.skipped_by_reason[reason] = self.skipped_by_reason.get(reason, 0) + count
 
     def dropped(self) -> None:
         """A request that was enqueued is left unfetched: no longer pending. Besides `skipped`."""
@@ -292,10 +311,15 @@ class Statistics:
         self.requests_total += receipt.enqueued
         self.requests_duplicate += receipt.duplicates
 
-    def cache(self, kind: Literal["hits", "misses", "revalidated", "stored"]) -> None:
-        """The page cache was asked for a page, or given one."""
-        name = f"cache_{kind}"
-        setattr(self, name, getattr(self, name) + 1)
+    def cached(self, handler: str, result: CacheResult, size: int, is_stored: bool) -> None:
+        """The page cache was asked for a page of `size` bytes (see `Response.cache`)."""
+        name = _CACHE_COUNTERS[result]
+        row = self.by_handler.get(handler) or self._handler(handler)
+        for counted in (name, "cache_stored") if is_stored else (name,):
+            setattr(self, counted, getattr(self, counted) + 1)
+            setattr(row, counted, getattr(row, counted) + 1)
+        if result != "miss":
+            self.cache_bytes_saved += size
 
     def error(self, error: BaseException, url: str, place: str | None = None) -> None:
         """Count an error in its group.

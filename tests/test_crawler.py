@@ -270,7 +270,7 @@ async def test_higher_priorities_are_fetched_first(site: Site) -> None:
     for n in range(9):
         site.add_page(f"/{n}", html(str(n)))
     await Sorted(start_urls=[site.url("/")], store="memory:").crawl()
-    assert [hit.path for hit in site.requests][1:] == [f"/{n}" for n in reversed(range(9))]
+    assert [hit.path for hit in site.requests][2:] == [f"/{n}" for n in reversed(range(9))]
 
 
 async def test_no_host_is_asked_by_more_at_once_than_its_limit(site: Site) -> None:
@@ -463,7 +463,7 @@ async def test_cookies_of_a_session_are_sent_and_outlive_the_process(
     await Titles(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
     await Titles(start_urls=[site.url("/b")], store=tmp_path / "run").crawl()
     sent = {hit.path: hit.headers.get("Cookie") for hit in site.requests}
-    assert sent == {"/": None, "/a": "id=7", "/b": "id=7"}
+    assert sent == {"/robots.txt": None, "/": None, "/a": "id=7", "/b": "id=7"}
 
 
 async def test_listeners_hear_of_every_outcome(site: Site) -> None:

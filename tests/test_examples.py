@@ -198,3 +198,26 @@ def test_a_documentation_site_is_crawled_with_its_titles(tmp_path: Path, site: S
         },
     ]
     assert site.hits("/guide.pdf") == 0
+
+
+@pytest.mark.needs("chromium")
+def test_pages_that_scripts_make_are_crawled_in_a_browser(tmp_path: Path, site: Site) -> None:
+    pytest.importorskip("playwright", reason="needs Playwright: pip install 'crawlkit[browser]'")
+    quotes = {"/js/": ("One", "/js/2"), "/js/2": ("Two", "")}
+    for path, (text, after) in quotes.items():
+        link = f"<p class=next><a href={after}>next</a>" if after else ""
+        html = f"<div class=quote><b class=text>{text}</b></div><p class=about><a href=/me>me</a>"
+        site.add_page(
+            path, f"<body><script>document.body.innerHTML = `{html}{link}`</script></body>"
+        )
+    site.add_page("/me", "<h1>Me</h1><script>document.body.innerHTML = ''</script>")
+    example = Example(tmp_path, "rendered.py", site.url("/js/"), "--output", "quotes.jsonl")
+    example.run("--set", "delay=0")
+    lines = (tmp_path / "quotes.jsonl").read_text().splitlines()
+    items = sorted(map(json.loads, lines), key=lambda item: item["page"])
+    assert items == [
+        {"text": "One", "page": site.url("/js/")},
+        {"text": "Two", "page": site.url("/js/2")},
+        {"author": "Me", "page": site.url("/me")},
+    ]
+    assert "Chrome" not in site.requests[0].headers["User-Agent"]

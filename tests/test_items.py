@@ -239,6 +239,10 @@ def test_csv_without_items_is_an_empty_file(tmp_path: Path) -> None:
         ("-x", "'-x"),
         ("@SUM(A1)", "'@SUM(A1)"),
         ("\t=1", "'\t=1"),
+        ("\n=1", "'\n=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("-1+1|x", "'-1+1|x"),
+        ("-1.5e-7", "-1.5e-7"),
         ("-12.50", "-12.50"),
         ("+1,234", "+1,234"),
         (-3, "-3"),
@@ -253,6 +257,14 @@ def test_text_in_csv_is_no_formula_unless_that_is_wanted(
         export_items(stored({"value": text}), file, escape_formulas=escape)
         with open(file, newline="", encoding="utf-8") as lines:
             assert list(csv.reader(lines)) == [["value"], [expected]]
+
+
+def test_numbers_in_csv_stay_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    export_items(stored({"a": -1.5e-07, "b": -1e300, "c": -2, "d": -0.5}), file)
+    with open(file, newline="", encoding="utf-8") as lines:
+        _, row = csv.reader(lines)
+    assert [float(cell) for cell in row] == [-1.5e-07, -1e300, -2, -0.5]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])

@@ -13,7 +13,7 @@ from yarl import URL
 
 from crawlkit import Crawler, Page, Request, Response
 from crawlkit.clock import Clock
-from crawlkit.errors import HandlerError, PageTypeError, UsageError
+from crawlkit.errors import HandlerError, LimitError, PageTypeError, UsageError
 from crawlkit.sessions import SessionPool
 
 URL_ = "https://shop.example/books/index.html"
@@ -108,6 +108,93 @@ def test_a_request_keeps_what_follow_does_not_say() -> None:
     (request,) = p.links
     assert (request.handler, request.priority, request.user_data) == ("detail", 7, {"n": 1})
     assert request.depth == 3
+
+
+def test_what_follow_is_given_goes_over_what_a_request_has() -> None:
+    p = page()
+    p.follow(
+        Request("x", handler="parse", priority=7, user_data={"n": 1}, headers={"A": "b"}),
+        handler="detail",
+        priority=0,
+        user_data={"n": 2},
+        headers={"C": "d"},
+        method="PUT",
+        body=b"z",
+        unique_key="k",
+        session="s",
+        render=True,
+        cache=60.0,
+    )
+    assert p.links == [
+        Request(
+            "https://shop.example/books/x",
+            handler="detail",
+            priority=0,
+            depth=3,
+            method="PUT",
+            headers={"C": "d"},
+            body=b"z",
+            user_data={"n": 2},
+            unique_key="k",
+            session="s",
+            render=True,
+            cache=60.0,
+        )
+    ]
+
+
+def test_how_a_page_is_made_and_cached_can_be_said_for_each_link() -> None:
+    p = page("<a href=x>x</a>")
+    p.follow("a", render=True, cache="off")
+    p.follow("a", render=False, cache=3600.0)
+    assert [(r.render, r.cache) for r in p.links] == [(True, "off"), (False, 3600.0)]
+
+
+def test_links_of_a_private_page_may_be_private_and_those_of_a_public_one_may_not() -> None:
+    p = page("<a href=x>x</a>")
+    p.follow("a")
+    p.follow(Request("y"))
+    p.response.is_private = True
+    p.follow("a")
+    p.follow(Request("y"))
+    assert [request.private for request in p.links] == [False, False, True, True]
+
+
+def test_links_beyond_the_limit_are_counted_and_not_kept() -> None:
+    p = page('<a href="mailto:x@y.example"></a>' + "<a href=x></a>" * 9)
+    p = Page(p.request, p.response, p.session, max_links=4)
+    assert p.follow("a") == 3 + 6  # of the first four, one leads nowhere
+    assert p.follow(["1", "2", "3"]) == 3
+    assert p.follow("a") == 10
+    assert (len(p.links), p.links_over) == (4, 6 + 2 + 10)
+
+
+def test_a_page_that_is_nested_too_deeply_says_so_and_is_counted_as_an_error() -> None:
+    p = page("<h1>x</h1>" + "<div>" * 3000 + "<a href=lost>x</a>")
+    assert p.is_truncated
+    assert p.css("h1::text").get() == "x"
+    assert p.follow("a") == 0
+    (error,) = p.rejected
+    assert "nested too deeply" in str(error)
+    assert not page("<h1>x</h1>").is_truncated
+
+
+async def test_a_heavy_page_is_parsed_before_its_handler_without_holding_the_loop_up() -> None:
+    light, heavy = page("<p>x</p>"), page("<p>x</p>" * 50_000)
+    assert not light.needs_preparing
+    assert heavy.needs_preparing
+    await heavy.prepare()
+    assert not heavy.needs_preparing
+    assert len(heavy.css("p")) == 50_000
+
+
+async def test_a_page_that_cannot_be_parsed_fails_before_its_handler() -> None:
+    p = page("<p " + " ".join(f"a{n}" for n in range(10_000)) + ">")
+    assert p.needs_preparing
+    with pytest.raises(LimitError):
+        await p.prepare()
+    with pytest.raises(LimitError):
+        p.follow("a")
 
 
 def local() -> None:

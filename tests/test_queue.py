@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -32,10 +33,13 @@ def handled(lease: Lease) -> Outcome:
 async def make() -> AsyncIterator[Callable[..., RequestQueue]]:
     made = []
 
-    def make(*, per_host: int = 8, delay: float = 0.0) -> RequestQueue:
+    def make(
+        *, per_host: int = 8, delay: float = 0.0, concurrency: int = 16, throttle: Any = None
+    ) -> RequestQueue:
         clock = Clock()
-        throttle = Throttle(clock, concurrency_per_host=per_host, delay=delay)
-        made.append(RequestQueue(clock, throttle))
+        if throttle is None:
+            throttle = Throttle(clock, concurrency_per_host=per_host, delay=delay)
+        made.append(RequestQueue(clock, throttle, concurrency=concurrency))
         return made[-1]
 
     yield make
@@ -101,7 +105,7 @@ async def test_a_host_that_rests_is_woken_when_its_delay_is_over(
 async def test_many_resting_hosts_are_woken_each_in_its_time(
     make: Callable[..., RequestQueue],
 ) -> None:
-    queue = make(delay=0.03)
+    queue = make(delay=0.03, concurrency=40)
     for n in range(20):
         queue.fill(Claim(leases(f"https://h{n}/1", f"https://h{n}/2", bundle=n)))
     got = await asyncio.wait_for(asyncio.gather(*(queue.get() for _ in range(40))), 2)
@@ -176,6 +180,134 @@ async def test_a_queue_that_knows_the_store_is_empty_does_not_ask_again(
     queue.hungry.clear()
     await queue.get()
     assert not queue.hungry.is_set()
+
+
+async def test_no_more_is_in_flight_than_the_limit_of_the_moment(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(per_host=100)
+    queue.limit = 3
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(20)))))
+    workers = [asyncio.create_task(queue.get()) for _ in range(16)]
+    await asyncio.sleep(0)
+    assert len(queue.in_flight) == 3
+    queue.limit = 10
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert len(queue.in_flight) == 10
+    queue.limit = 2
+    running = [lease for worker in workers if worker.done() and (lease := worker.result())]
+    for lease in running[:8]:
+        queue.finish(lease, handled(lease))
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        assert not waiting.done(), "lowered, the limit lets those end that run and begins none"
+        waiting.cancel()
+    queue.finish(running[8], handled(running[8]))
+    assert await asyncio.wait_for(queue.get(), 1) is not None
+    assert len(queue.in_flight) == 2
+    queue.close()
+    await asyncio.gather(*workers)
+
+
+async def test_workers_that_wait_for_the_limit_ask_for_no_checkpoint_and_no_more_work(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make()
+    queue.limit = 1
+    queue.fill(Claim(leases("https://a/1", "https://a/2")))
+    lease = await queue.get()
+    assert lease is not None
+    queue.add(Request("https://a/3"))
+    queue.hungry.clear()
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert not queue.hungry.is_set()
+    assert not queue.is_starving
+    queue.limit = 2
+    assert await asyncio.wait_for(waiting, 1) is not None
+
+
+async def test_when_robots_txt_is_known_the_host_is_asked_at_full_speed_at_once(
+    make: Callable[..., RequestQueue],
+) -> None:
+    throttle = Throttle(Clock(), concurrency_per_host=4, is_shy=True)
+    queue = make(throttle=throttle)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(9)))))
+    workers = [asyncio.create_task(queue.get()) for _ in range(9)]
+    await asyncio.sleep(0.01)
+    assert len(queue.in_flight) == 1
+    assert throttle.meet("a", None)
+    queue.rouse("a")
+    await asyncio.sleep(0.01)
+    assert len(queue.in_flight) == 4
+    queue.close()
+    await asyncio.gather(*workers)
+
+
+async def test_what_the_page_cache_answers_does_not_wait_for_the_delay_of_its_host(
+    make: Callable[..., RequestQueue],
+) -> None:
+    throttle = Throttle(Clock(), delay=30.0)
+    queue = make(throttle=throttle)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(50)))))
+
+    all_done = asyncio.Event()
+
+    async def worker() -> int:
+        done = 0
+        while (lease := await queue.get()) is not None:
+            await asyncio.sleep(0)
+            throttle.refund(lease.host)
+            queue.finish(lease, handled(lease))
+            done += 1
+            if queue.is_settled:
+                all_done.set()
+        return done
+
+    lease = await asyncio.wait_for(queue.get(), 1)
+    assert lease is not None
+    workers = [asyncio.create_task(worker()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not queue.is_settled, "the others have put the host to rest, and wait"
+    assert len(queue.in_flight) == 1
+    throttle.refund("a")
+    queue.finish(lease, handled(lease))
+    workers.append(asyncio.create_task(worker()))
+    await asyncio.wait_for(all_done.wait(), 5)
+    queue.close()
+    assert sum(await asyncio.gather(*workers)) == 49
+
+
+async def test_a_host_that_only_a_redirect_keeps_busy_is_not_forgotten(
+    make: Callable[..., RequestQueue],
+) -> None:
+    throttle = Throttle(Clock(), concurrency_per_host=1)
+    queue = make(throttle=throttle)
+    throttle.started("a")
+    queue.fill(Claim(leases("https://a/1")))
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    throttle.finished("a")
+    assert await asyncio.wait_for(waiting, 2) is not None
+
+
+async def test_a_host_roused_while_it_rests_rests_its_time_all_the_same_where_it_has_to(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=0.1)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(3)))))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    for _ in range(20):
+        queue.rouse("a")
+        queue.rouse("unknown.example")
+        await asyncio.sleep(0.005)
+    assert all(await asyncio.wait_for(asyncio.gather(*workers), 3))
+    assert loop.time() - began > 0.19
 
 
 def test_the_filter_forgets_but_never_takes_the_new_for_known() -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
-from crawlkit.errors import OptionError
 from crawlkit.sessions import MAX_BLOCKED, MAX_NAMED, MAX_STICKY, Session, SessionPool
 from crawlkit.testing import ManualClock
 
@@ -88,21 +87,6 @@ def test_where_all_are_blocked_one_is_replaced(clock: ManualClock) -> None:
     assert len(pool) == 3
     assert len(retired) == 7
     assert {reason for _, reason in retired} == {"blocked"}
-
-
-def test_each_session_has_the_next_proxy(clock: ManualClock) -> None:
-    proxies = ["http://one:8080", "http://user:secret@two:8080"]
-    pool = SessionPool(clock, size=1, proxies=proxies)
-    assert [pool.pick(f"{n}.example").proxy for n in range(4)] == proxies * 2
-
-
-@pytest.mark.parametrize("proxy", ["socks5://user:secret@host:1", "host:8080", "http://[::1", ""])
-def test_a_proxy_that_cannot_work_is_refused_without_telling_its_password(
-    clock: ManualClock, proxy: str
-) -> None:
-    with pytest.raises(OptionError, match="give each as http://") as caught:
-        SessionPool(clock, proxies=[proxy])
-    assert "secret" not in str(caught.value)
 
 
 def test_new_sessions_have_the_headers_of_the_pool_each_their_own(clock: ManualClock) -> None:
@@ -252,9 +236,10 @@ def test_a_handler_can_retire_its_session_and_that_is_told_once(clock: ManualClo
 
 def test_a_session_is_the_same_after_a_restart(clock: ManualClock) -> None:
     disk = Disk()
-    pool = SessionPool(clock, proxies=["http://one:1", "http://two:2"])
+    pool = SessionPool(clock)
     pool.pick("first.example")
     session = pool.pick(HOST)
+    session.proxy = "http://two:2"
     session.store_cookies(URL, ["login=1; Path=/", "short=1; Max-Age=5"])
     session.headers["X-Token"] = "t"
     session.mark_bad()
@@ -262,7 +247,7 @@ def test_a_session_is_the_same_after_a_restart(clock: ManualClock) -> None:
     disk.save(pool)
     clock.advance(100)
 
-    restored = disk.load(SessionPool(clock, proxies=["http://one:1", "http://two:2"]))
+    restored = disk.load(SessionPool(clock))
     again = restored.pick(HOST)  # known again from its cookies
     assert again.id == session.id
     assert again.cookie_header(URL) == "login=1"
@@ -343,7 +328,6 @@ def test_what_has_served_its_time_is_not_taken_back(clock: ManualClock) -> None:
     disk.save(pool)
     clock.advance(1000)
     assert len(disk.load(SessionPool(clock, size=2))) == 2
-    assert len(disk.load(SessionPool(clock, proxies=["http://new:1"]))) == 0
     clock.advance(3000)
     late = disk.load(SessionPool(clock, size=5))
     assert len(late) == 0

@@ -97,7 +97,7 @@ def busy(statistics: Statistics) -> None:
     statistics.skipped("scope")
     statistics.dropped()
     statistics.saved("parse_item", 3)
-    statistics.cache("hits")
+    statistics.cached("parse", "hit", 1000, False)
     statistics.error(ValueError("no price for 'x'"), "https://a.example/1", "parse")
     statistics.in_flight = 2
 
@@ -136,7 +136,7 @@ RECORDS: list[Record] = [
     lambda s: s.skipped("max_depth"),
     lambda s: s.dropped(),
     lambda s: s.saved("parse_item", 2),
-    lambda s: s.cache("stored"),
+    lambda s: s.cached("parse", "miss", 1000, True),
     lambda s: s.error(OSError("disk 7"), "https://a.example/", "parse"),
 ]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from crawlkit.checkpoint import Checkpoint, Loader, Snapshot
+from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
 from crawlkit.testing import ManualClock
 from crawlkit.throttle import MAX_PAUSE, STRIKE_MEMORY, Throttle, backoff
 
@@ -26,11 +28,33 @@ def checkpoint_of(throttle: Throttle) -> Checkpoint:
     return checkpoint
 
 
-def next_life(throttle: Throttle, clock: ManualClock) -> Throttle:
-    documents = {name: doc for name, doc in checkpoint_of(throttle).documents.items() if doc}
-    restored = Throttle(clock)
-    Loader(Snapshot(documents=documents)).restore("throttle", restored)
-    return restored
+class Saves:
+    """What a store would hold of a throttle, checkpoint after checkpoint."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Document] = {}
+
+    def take(self, throttle: Throttle) -> int:
+        """Take a checkpoint; how many bytes it had."""
+        written = 0
+        for name, document in checkpoint_of(throttle).documents.items():
+            if document is None:
+                del self.documents[name]
+            else:
+                self.documents[name] = document
+                written += len(document.data)
+        return written
+
+    def restored(self, clock: ManualClock, **options: Any) -> Throttle:
+        throttle = Throttle(clock, **options)
+        Loader(Snapshot(documents=self.documents)).restore("throttle", throttle)
+        return throttle
+
+
+def next_life(throttle: Throttle, clock: ManualClock, **options: Any) -> Throttle:
+    saves = Saves()
+    saves.take(throttle)
+    return saves.restored(clock, **options)
 
 
 def is_ready(throttle: Throttle, clock: ManualClock) -> bool:
@@ -149,7 +173,10 @@ def test_what_is_idle_takes_no_memory(clock: ManualClock) -> None:
 
 def test_delays_and_pauses_take_memory_only_while_they_last(clock: ManualClock) -> None:
     throttle = Throttle(clock, delay=1.0)
+    saves = Saves()
     for number in range(10_000):
+        if number % 10 == 5:
+            saves.take(throttle)
         host = f"{number}.example"
         throttle.started(host)
         if number % 10 == 0:
@@ -164,8 +191,8 @@ def test_delays_and_pauses_take_memory_only_while_they_last(clock: ManualClock) 
         throttle.finished(f"late-{number}.example")
         clock.advance(2)
     assert len(throttle) <= 2
-    assert checkpoint_of(throttle).documents["throttle"] is not None
-    assert next_life(throttle, clock).strikes("0.example") == 0
+    saves.take(throttle)
+    assert not saves.documents
 
 
 def test_a_host_with_a_long_request_is_not_forgotten_meanwhile(clock: ManualClock) -> None:
@@ -232,18 +259,19 @@ def test_pauses_outlive_the_process(clock: ManualClock) -> None:
 
 def test_only_what_changed_is_saved(clock: ManualClock) -> None:
     throttle = Throttle(clock)
+    saves = Saves()
     assert not checkpoint_of(throttle)
     throttle.started(HOST)
     assert not checkpoint_of(throttle)
+    throttle.pause("other.example", 600.0)
     throttle.pause(HOST, 60.0)
-    assert checkpoint_of(throttle)
+    saves.take(throttle)
+    assert sorted(saves.documents) == ["throttle/pauses/other.example", f"throttle/pauses/{HOST}"]
     throttle.pause(HOST, 30.0)
     assert not checkpoint_of(throttle)
     clock.advance(61)
     throttle.succeeded(HOST)
-    document = checkpoint_of(throttle).documents["throttle"]
-    assert document is not None
-    assert document.data == b"{}"
+    assert list(checkpoint_of(throttle).documents) == [f"throttle/pauses/{HOST}"]
     throttle.succeeded(HOST)
     assert not checkpoint_of(throttle)
 
@@ -253,6 +281,226 @@ def test_a_clock_set_back_between_two_lives_stalls_nothing(clock: ManualClock) -
     throttle.pause(HOST, 60.0)
     earlier = ManualClock(clock.now() - 365 * 86400)
     assert next_life(throttle, earlier).ready_at(HOST) <= earlier.now() + MAX_PAUSE
+
+
+def test_a_site_that_refuses_is_asked_more_slowly_after_the_pause_than_before(
+    clock: ManualClock,
+) -> None:
+    throttle = Throttle(clock)
+    delays = []
+    for _ in range(3):
+        throttle.started(HOST)
+        until = throttle.pause(HOST, 2.0)
+        throttle.finished(HOST)
+        clock.advance(until - clock.now())
+        assert is_ready(throttle, clock)
+        throttle.started(HOST)
+        delays.append(round(throttle.ready_at(HOST) - clock.now(), 3))
+        throttle.finished(HOST)
+        clock.advance(delays[-1])
+    assert delays == [0.25, 0.5, 1.0]
+
+
+def test_the_delay_after_a_refusal_goes_away_with_successes(clock: ManualClock) -> None:
+    throttle = Throttle(clock)
+    throttle.started(HOST)
+    clock.advance(throttle.pause(HOST) - clock.now())
+    delays = []
+    for _ in range(120):
+        throttle.started(HOST)
+        delays.append(throttle.ready_at(HOST) - clock.now())
+        clock.advance(1)
+        throttle.succeeded(HOST, started_at=clock.now() - 1)
+        throttle.finished(HOST)
+    assert delays[0] == pytest.approx(0.25)
+    assert delays[22] == pytest.approx(0.125, rel=0.05)
+    assert delays == sorted(delays, reverse=True)
+    assert throttle.ready_at(HOST) <= clock.now()
+    assert delays[-1] < 0
+
+
+def test_no_delay_is_longer_than_the_longest(clock: ManualClock) -> None:
+    throttle = Throttle(clock, max_delay=5.0)
+    for _ in range(12):
+        clock.advance(throttle.pause(HOST, 1.0) - clock.now())
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == clock.now() + 5
+    throttle.meet(HOST, 365 * 86400.0)
+    assert throttle.ready_at(HOST) == clock.now() + 5
+
+
+def test_a_crawl_delay_holds_from_the_first_request_on(clock: ManualClock) -> None:
+    throttle = Throttle(clock, is_shy=True)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == math.inf
+    clock.advance(0.3)  # robots.txt is fetched
+    assert throttle.meet(HOST, 10.0)
+    assert throttle.ready_at(HOST) == clock.now() + 10
+    throttle.finished(HOST)
+    clock.advance(10)
+    assert is_ready(throttle, clock)
+    throttle.started(HOST)
+    assert not throttle.meet(HOST, 10.0)
+    assert throttle.ready_at(HOST) == clock.now() + 10
+
+
+def test_a_crawl_delay_holds_also_where_it_is_known_before_the_first_request(
+    clock: ManualClock,
+) -> None:
+    throttle = Throttle(clock, is_shy=True)
+    throttle.meet(HOST, 10.0)
+    assert is_ready(throttle, clock), "nobody has asked the host yet"
+    throttle.started(HOST)
+    throttle.finished(HOST)
+    assert throttle.ready_at(HOST) == clock.now() + 10
+    throttle.meet("other.example", None)
+    assert len(throttle) == 1
+    clock.advance(20)
+    for number in range(3):
+        throttle.started(f"{number}.example")
+    assert HOST not in throttle._hosts
+
+
+def test_the_longer_of_delay_and_crawl_delay_holds(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=3.0)
+    for host, crawl_delay, wait in (("a", 1.0, 3.0), ("b", 5.0, 5.0), ("c", None, 3.0)):
+        throttle.started(host)
+        throttle.meet(host, crawl_delay)
+        assert throttle.ready_at(host) == clock.now() + wait
+
+
+@pytest.mark.parametrize("nonsense", [None, 0.0, -3.0, math.nan])
+def test_a_crawl_delay_that_is_no_time_is_none(clock: ManualClock, nonsense: float | None) -> None:
+    throttle = Throttle(clock, is_shy=True)
+    throttle.started(HOST)
+    throttle.meet(HOST, nonsense)
+    assert is_ready(throttle, clock)
+
+
+def test_a_host_nothing_is_known_about_is_asked_for_one_thing_at_a_time(
+    clock: ManualClock,
+) -> None:
+    throttle = Throttle(clock, concurrency_per_host=3, is_shy=True)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == math.inf
+    assert throttle.meet(HOST, None)
+    throttle.started(HOST)
+    assert is_ready(throttle, clock)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == math.inf
+    assert not throttle.meet(HOST, None)
+
+
+def test_a_host_whose_crawl_delay_was_forgotten_keeps_its_pace(clock: ManualClock) -> None:
+    throttle = Throttle(clock, is_shy=True)
+    rng = random.Random(3)
+    starts: list[float] = []
+    for number in range(200):
+        clock.advance(rng.choice([0.1, 1.0, 40.0]))
+        throttle.started(f"{number}.example")  # others come and go, and idle hosts are forgotten
+        throttle.meet(f"{number}.example", None)
+        throttle.finished(f"{number}.example")
+        if is_ready(throttle, clock):
+            throttle.started(HOST)
+            starts.append(clock.now())
+            throttle.meet(HOST, 10.0)
+            throttle.finished(HOST)
+    assert len(starts) > 20
+    assert min(after - before for before, after in pairwise(starts)) >= 10
+    clock.advance(100)
+    for number in range(3):
+        throttle.started(f"late-{number}.example")
+    assert HOST not in throttle._hosts
+
+
+def test_what_the_page_cache_answered_does_not_count_as_asked(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=5.0)
+    for _ in range(3):
+        assert is_ready(throttle, clock)
+        throttle.started(HOST)
+        throttle.refund(HOST, started_at=clock.now())
+        throttle.finished(HOST)
+    throttle.started(HOST)
+    asked_at = clock.now()
+    throttle.finished(HOST)
+    assert throttle.ready_at(HOST) == asked_at + 5
+    clock.advance(5)
+    throttle.started(HOST)
+    throttle.refund(HOST)
+    assert is_ready(throttle, clock)
+    assert throttle.ready_at(HOST) >= asked_at + 5
+
+
+def test_a_refund_gives_nothing_back_of_a_later_request(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=2.0)
+    throttle.started(HOST)
+    first = clock.now()
+    clock.advance(2)
+    throttle.started(HOST)
+    clock.advance(0.5)
+    throttle.refund(HOST, started_at=first)
+    assert throttle.ready_at(HOST) == first + 4
+
+
+def test_long_delays_outlive_the_process_and_short_ones_need_not(clock: ManualClock) -> None:
+    throttle = Throttle(clock)
+    for host, delay in (("slow.example", 30.0), ("quick.example", 0.5)):
+        throttle.started(host)
+        throttle.meet(host, delay)
+        throttle.finished(host)
+    saves = Saves()
+    saves.take(throttle)
+    restored = saves.restored(clock)
+    assert restored.ready_at("slow.example") == clock.now() + 30
+    assert restored.ready_at("quick.example") <= clock.now()
+    clock.advance(30)
+    assert restored.ready_at("slow.example") <= clock.now()
+    earlier = ManualClock(clock.now() - 365 * 86400)
+    assert saves.restored(earlier).ready_at("slow.example") == earlier.now() + 30
+
+
+def test_the_delay_after_a_refusal_outlives_the_process(clock: ManualClock) -> None:
+    throttle = Throttle(clock)
+    saves = Saves()
+    for _ in range(3):
+        clock.advance(throttle.pause(HOST, 1.0) - clock.now())
+    throttle.succeeded(HOST)
+    saves.take(throttle)
+    restored = saves.restored(clock)
+    restored.started(HOST)
+    assert 0.9 < restored.ready_at(HOST) - clock.now() <= 1.0
+    for _ in range(200):
+        throttle.succeeded(HOST)
+        saves.take(throttle)
+    assert not saves.documents
+
+
+def test_a_checkpoint_costs_what_changed_and_not_how_many_hosts_rest(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=30.0)
+    saves = Saves()
+    written = []
+    for second in range(90):
+        for number in range(300):
+            host = f"{(second * 300 + number) % 9000}.example"
+            assert throttle.ready_at(host) <= clock.now()
+            throttle.started(host)
+            throttle.finished(host)
+        clock.advance(1)
+        written.append(saves.take(throttle))
+    assert len(throttle) == 9000
+    assert max(written) < 2 * written[0]
+    assert len(saves.documents) <= 31
+    restored = saves.restored(clock)
+    # But for those that may be asked within a second, which nobody has to remember.
+    assert (
+        sum(restored.ready_at(f"{number}.example") > clock.now() for number in range(9000)) > 8000
+    )
+    assert not checkpoint_of(restored)
+    clock.advance(60)
+    later = Saves()
+    later.documents = dict(saves.documents)
+    later.take(restored)
+    assert not later.documents
 
 
 def test_retries_wait_longer_each_time_and_never_all_alike() -> None:

@@ -21,6 +21,7 @@ main = Verbs(
         "failed": "failed",
         "state": "state",
         "check": "state",
+        "cache": "cache",
         "new": "new",
     },
     params=[version_option(__version__)],

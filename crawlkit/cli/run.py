@@ -67,6 +67,9 @@ def _ready_to_go() -> Iterator[None]:
     metavar="SECONDS",
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
+@click.option(
+    "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
+)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -83,6 +86,7 @@ def run(
     fresh: bool,
     yes: bool,
     settings: tuple[str, ...],
+    offline: bool,
     no_progress: bool,
     log_level: str,
     **given: Any,
@@ -100,6 +104,8 @@ def run(
     kind = load_target(target)
     options = dict(_parsed(kind, settings))
     options |= {name: value for name, value in given.items() if value is not None}
+    if offline:
+        options["cache"] = "offline"
     if urls:
         options["start_urls"] = [canonical(url) for url in urls]
     if store is not None:
@@ -119,7 +125,7 @@ def run(
             stream=sys.stderr,
         )
         code = run_crawler(crawler, fresh=fresh)
-    again = _command(target, *urls, **given, store=store, set=settings)
+    again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
     click.echo("\n".join(_closing(crawler, address, code, again)))
     if code != 0:
         _leave_threads_behind(code)
@@ -155,8 +161,11 @@ def _command(*arguments: str, **options: Any) -> str:
     words = [*program().split(), "run", *arguments]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
-            if one is not None:
-                words += [f"--{name.replace('_', '-')}", str(one)]
+            option = f"--{name.replace('_', '-')}"
+            if one is True:
+                words.append(option)
+            elif one not in (None, False):
+                words += [option, str(one)]
     return shlex.join(words)
 
 

@@ -14,7 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..checkpoint import Checkpoint, Document, ErrorGroup, Lease, Number, Outcome, Snapshot
+from ..checkpoint import (
+    READ_SINGLY,
+    Checkpoint,
+    Document,
+    ErrorGroup,
+    Lease,
+    Number,
+    Outcome,
+    Snapshot,
+)
 from ..request import Request
 
 BUNDLE = 50
@@ -174,7 +183,7 @@ class Reader(ABC):
             documents={
                 name: document
                 for name, document in self.documents()
-                if not name.startswith("values/")
+                if not name.startswith(READ_SINGLY)
             },
             counters={
                 name: number

@@ -21,7 +21,16 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ..checkpoint import MAX_DELAY, Checkpoint, Document, ErrorGroup, Lease, Snapshot, Ticket
+from ..checkpoint import (
+    MAX_DELAY,
+    READ_SINGLY,
+    Checkpoint,
+    Document,
+    ErrorGroup,
+    Lease,
+    Snapshot,
+    Ticket,
+)
 from ..errors import StoreDamagedError, StoreError, StoreVersionError, StoreWriteError
 from ..request import Request, fingerprint
 from .base import BUNDLE, Claim, Reader, Receipt, Store
@@ -40,6 +49,7 @@ SYNC = {"normal": "NORMAL", "full": "FULL"}
 MERGE_LOG_AT = 16 * 2**20
 """Bytes of write-ahead log after which it is merged into the database."""
 
+_LOADED = " AND ".join(f"name NOT GLOB '{prefix}*'" for prefix in READ_SINGLY)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _bundles = msgspec.json.Decoder(list[tuple[int, int, str, int, int, int, str]])
@@ -246,8 +256,7 @@ class SqliteStore(Store):
             documents = {
                 name: self._verified(name, version, stored_crc, data)
                 for name, version, stored_crc, data in self._db.execute(
-                    "SELECT name, version, crc, data FROM documents "
-                    "WHERE name NOT GLOB 'values/*' ORDER BY name"
+                    f"SELECT name, version, crc, data FROM documents WHERE {_LOADED} ORDER BY name"
                 )
             }
             counters = dict(

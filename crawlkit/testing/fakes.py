@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..clock import Clock
+from ..fetching import MayFollow
+from ..limits import Limits
 from ..request import Request
 from ..response import Response
 from ..sessions import Session
@@ -43,8 +45,15 @@ class FakeFetcher:
     async def close(self) -> None:
         """Nothing to do."""
 
-    async def fetch(self, request: Request, session: Session) -> Response:
-        """The answer to `request`.
+    async def fetch(
+        self,
+        request: Request,
+        session: Session,
+        *,
+        limits: Limits | None = None,
+        may_follow: MayFollow | None = None,
+    ) -> Response:
+        """The answer to `request`. Nothing redirects here, and no limit is met.
 
         Raises:
             Exception: The answer is an error.

@@ -160,8 +160,10 @@ class Site:
         return f"http://{self.host}:{self.port}{path}"
 
     def hits(self, path: str | None = None) -> int:
-        """How often `path`, or anything at all, was asked for."""
-        return self._hits.total() if path is None else self._hits[path]
+        """How often `path` was asked for, or anything at all but the robots.txt."""
+        if path is None:
+            return self._hits.total() - self._hits["/robots.txt"]
+        return self._hits[path]
 
     def forget(self) -> None:
         """Begin to count anew, failures of pages that fail a number of times included."""

@@ -32,10 +32,13 @@ from . import Task
 def crawl(task: Task) -> None:
     """Crawl the site."""
     logging.getLogger("crawlee").setLevel(logging.ERROR)
-    uvloop.run(_crawl(task))
+    found = uvloop.run(_crawl(task))
+    with open(Path(task.directory, "items.jsonl"), "w") as file:
+        for item in found:
+            file.write(json.dumps(item) + "\n")
 
 
-async def _crawl(task: Task) -> None:
+async def _crawl(task: Task) -> list[Any]:
     configuration = Configuration(
         storage_dir=str(Path(task.directory, "storage")),
         # It measures the whole machine, and would hold back for what others do there.
@@ -70,10 +73,7 @@ async def _crawl(task: Task) -> None:
         )
 
     await crawler.run([task.start_url])
-    data = await crawler.get_data(limit=10_000_000)
-    with open(Path(task.directory, "items.jsonl"), "w") as file:
-        for item in data.items:
-            file.write(json.dumps(item) + "\n")
+    return (await crawler.get_data(limit=10_000_000)).items
 
 
 def _storage(task: Task) -> StorageClient:

@@ -1,0 +1,156 @@
+"""Parts: what a crawler is composed of, made from its options and registered with its job.
+
+Which part knows which is all in here. Their names are those under which they are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+
+from .budgets import Budgets
+from .cache import PageCache
+from .capacity import Capacity
+from .credentials import Credentials
+from .events import SessionRetired
+from .fetching import AiohttpFetcher, Limits
+from .gate import Gate
+from .job import Job
+from .judge import Judge
+from .options import Options
+from .output import ItemWriter
+from .proxies import ProxyPool
+from .queue import RequestQueue
+from .request import Request
+from .response import Response
+from .robots import Robots
+from .scope import Scope
+from .seeds import Seeds
+from .sessions import SessionPool
+from .sitemapplaces import SitemapPlaces
+from .sitemaps import MAX_SIZE, PIECE
+from .start import StartRequests
+from .statistics import Statistics
+from .throttle import Throttle
+
+ROBOTS_BODY = 500 * 1024
+"""Bytes of a robots.txt that are read (RFC 9309, section 2.5)."""
+
+
+class Parts:
+    """What a crawler is composed of.
+
+    Args:
+        options: What was set.
+        job: The life of the run.
+        fetch_robots: Fetches a robots.txt for a request that waits for it.
+        cache_key: Under what the page cache keeps a response.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        job: Job,
+        *,
+        fetch_robots: Callable[[Request, str], Awaitable[Response]],
+        cache_key: Callable[[Request], str | None],
+    ) -> None:
+        clock = job.clock
+        # A crawl that fetches nothing has nobody to ask.
+        self.asks_robots = options.obey_robots and options.cache != "offline"
+        self.statistics = job.persist("statistics", Statistics(clock))
+        self.throttle = job.persist(
+            "throttle",
+            Throttle(
+                clock,
+                concurrency_per_host=options.concurrency_per_host,
+                delay=options.delay,
+                max_delay=options.max_delay,
+                is_shy=self.asks_robots,
+            ),
+        )
+        self.queue = job.persist(
+            "queue", RequestQueue(clock, self.throttle, concurrency=options.concurrency)
+        )
+        self.capacity = Capacity(options.concurrency, options.min_concurrency)
+        self.queue.limit = self.capacity.limit
+        proxies = ProxyPool(clock, options.proxies)
+        self.sessions = job.persist(
+            "sessions",
+            SessionPool(
+                clock,
+                size=options.session_pool_size,
+                max_age=options.session_max_age,
+                max_usage=options.session_max_usage,
+                max_error_score=options.session_max_error_score,
+                error_score_decrement=options.session_error_decrement,
+                proxies=proxies,
+                persist=options.persist_sessions,
+                on_retired=lambda id, reason: job.tell(SessionRetired(id, reason)),
+            ),
+        )
+        self.page_cache = PageCache(
+            options.cache_dir,
+            mode=options.cache,
+            rules=options.cache_rules,
+            size_limit=options.cache_size,
+            key=cache_key,
+            clock=clock,
+        )
+        limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
+        self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
+        self.robots_limits = replace(limits, body=ROBOTS_BODY, truncate=True)
+        self.fetcher = AiohttpFetcher(
+            limits=limits,
+            user_agent=options.user_agent,
+            headers=options.headers,
+            allow_private=options.allow_private,
+            proxies=proxies,
+            credentials=Credentials(options.auth) if options.auth else None,
+            cache=self.page_cache,
+            clock=clock,
+        )
+        self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
+        self.robots = job.persist(
+            "robots", Robots(clock, user_agent=options.user_agent, read=job.store.document)
+        )
+        budgets = job.persist(
+            "budgets",
+            Budgets(
+                job.store.document,
+                max_pages_per_host=options.max_pages_per_host,
+                budgets=options.budgets,
+            ),
+        )
+        self.gate = Gate(
+            clock=clock,
+            scope=self.scope,
+            throttle=self.throttle,
+            queue=self.queue,
+            budgets=budgets,
+            robots=self.robots if self.asks_robots else None,
+            fetch_robots=fetch_robots,
+            max_pauses=options.max_pauses,
+        )
+        self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
+        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        self.seeds = Seeds(
+            job.persist("start", StartRequests()),
+            job.persist("sitemaps", SitemapPlaces()),
+            self.queue,
+            self.statistics,
+            job.settle,
+        )
+
+
+def _stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
+    """What the run has saved of items already."""
+
+    def stored() -> Iterator[bytes]:
+        reader = job.store.reader()
+        try:
+            yield from (item.data for item in reader.items())
+        finally:
+            reader.close()
+
+    return stored

@@ -1,0 +1,130 @@
+"""Seeds: what a crawl begins with, on its way into the queue.
+
+Start URLs, a generator of start requests and sitemaps have one thing in common: there may be ten
+million of them. So they are enqueued a few hundred at a time, each time with a checkpoint, and the
+place in the sequence is in the same checkpoint as the requests that lie before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from .errors import UrlError
+from .page import Page
+from .queue import RequestQueue
+from .request import Request
+from .sitemapplaces import SitemapPlaces
+from .sitemaps import MAX_LEVELS, Entry
+from .start import StartRequests, StartSource, as_request, start_source
+from .statistics import Statistics
+
+log = logging.getLogger("crawlkit.seeds")
+
+AT_ONCE = 500
+"""Start requests after which a checkpoint is taken."""
+SITEMAP = "parse_sitemap"
+"""The handler of sitemaps."""
+
+
+class Seeds:
+    """Enqueues what a crawl begins with.
+
+    Args:
+        start: Which start requests were taken: a persisted part.
+        sitemaps: How far sitemaps were taken: a persisted part.
+        queue: Where requests go.
+        statistics: Where those that are left out are counted.
+        checkpoint: Takes a checkpoint, and comes back once one was taken.
+    """
+
+    def __init__(
+        self,
+        start: StartRequests,
+        sitemaps: SitemapPlaces,
+        queue: RequestQueue,
+        statistics: Statistics,
+        checkpoint: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._start = start
+        self._sitemaps = sitemaps
+        self._queue = queue
+        self._statistics = statistics
+        self._checkpoint = checkpoint
+
+    def sow_sitemaps(self, urls: Iterable[str]) -> None:
+        """Enqueue sitemaps that were not enqueued before.
+
+        Raises:
+            UrlError: One of them is no URL.
+        """
+        for request in self._start.take_urls(urls):
+            self._queue.add(request.replace(handler=SITEMAP))
+
+    def sow_named_sitemaps(self, urls: Iterable[str], start: Request) -> None:
+        """Enqueue the sitemaps that the robots.txt of a start request's host names.
+
+        Only those on the same host may be where the start request may be: at a private address.
+        """
+        for request in self._start.take_urls(urls):
+            is_private = start.private and request.host == start.host
+            self._queue.add(request.replace(handler=SITEMAP, depth=1, private=is_private))
+
+    async def sow(self, urls: Iterable[str], file: str | None, requests: StartSource) -> None:
+        """Enqueue the start requests that were not enqueued in an earlier life.
+
+        Raises:
+            UsageError: One of them is neither a URL nor a request.
+        """
+        for request in self._start.take_urls(urls):
+            self._queue.add(request)
+        if self._start.is_done:
+            return
+        async for place, given in self._start.take(start_source(file, requests)):
+            if isinstance(given, UrlError):
+                log.warning("%s; it is left out", given)
+                self._statistics.skipped("malformed")
+            else:
+                self._queue.add(given)
+            if place % AT_ONCE == 0:
+                await self._checkpoint()
+
+    async def read_sitemap(
+        self,
+        page: Page,
+        request_of: Callable[[Entry], Request | str | None],
+        enqueue: Callable[[Request, Page], None],
+    ) -> None:
+        """Enqueue what a sitemap lists.
+
+        Args:
+            page: The sitemap.
+            request_of: What to enqueue for a page that is listed, if anything.
+            enqueue: Enqueues a request, or says why it is left out.
+
+        Raises:
+            PageTypeError: It is no sitemap, or breaks off. What could be read is enqueued.
+            LimitError: It is too large. Likewise.
+        """
+        url, depth = page.request.url, page.request.depth + 1
+        private = page.response.is_private
+        async for entries in self._sitemaps.entries(url, page.response):
+            # From here to the checkpoint there is no await: the place and the requests agree.
+            for entry in entries:
+                if entry.kind == "sitemap":
+                    if depth > MAX_LEVELS:
+                        self._statistics.skipped("max_depth")
+                        continue
+                    given: Request | str | None = Request(entry.url, handler=SITEMAP)
+                else:
+                    given = request_of(entry)
+                if given is not None:
+                    request = as_request(given)
+                    enqueue(request.replace(depth=depth, private=private), page)
+            self._sitemaps.advance(url, entries)
+            await self._checkpoint()
+        self._sitemaps.done(url)
+
+    def give_up(self, url: str) -> None:
+        """Forget how far a sitemap was taken: it will not be read on."""
+        self._sitemaps.done(url)

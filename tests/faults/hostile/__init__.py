@@ -1,0 +1,1 @@
+"""The table of hostile and broken servers: ``python -m tests.faults.hostile`` plays all of it."""

@@ -1,0 +1,162 @@
+"""Play the table of hostile and broken servers: ``python -m tests.faults.hostile``.
+
+Prints a row for each behaviour: what became of the hostile URL, after how long, how much more
+memory than a crawl of nothing hostile, how long the event loop stood still, and how many pages of
+the other, healthy host were handled meanwhile. Exits with 1 where a row does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from .crawl import Found, Task
+from .site import HEALTHY_PAGES
+from .table import BASELINE, QUICK, ROWS, Row, judge
+
+ROOT = Path(__file__).parents[3]
+LONGEST = 60.0
+"""Seconds after which a crawl has hung."""
+
+
+@contextmanager
+def site(kind: str, errors: Any) -> Iterator[dict[str, int]]:
+    """The servers of one kind, in a process of their own; their ports by name."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.hostile.site", kind],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def play(row: Row, hostile: dict[str, int], healthy: int, directory: Path) -> tuple[Found, str]:
+    """Crawl one row in a process of its own; what came of it, and what it logged."""
+    address = "127.0.0.2" if row.is_public else "127.0.0.1"
+    origin = f"http://{address}:{hostile[row.behaviour or row.name]}"
+    home = directory / re.sub(r"\W+", "-", row.name) / "home"
+    home.mkdir(parents=True)
+    options = {
+        name: [text.format(origin=origin) for text in value] if isinstance(value, list) else value
+        for name, value in row.options.items()
+    }
+    task = Task(
+        url=origin + row.path if row.path else "",
+        healthy=f"http://127.0.0.1:{healthy}/",
+        directory=str(home),
+        options=options,
+        budget=row.budget,
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults.hostile.crawl", msgspec.json.encode(task)],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Found(outcome="hung"), ""
+    log = done.stderr.decode(errors="backslashreplace")
+    if done.returncode != 0 or not done.stdout:
+        return Found(outcome="crashed", detail=log.strip().rpartition("\n")[2][:200]), log
+    return msgspec.json.decode(done.stdout, type=Found), log
+
+
+def complaints(log: str) -> list[str]:
+    """What a log must not have."""
+    wrong = []
+    if any(not (letter.isprintable() or letter == "\n") for letter in log):
+        wrong.append("control characters in the log")
+    if "Traceback" in log:
+        wrong.append("a traceback in the log")
+    return wrong
+
+
+def shown(row: Row, found: Found, baseline: Found, wrong: Sequence[str]) -> str:
+    """A line of the table."""
+    outcome = found.error or found.outcome
+    if found.outcome == "none":
+        outcome = ", ".join(found.errors) or f"{found.handled} pages"
+    seconds = found.seconds if row.path else found.all_seconds
+    return (
+        f"{row.name:<38} {outcome:<20} {seconds:5.2f} s {(found.peak - baseline.peak) / 2**20:6.1f}"
+        f" MB {found.stall * 1000:5.0f} ms  {found.healthy:>2}/{HEALTHY_PAGES}  "
+        + ("OK" if not wrong else f"FAILED: {'; '.join(wrong)}")
+        + (f" ({found.detail[:300]})" if wrong and found.detail else "")
+    )
+
+
+@click.command(help=__doc__)
+@click.argument("names", nargs=-1)
+@click.option("--quick", is_flag=True, help="Only a few rows, one of each kind.")
+@click.option("--list", "as_list", is_flag=True, help="Only print the names of the rows.")
+@click.option("--jobs", default=os.cpu_count() or 2, help="Crawls at a time.", show_default=True)
+def main(names: tuple[str, ...], quick: bool, as_list: bool, jobs: int) -> None:
+    """Play the rows whose names have one of NAMES in them; all of them by default."""
+    rows = [
+        row
+        for row in ROWS
+        if (not quick or row.name in QUICK) and any(name in row.name for name in names or ("",))
+    ]
+    if as_list:
+        click.echo("\n".join(row.name for row in rows))
+        return
+    if not rows:
+        raise click.UsageError("no row has such a name; see --list")
+    began = time.perf_counter()
+    failed = 0
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open(Path(directory) / "canary", "w+b") as canary,
+        site("hostile", canary) as hostile,
+        site("healthy", None) as healthy,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        home = Path(directory) / "crawls"
+        home.mkdir()
+        port = healthy["healthy"]
+        baseline, log = play(BASELINE, hostile, port, home)
+        click.echo(
+            f"{'row':<38} {'outcome':<20} {'time':>7} {'memory':>9} {'stall':>8}  healthy\n"
+            + shown(BASELINE, baseline, baseline, complaints(log))
+        )
+        played = [pool.submit(play, row, hostile, port, home) for row in rows]
+        for row, future in zip(rows, played, strict=True):
+            found, log = future.result()
+            wrong = judge(row, found, baseline, complaints(log))
+            failed += bool(wrong)
+            click.echo(shown(row, found, baseline, wrong))
+        canary.seek(0)
+        if reached := canary.read().decode(errors="replace").splitlines():
+            failed += 1
+            click.echo(f"FAILED: what is private was reached: {sorted(set(reached))[:5]}")
+    click.echo(f"{len(rows)} rows, {failed} failed, {time.perf_counter() - began:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

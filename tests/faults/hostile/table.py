@@ -1,0 +1,265 @@
+"""The rows of the table: what is played, and what has to come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .crawl import Found
+from .site import BEHAVIOURS, HEALTHY_PAGES
+
+DEADLINE = 3.0
+"""Seconds for a request, by option; in them, 1.5 without a byte."""
+SLACK = 1.2
+MEMORY = 64 * 2**20
+STALL = 0.1
+
+Check = Callable[[Found], str | None]
+"""Says what is wrong with what came of a row, if anything."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One behaviour, and what has to come of it.
+
+    Attributes:
+        name: What is played.
+        check: Looks at what came of it.
+        behaviour: Whose port is crawled; by default that of the name.
+        path: The hostile URL's path; empty where only a sitemap leads to the host.
+        options: Options of the crawler. ``{origin}`` in text is the hostile site's.
+        is_public: Whether the hostile site is to count as one of the public internet.
+        budget: Whether pages of a trap are limited to ten by pattern.
+        deadline: Seconds within which the hostile URL has its outcome, or the crawl its end.
+    """
+
+    name: str
+    check: Check
+    behaviour: str = ""
+    path: str = "/"
+    options: dict[str, Any] = field(default_factory=dict)
+    is_public: bool = False
+    budget: bool = False
+    deadline: float = DEADLINE
+
+
+def fails(*kinds: str) -> Check:
+    """The hostile URL fails with one of these errors."""
+
+    def check(found: Found) -> str | None:
+        if found.outcome == "failed" and found.error in kinds:
+            return None
+        return f"expected to fail with {' or '.join(kinds)}"
+
+    return check
+
+
+def is_handled(found: Found) -> str | None:
+    """The hostile URL is handled."""
+    return None if found.outcome == "handled" else "expected to be handled"
+
+
+def is_read(found: Found) -> str | None:
+    """It is handled, and what follows the odd bytes is there."""
+    has_heading = any("good" in str(item["title"]) for item in found.items)
+    has_link = any(url.endswith("/good") for url in found.urls)
+    return is_handled(found) or (None if has_heading and has_link else "a part of the page is lost")
+
+
+def is_any(*checks: Check) -> Check:
+    """One of the checks holds."""
+
+    def check(found: Found) -> str | None:
+        wrong = [check(found) for check in checks]
+        return None if None in wrong else "; ".join(filter(None, wrong))
+
+    return check
+
+
+def _all(*checks: Check) -> Check:
+    def check(found: Found) -> str | None:
+        return next((wrong for check in checks if (wrong := check(found))), None)
+
+    return check
+
+
+def _counts(kind: str, text: str) -> Check:
+    def check(found: Found) -> str | None:
+        return None if text in found.errors.get(kind, "") else f"no {kind} says {text!r}"
+
+    return check
+
+
+def _skips(reason: str, least: int) -> Check:
+    def check(found: Found) -> str | None:
+        count = sum(n for name, n in found.skipped.items() if reason in name)
+        return None if count >= least else f"{count} links skipped for {reason}, not {least}"
+
+    return check
+
+
+def _handles_at_most(count: int) -> Check:
+    def check(found: Found) -> str | None:
+        return None if 0 < found.handled <= count else f"{found.handled} pages, not 1 to {count}"
+
+    return check
+
+
+def _link_refused(found: Found) -> str | None:
+    return None if found.failed == ["PrivateAddressError"] else f"the link: {found.failed}"
+
+
+def _has_error(found: Found) -> str | None:
+    return None if found.errors else "no error is counted"
+
+
+def _few_cookies(found: Found) -> str | None:
+    size = found.cookie_bytes
+    return None if 0 < size <= 16_384 else f"{size} bytes of cookies were sent"
+
+
+def _neat_links(found: Found) -> str | None:
+    expected = {"/", "/good?x=1", "/esc%1B%5B31m", "/bidi%E2%80%AE%E2%80%A8"}
+    expected |= {"/crlf%0D%0ASet-Cookie:x=1"}
+    paths = {"/" + url.split("/", 3)[3] for url in found.urls}
+    return None if paths == expected else f"{paths ^ expected} are wrong"
+
+
+def _harmless_cells(found: Found) -> str | None:
+    bad = set(found.csv) & set("=+@\t\r\n\uff1d")
+    return None if "'" in found.csv and not bad else f"cells begin with {found.csv}"
+
+
+def _no_strays(found: Found) -> str | None:
+    return f"{found.strays} were written" if found.strays else None
+
+
+_obeyed = _all(
+    is_handled,
+    _skips("robots", 1),
+    lambda found: None if found.handled == 2 else f"{found.handled} pages, not 2",
+)
+TOO_MUCH = fails("LimitError")
+TOO_SLOW = fails("FetchTimeoutError")
+BROKEN = fails("NetworkError")
+REDIRECT = fails("RedirectError")
+PRIVATE = fails("PrivateAddressError")
+
+
+def _rows(check: Check, *names: str, **more: Any) -> list[Row]:
+    return [Row(name, check, **more) for name in names]
+
+
+def _sitemap(name: str, check: Check) -> Row:
+    return Row(name, check, path="", options={"sitemaps": ["{origin}/sitemap.xml"]})
+
+
+ROWS = [
+    *_rows(TOO_MUCH, *(name for name in BEHAVIOURS if name.startswith("bomb "))),
+    *_rows(fails("LimitError", "NetworkError"), "encodings x 100"),
+    *_rows(BROKEN, "encoding that lies"),
+    *_rows(fails("LimitError", "FetchTimeoutError"), "endless body", "chunk without end"),
+    *_rows(TOO_SLOW, "body, a byte a second", "headers, a byte a second"),
+    *_rows(TOO_SLOW, "silence before headers", "silence after headers"),
+    *_rows(fails("LimitError", "FetchTimeoutError", "NetworkError"), "endless 1xx"),
+    *_rows(TOO_MUCH, "100,000 headers", "one huge header"),
+    *_rows(fails("StatusError", "NetworkError"), "escape sequences in the status line"),
+    *_rows(fails("RedirectError", "NetworkError"), "escape sequences in Location"),
+    *_rows(REDIRECT, "redirect loop", "redirect to itself", "redirects without end"),
+    *_rows(REDIRECT, "redirect to file:", "redirect to port 99999", "redirect to port 25"),
+    *_rows(
+        PRIVATE,
+        "redirect to a private address",
+        "redirect to a private name",
+        "redirect to an octal address",
+        "redirect to IPv6-mapped",
+        "redirect to cloud metadata",
+        is_public=True,
+    ),
+    Row("link to a private address", _all(is_handled, _link_refused), is_public=True),
+    *_rows(fails("NetworkError", "LimitError"), "malformed chunks"),
+    *_rows(
+        fails("NetworkError", "LimitError", "FetchTimeoutError"),
+        "chunk extension without end",
+        "trailers without end",
+    ),
+    *_rows(BROKEN, "short body", "reset", "two Content-Lengths", "no HTTP at all"),
+    *_rows(is_any(BROKEN, is_handled), "Content-Length with Transfer-Encoding"),
+    *_rows(
+        is_read,
+        "bogus charset",
+        "charset that is no text",
+        "charset with a line break",
+        "invalid UTF-8",
+        "bytes that windows-1252 lacks",
+        "NUL bytes",
+    ),
+    Row("100,000 nested tags", _all(is_read, _counts("LimitError", "nested"))),
+    *_rows(
+        TOO_MUCH,
+        "100,000 attributes on a tag",
+        "100,000 attributes, quoted >",
+        "2,000,000 attributes on a tag",
+        "5,000,000 elements",
+        "half a million links",
+    ),
+    Row(
+        "60,000 links",
+        _all(is_handled, _skips("max_links", 50_000)),
+        options={"max_pages_per_host": 30},
+    ),
+    Row("odd links", _all(is_handled, _neat_links)),
+    _sitemap("sitemap: entity bomb", _has_error),
+    _sitemap("sitemap: external entities", is_any(_has_error, _handles_at_most(2))),
+    _sitemap("sitemap: gzip bomb", _has_error),
+    _sitemap("sitemap: index of itself", _has_error),
+    Row("robots.txt of 200,000 rules", _obeyed, "robots-rules"),
+    Row("robots.txt, crawl-delay of a year", _obeyed, "robots-delay", options={"max_delay": 1.0}),
+    Row("robots.txt without end", _obeyed, "robots-endless"),
+    Row(
+        "robots.txt that never comes",
+        fails("RobotsError", "FetchTimeoutError"),
+        "robots-silent",
+        deadline=2 * DEADLINE,
+    ),
+    Row(
+        "calendar",
+        _all(is_handled, _handles_at_most(HEALTHY_PAGES), _skips("", 1)),
+        options={"max_pages_per_host": HEALTHY_PAGES},
+    ),
+    Row("endless query parameters", _all(is_handled, _handles_at_most(11)), budget=True),
+    Row("cookies", _all(is_handled, _few_cookies)),
+    Row("names that lead out of a directory", _all(is_handled, _no_strays)),
+    Row("formulas for a spreadsheet", _all(is_handled, _harmless_cells)),
+]
+BASELINE = Row("nothing hostile", is_handled, "plain")
+QUICK = (
+    "bomb gzip",
+    "one huge header",
+    "redirect to a private address",
+    "malformed chunks",
+    "100,000 nested tags",
+    "100,000 attributes on a tag",
+    "odd links",
+)
+"""Rows that the tests play: a few of each kind."""
+
+
+def judge(row: Row, found: Found, baseline: Found, complaints: list[str]) -> list[str]:
+    """Why a row does not hold, if it does not."""
+    wrong = list(complaints)
+    seconds = found.seconds if row.path else found.all_seconds
+    if reason := row.check(found):
+        wrong.append(reason)
+    if seconds > row.deadline * SLACK:
+        wrong.append(f"it took {seconds:.1f} s, more than {row.deadline * SLACK:.1f}")
+    if found.peak - baseline.peak > MEMORY:
+        wrong.append(f"{(found.peak - baseline.peak) / 2**20:.0f} MB more memory")
+    if found.stall > STALL:
+        wrong.append(f"the event loop stood still for {found.stall * 1000:.0f} ms")
+    if found.healthy != HEALTHY_PAGES:
+        wrong.append(f"{found.healthy} of {HEALTHY_PAGES} healthy pages")
+    if found.healthy_seconds > max(2 * baseline.healthy_seconds, DEADLINE * SLACK):
+        wrong.append(f"the healthy pages took {found.healthy_seconds:.1f} s")
+    return wrong

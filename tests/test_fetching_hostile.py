@@ -1,0 +1,214 @@
+"""Hostile servers: each ends with a typed error, in time, in little memory, and hurts nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from crawlkit.clock import Clock
+from crawlkit.errors import (
+    FetchError,
+    FetchTimeoutError,
+    LimitError,
+    NetworkError,
+    RedirectError,
+)
+from crawlkit.limits import Limits
+from crawlkit.sessions import Session
+
+from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect, running
+
+Writer = asyncio.StreamWriter
+
+
+def flood(start: bytes, again: bytes) -> Answer:
+    """What begins with `start` and never ends."""
+
+    async def answer(writer: Writer) -> None:
+        writer.write(start)
+        block = again * (64 * 1024 // len(again))
+        while True:
+            writer.write(block)
+            await writer.drain()
+
+    return answer
+
+
+def drip(start: bytes, again: bytes, wait: float = 0.1) -> Answer:
+    """What comes a little at a time and never ends."""
+
+    async def answer(writer: Writer) -> None:
+        writer.write(start)
+        while True:
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(wait)
+
+    return answer
+
+
+def pause(start: bytes, rest: bytes = b"") -> Answer:
+    """What comes in two parts and then stays silent with the connection open."""
+
+    async def answer(writer: Writer) -> None:
+        writer.write(start)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(rest)
+        await asyncio.sleep(30)
+
+    return answer
+
+
+TIME, SIZE, WIRE, TO = FetchTimeoutError, LimitError, NetworkError, RedirectError
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+HOSTILE: dict[str, tuple[Answer, type[FetchError] | tuple[type[FetchError], ...], float]] = {
+    "silence before the headers": (pause(b""), TIME, LIMITS.idle),
+    "silence within the headers": (pause(OK + b"X: "), TIME, LIMITS.idle),
+    "silence after the headers": (pause(OK + b"Content-Length: 9\r\n\r\n"), TIME, LIMITS.idle),
+    "silence within a chunk": (pause(CHUNKED + b"9\r\nabc"), TIME, LIMITS.idle),
+    "headers by the byte": (drip(OK, b"X"), TIME, LIMITS.total),
+    "a body a byte at a time": (
+        drip(OK + b"Content-Length: 99\r\n\r\n", b"x"),
+        TIME,
+        LIMITS.total,
+    ),
+    "chunks by the byte": (drip(CHUNKED, b"1\r\nx\r\n"), TIME, LIMITS.total),
+    "1xx for ever": (drip(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), TIME, LIMITS.total),
+    "a flood of 1xx": (flood(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), SIZE, 0),
+    "a flood of chunk extensions": (flood(CHUNKED + b"1;", b"x"), TIME, LIMITS.total),
+    "a flood of body": (flood(OK + b"\r\n", b"x"), SIZE, 0),
+    "a flood of chunks": (flood(CHUNKED, b"1\r\nx\r\n"), (SIZE, TIME), LIMITS.total),
+    "a flood of one status line": (flood(b"HTTP/1.1 200 ", b"x"), SIZE, 0),
+    "a flood of one header": (flood(OK + b"X: ", b"x"), SIZE, 0),
+    "a flood of one header's name": (flood(OK, b"x"), SIZE, 0),
+    "a flood of headers": (flood(OK, b"X: y\r\n"), SIZE, 0),
+    "a flood of cookies": (flood(OK, b"Set-Cookie: a=b\r\n"), SIZE, 0),
+    "a flood of trailers": (flood(CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n"), (SIZE, WIRE), 0),
+    "no HTTP": (flood(b"", b"\x00\xff\x13\x37"), WIRE, 0),
+    "a malformed chunk": (pause(CHUNKED + b"3\r\nabc\r\n", b"zz\r\n"), WIRE, 0),
+    "a malformed first chunk": (pause(CHUNKED, b"zz\r\n"), WIRE, 0),
+    "a chunk of nonsense size": (pause(CHUNKED, b"ffffffffffffffffff\r\n"), WIRE, 0),
+    "a negative length": (pause(OK + b"Content-Length: -1\r\n\r\n"), WIRE, 0),
+    "two lengths": (pause(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), WIRE, 0),
+    "a length and chunks": (
+        pause(OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
+        WIRE,
+        0,
+    ),
+    "a redirect to itself": (redirect("/"), TO, 0),
+    "a redirect to a file": (redirect("file:///etc/passwd"), TO, 0),
+    "a redirect to a mail server": (redirect("http://127.0.0.1:25/"), TO, 0),
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with running() as made:
+        yield made
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session("s", Clock())
+
+
+class Watch:
+    """Measures what the others notice: how long the event loop was busy with one thing.
+
+    In CPU time, for what a busy machine does meanwhile is not the fetcher's fault.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def __aenter__(self) -> Watch:
+        self._task = asyncio.create_task(self._run())
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.thread_time() - before)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_server_costs_little_time_and_the_others_nothing(
+    server: Server, session: Session, name: str
+) -> None:
+    answer, kind, deadline = HOSTILE[name]
+    server.answers["/"] = answer
+    server.answers["/good"] = http(b"good")
+    async with opened() as fetcher:
+        await fetcher.fetch(private(server.url("/good")), session)
+        started = time.perf_counter()
+        async with Watch() as watch:
+            error = await error_of(fetcher, server.url("/"), session)
+        took = time.perf_counter() - started
+        assert isinstance(error, kind), f"{type(error).__name__}: {error}"
+        assert took < 1.2 * (deadline or LIMITS.idle)
+        assert watch.longest < 0.1
+        assert (await fetcher.fetch(private(server.url("/good")), session)).body == b"good"
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "flood" in name])
+async def test_a_flood_does_not_fill_the_memory(
+    server: Server, session: Session, name: str
+) -> None:
+    server.answers["/"] = HOSTILE[name][0]
+    async with opened() as fetcher:
+        tracemalloc.start()
+        await error_of(fetcher, server.url("/"), session)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+async def test_thousands_of_cookies_in_one_response_are_refused(
+    server: Server, session: Session
+) -> None:
+    cookies = [f"Set-Cookie: c{number}=v" for number in range(10_000)]
+    server.answers["/"] = http(b"", "200 OK", *cookies)
+    async with opened(limits=Limits(headers=1_000_000)) as fetcher:
+        assert isinstance(await error_of(fetcher, server.url("/"), session), LimitError)
+    assert not session.has_cookies
+
+
+@pytest.mark.parametrize("status", ["200 OK", "304 Not Modified"])
+async def test_a_connection_that_was_used_well_and_then_breaks_says_nothing_in_the_log(
+    server: Server, session: Session, caplog: pytest.LogCaptureFixture, status: str
+) -> None:
+    """The connection is told to tell of its end, and nobody is listening any more."""
+
+    async def answer(writer: Writer) -> None:
+        writer.write(CHUNKED + b"3\r\nabc\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def reset(writer: Writer) -> None:
+        writer.write(CHUNKED + b"3\r\nabc\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    server.answers["/"] = answer
+    server.answers["/reset"] = reset
+    async with opened() as fetcher:
+        for _ in range(3):
+            assert (await fetcher.fetch(private(server.url("/")), session)).body == b"abc"
+        assert server.connections == 1
+        await error_of(fetcher, server.url("/reset"), session)
+    assert caplog.text == ""
