@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from multidict import CIMultiDict
 
-from .cachedresponses import CachedResponses, Place
-from .cacheentry import CacheEntry
-from .cachehttp import HttpExchange, Send
-from .cachestore import CacheStore
+from .caching.derived import DerivedData
+from .caching.entry import CacheEntry
+from .caching.exchange import HttpExchange, Send
+from .caching.responses import CachedResponses, Place
+from .caching.store import CacheStore
 from .clock import Clock
-from .derived import DerivedData
 from .errors import OfflineError, OptionError
-from .hops import Hop
+from .http.hops import Hop
 from .request import CacheMode, Request
 from .response import Response
 from .scope import Scope, UrlPattern

@@ -45,13 +45,13 @@ from .job import Job, P
 from .options import Options
 from .page import Page, handler_name
 from .parts import Parts
+from .politeness.throttle import backoff
 from .request import Request, host_of
 from .response import Response
 from .runner import run
 from .seeds import SITEMAP
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
-from .throttle import backoff
 
 log = logging.getLogger("crawlkit.crawler")
 

@@ -20,11 +20,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from .addresses import is_bad_port, is_private_host
-from .bodies import read_body
-from .clients import Attempt, Clients, is_reachable, private_address, timeout_of
 from .clock import Clock
-from .deadlines import Deadline, Deadlines
 from .errors import (
     BlockedError,
     FetchError,
@@ -37,9 +33,13 @@ from .errors import (
     UsageError,
     one_line,
 )
-from .failures import failure, place_of, too_many_headers
-from .hops import Hop, may_travel
-from .limits import Limits as Limits
+from .http.addresses import is_bad_port, is_private_host
+from .http.bodies import read_body
+from .http.clients import Attempt, Clients, is_reachable, private_address, timeout_of
+from .http.deadlines import Deadline, Deadlines
+from .http.failures import failure, place_of, too_many_headers
+from .http.hops import Hop, may_travel
+from .http.limits import Limits as Limits
 from .request import Request, host_of
 from .response import Response, http_date
 from .sessions import Session
@@ -47,8 +47,8 @@ from .urls import Base
 
 if TYPE_CHECKING:
     from .cache import PageCache
-    from .credentials import Credentials
-    from .proxies import ProxyPool
+    from .http.credentials import Credentials
+    from .http.proxies import ProxyPool
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds that a server may ask us to wait."""

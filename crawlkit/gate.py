@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .budgets import Budgets
 from .checkpoint import Lease
 from .clock import Clock
 from .errors import FetchError, RobotsError
+from .politeness.budgets import Budgets
+from .politeness.robots import Robots
+from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .request import Request, host_of
 from .response import Response
-from .robots import Robots
 from .scope import Scope
-from .throttle import Throttle
 
 
 class HostPaused(Exception):

@@ -9,10 +9,10 @@ from .clock import Clock
 from .errors import BlockedError, FetchError, FetchTimeoutError, OfflineError, ProxyError
 from .fetching import failure_of, retry_after
 from .gate import Gate
+from .politeness.throttle import Throttle
 from .response import Response
 from .sessions import Session
 from .statistics import Statistics
-from .throttle import Throttle
 
 PAUSING = (429, 503)
 """Statuses with which a host asks to be left alone for a while."""

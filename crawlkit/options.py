@@ -72,6 +72,9 @@ class Options:
         render: Whether pages are made by a browser, scripts and all, where a request does not say.
         render_wait: When a page is done: ``load``, ``networkidle``, or a CSS selector that must be
             there.
+        render_pages: Pages open in the browser at once.
+        render_resources: Whether images, fonts and media are loaded.
+        chromium: Path of the browser to use.
 
     Page cache:
         cache: How responses are kept, see `CacheMode`: ``off``, ``http``, seconds, ``forever``, or
@@ -139,7 +142,10 @@ class Options:
     accept_status: Iterable[int] = ()
 
     render: bool = False
-    render_wait: str = "load"
+    render_wait: str = "networkidle"
+    render_pages: int = 4
+    render_resources: bool = False
+    chromium: str | None = None
 
     cache: CacheMode = "off"
     cache_rules: Mapping[UrlPattern, CacheMode] = {}
@@ -176,6 +182,7 @@ class Options:
         "max_body": 1,
         "max_elements": 1,
         "cache_size": 1,
+        "render_pages": 1,
         "timeout": 0.001,
         "idle_timeout": 0.001,
         "persist_interval": 0.01,

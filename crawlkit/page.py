@@ -14,15 +14,15 @@ from typing import Any
 
 from lxml import etree
 from parsel import Selector, SelectorList
-from parsel.csstranslator import HTMLTranslator
 from yarl import URL
 
-from .directives import nofollow
 from .errors import HandlerError, LimitError, PageTypeError, UsageError
 from .items import ItemType, encode_item
 from .parsing import MAX_ELEMENTS, Parsed, is_heavy, parse
+from .politeness.directives import nofollow
 from .request import CacheMode, Request, checked
 from .response import Response
+from .selecting import xpath_of
 from .sessions import Session
 from .urls import Base
 
@@ -181,7 +181,8 @@ class Page:
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``."""
-        return self.selector.css(query)
+        selector = self.selector
+        return selector.xpath(xpath_of(query)) if selector.type == "html" else selector.css(query)
 
     def xpath(self, query: str, **variables: Any) -> SelectorList[Selector]:
         """What an XPath expression finds."""
@@ -205,7 +206,7 @@ class Page:
         body: bytes | None = None,
         unique_key: str | None = None,
         session: str | None = None,
-        render: bool | None = None,
+        render: bool | str | None = None,
         cache: CacheMode | None = None,
     ) -> int:
         """Enqueue links, once the handler has succeeded.
@@ -223,7 +224,8 @@ class Page:
             body: Body to send.
             unique_key: Identity in place of method, URL and body.
             session: Id of the session to use.
-            render: Whether a browser makes the page; default as the crawler's option says.
+            render: Whether a browser makes the page, or when it is done (see `render_wait`);
+                default as the crawler's options say.
             cache: How the page cache is used (see `CacheMode`); default as the options say.
 
         Returns:
@@ -411,7 +413,7 @@ _BASE = etree.XPath("/html/head/base/@href", smart_strings=False)
 def _links(query: str) -> etree.XPath:
     """The compiled search for the ``href`` of what a CSS selector finds."""
     try:
-        xpath = HTMLTranslator().css_to_xpath(query)
+        xpath = xpath_of(query)
         return etree.XPath(f"({xpath})/@href", smart_strings=False)
     except Exception as error:
         raise UsageError(f"{query!r} is not a CSS selector: {error}") from None

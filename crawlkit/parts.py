@@ -8,22 +8,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
-from .budgets import Budgets
 from .cache import PageCache
 from .capacity import Capacity
-from .credentials import Credentials
 from .events import SessionRetired
 from .fetching import AiohttpFetcher, Limits
 from .gate import Gate
+from .http.credentials import Credentials
+from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
 from .options import Options
 from .output import ItemWriter
-from .proxies import ProxyPool
+from .politeness.budgets import Budgets
+from .politeness.robots import Robots
+from .politeness.throttle import Throttle
 from .queue import RequestQueue
+from .rendering.fetcher import BrowserFetcher, RenderingFetcher
 from .request import Request
 from .response import Response
-from .robots import Robots
 from .scope import Scope
 from .seeds import Seeds
 from .sessions import SessionPool
@@ -31,7 +33,6 @@ from .sitemapplaces import SitemapPlaces
 from .sitemaps import MAX_SIZE, PIECE
 from .start import StartRequests
 from .statistics import Statistics
-from .throttle import Throttle
 
 ROBOTS_BODY = 500 * 1024
 """Bytes of a robots.txt that are read (RFC 9309, section 2.5)."""
@@ -95,20 +96,35 @@ class Parts:
             rules=options.cache_rules,
             size_limit=options.cache_size,
             key=cache_key,
+            headers={"User-Agent": options.user_agent, **options.headers},
             clock=clock,
         )
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=ROBOTS_BODY, truncate=True)
-        self.fetcher = AiohttpFetcher(
-            limits=limits,
-            user_agent=options.user_agent,
-            headers=options.headers,
-            allow_private=options.allow_private,
-            proxies=proxies,
-            credentials=Credentials(options.auth) if options.auth else None,
-            cache=self.page_cache,
-            clock=clock,
+        self.fetcher = RenderingFetcher(
+            AiohttpFetcher(
+                limits=limits,
+                user_agent=options.user_agent,
+                headers=options.headers,
+                allow_private=options.allow_private,
+                proxies=proxies,
+                credentials=Credentials(options.auth) if options.auth else None,
+                cache=self.page_cache,
+                clock=clock,
+            ),
+            BrowserFetcher(
+                limits=limits,
+                user_agent=options.user_agent,
+                headers=options.headers,
+                pages=options.render_pages,
+                wait=options.render_wait,
+                load_resources=options.render_resources,
+                allow_private=options.allow_private,
+                proxies=proxies,
+                executable=options.chromium,
+            ),
+            render=options.render,
         )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(

@@ -16,9 +16,9 @@ from heapq import heappop, heappush
 from .checkpoint import Checkpoint, Lease, Outcome, Pending, Saved, Ticket
 from .clock import Clock
 from .dedup import DedupSet
+from .politeness.throttle import Throttle
 from .request import Request, fingerprint, host_of, identity
 from .stores.base import BUNDLE, Claim, Receipt
-from .throttle import Throttle
 
 LANE_ROOM = 2 * BUNDLE
 """Requests of one host that the window holds, about."""

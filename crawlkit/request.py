@@ -9,7 +9,6 @@ import msgspec
 
 from .errors import UsageError
 
-
 CacheMode: TypeAlias = Literal["off", "http", "forever", "offline"] | float
 """How the page cache is used: not at all; by the rules of HTTP; a response is good for ever; only
 the cache is asked and a miss is an error; or a response is good for so many seconds."""
@@ -55,7 +54,8 @@ class Request(
         session: Id of the session to use, where it must be a certain one.
         private: Whether it may lead to a private address: start requests may, and links of pages
             that came from one.
-        render: Whether a browser makes the page; ``None`` as the crawler's option says.
+        render: Whether a browser makes the page, or when it is done (see `render_wait`); ``None``
+            as the crawler's options say.
         cache: How the page cache is used for it (see `CacheMode`); ``None`` as the crawler's
             options say.
     """
@@ -73,7 +73,7 @@ class Request(
     retry_count: int = 0
     session: str | None = None
     private: bool = False
-    render: bool | None = None
+    render: bool | str | None = None
     cache: CacheMode | None = None
 
     def replace(self, **changes: Any) -> Request:

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from .charset import decode, find_encoding, parse_content_type
 from .errors import PageTypeError
+from .http.charset import decode, find_encoding, parse_content_type
 
 CacheResult: TypeAlias = Literal["", "hit", "miss", "revalidated", "stale"]
 

@@ -145,6 +145,9 @@ def _glob(glob: str) -> str:
     if start == glob.lower():
         return re.escape(canonical(glob))
     site = _SITE.match(glob)
+    head, _, rest = glob.partition("/")
+    if not ("**" in head or "{" in head or rest.startswith("/")):
+        raise UrlError(f"'*' does not stand for '/' in it; write {'**' + glob.lstrip('*')!r}")
     if site is not None:
         if not site[0].isascii():
             raise UrlError("its host is not in ASCII; write it in its form with xn--")

@@ -15,7 +15,7 @@ from .page import Page
 from .queue import RequestQueue
 from .request import Request
 from .sitemapplaces import SitemapPlaces
-from .sitemaps import MAX_LEVELS, Entry
+from .sitemaps import MAX_LEVELS, MAX_SITEMAPS, Entry
 from .start import StartRequests, StartSource, as_request, start_source
 from .statistics import Statistics
 
@@ -25,6 +25,7 @@ AT_ONCE = 500
 """Start requests after which a checkpoint is taken."""
 SITEMAP = "parse_sitemap"
 """The handler of sitemaps."""
+_LEFT = "sitemaps_left"  # of a sitemap's request: how many others may hang below it
 
 
 class Seeds:
@@ -36,6 +37,7 @@ class Seeds:
         queue: Where requests go.
         statistics: Where those that are left out are counted.
         checkpoint: Takes a checkpoint, and comes back once one was taken.
+        max_sitemaps: How many sitemaps one index leads to, on all levels together.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class Seeds:
         queue: RequestQueue,
         statistics: Statistics,
         checkpoint: Callable[[], Awaitable[None]],
+        *,
+        max_sitemaps: int = MAX_SITEMAPS,
     ) -> None:
         self._start = start
         self._sitemaps = sitemaps
         self._queue = queue
         self._statistics = statistics
         self._checkpoint = checkpoint
+        self._max_sitemaps = max_sitemaps
 
     def sow_sitemaps(self, urls: Iterable[str]) -> None:
         """Enqueue sitemaps that were not enqueued before.
@@ -108,14 +113,23 @@ class Seeds:
         """
         url, depth = page.request.url, page.request.depth + 1
         private = page.response.is_private
+        room = share = None
         async for entries in self._sitemaps.entries(url, page.response):
+            if room is None and any(entry.kind == "sitemap" for entry in entries):
+                room, share = await self._shares(page)
             # From here to the checkpoint there is no await: the place and the requests agree.
             for entry in entries:
                 if entry.kind == "sitemap":
                     if depth > MAX_LEVELS:
                         self._statistics.skipped("max_depth")
                         continue
-                    given: Request | str | None = Request(entry.url, handler=SITEMAP)
+                    if not room:
+                        self._statistics.skipped("max_sitemaps")
+                        continue
+                    room -= 1
+                    given: Request | str | None = Request(
+                        entry.url, handler=SITEMAP, user_data={_LEFT: share}
+                    )
                 else:
                     given = request_of(entry)
                 if given is not None:
@@ -124,6 +138,17 @@ class Seeds:
             self._sitemaps.advance(url, entries)
             await self._checkpoint()
         self._sitemaps.done(url)
+
+    async def _shares(self, page: Page) -> tuple[int, int]:
+        """How many more of the sitemaps that an index lists are read, and how many below each.
+
+        What a sitemap may lead to is divided among those that it lists, so that indexes of indexes
+        come to an end although nobody counts them all: 10 levels of a thousand would not.
+        """
+        request = page.request
+        left = request.user_data.get(_LEFT, self._max_sitemaps)
+        listed, taken = await self._sitemaps.count_sitemaps(request.url, page.response)
+        return max(left - taken, 0), max(left - listed, 0) // max(listed, 1)
 
     def give_up(self, url: str) -> None:
         """Forget how far a sitemap was taken: it will not be read on."""

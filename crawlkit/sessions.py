@@ -18,7 +18,7 @@ import msgspec
 from .checkpoint import Checkpoint, Saved
 from .clock import Clock
 from .cookies import Cookie, CookieJar, hostname, self_and_parents
-from .proxies import ProxyPool
+from .http.proxies import ProxyPool
 
 MAX_BLOCKED = 32
 """Hosts that may block a session; one more and it is retired for all."""

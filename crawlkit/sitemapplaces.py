@@ -81,6 +81,27 @@ class SitemapPlaces:
             self.done(url)
             raise
 
+    async def count_sitemaps(self, url: str, response: Response) -> tuple[int, int]:
+        """How many other sitemaps it lists, and how many of these were taken.
+
+        Args:
+            url: The URL of the request for the sitemap, before redirects.
+            response: What it was answered with.
+        """
+        place = self._places.get(url, _Place())
+        entries = listed = taken = 0
+        try:
+            for found in _parse(response):
+                for entry in found:
+                    entries += 1
+                    if entry.kind == "sitemap":
+                        listed += 1
+                        taken += entries <= place.count
+                await asyncio.sleep(0)
+        except (PageTypeError, LimitError):
+            pass  # met again, and told, when the entries are given
+        return listed, taken
+
     def advance(self, url: str, entries: Iterable[Entry]) -> None:
         """Count `entries` as taken. Call it together with enqueuing them, without an ``await``."""
         place = self._places.setdefault(url, _Place())

@@ -21,8 +21,8 @@ from xml.parsers import expat
 
 import msgspec
 
-from .charset import find_encoding, parse_content_type
 from .errors import CrawlkitError, LimitError, PageTypeError
+from .http.charset import find_encoding, parse_content_type
 from .response import http_date
 from .urls import MAX_URL_LENGTH, Base
 
@@ -30,6 +30,9 @@ MAX_SIZE = 50 * 1024 * 1024
 """Bytes of a sitemap, decompressed; the protocol has the same limit."""
 MAX_LEVELS = 10
 """Sitemap indexes in one another."""
+MAX_SITEMAPS = 100_000
+"""Sitemaps that one index leads to, on all levels together; the protocol lets it list half as many,
+and none of them be an index."""
 PIECE = 64 * 1024
 """Bytes that are parsed in one go: 2 to 6 ms of work."""
 

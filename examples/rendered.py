@@ -3,7 +3,7 @@
     pip install 'crawlkit[browser]' && playwright install chromium
     python -m crawlkit run examples/rendered.py https://quotes.example/js/
 
-The rest of the site needs no browser and is fetched without, which is a hundred times cheaper.
+The rest of the site needs no browser and is fetched without, for a hundredth of the CPU time.
 """
 
 from crawlkit import Crawler, Page

@@ -22,9 +22,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from crawlkit.cache import PageCache
+from crawlkit.caching.freshness import storable_headers
 from crawlkit.errors import NetworkError, one_line
-from crawlkit.freshness import storable_headers
-from crawlkit.hops import Hop
+from crawlkit.http.hops import Hop
 from crawlkit.request import Request
 from crawlkit.response import Response
 

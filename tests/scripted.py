@@ -13,7 +13,7 @@ import pytest
 
 from crawlkit.errors import FetchError
 from crawlkit.fetching import AiohttpFetcher
-from crawlkit.limits import Limits
+from crawlkit.http.limits import Limits
 from crawlkit.request import Request
 from crawlkit.sessions import Session
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crawlkit.addresses import is_bad_port, is_private_host, is_public
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
@@ -17,6 +16,7 @@ from crawlkit.errors import (
     RedirectError,
     UrlError,
 )
+from crawlkit.http.addresses import is_bad_port, is_private_host, is_public
 from crawlkit.request import Request
 from crawlkit.sessions import Session
 from crawlkit.urls import canonical
@@ -205,7 +205,7 @@ async def test_nor_by_a_redirect_of_a_public_page(
 ) -> None:
     """The page that redirects is of this machine, too, but counts as public for the test."""
     server.answers["/"] = redirect(form.format(server.port) + "secret")
-    monkeypatch.setattr("crawlkit.clients.Clients.is_private", lambda self, host: False)
+    monkeypatch.setattr("crawlkit.http.clients.Clients.is_private", lambda self, host: False)
     async with opened() as fetcher:
         error = await error_of(fetcher, server.url("/"), session)
     assert isinstance(error, PrivateAddressError)
@@ -283,7 +283,7 @@ async def test_a_name_with_addresses_of_both_kinds_is_reached_at_the_public_ones
 ) -> None:
     names.addresses = {"mixed.example": ["127.0.0.1", "::1", "192.0.2.7"]}
     # 192.0.2.7 stands for a public address; nothing answers there.
-    monkeypatch.setattr("crawlkit.clients.is_public", lambda address: address == "192.0.2.7")
+    monkeypatch.setattr("crawlkit.http.clients.is_public", lambda address: address == "192.0.2.7")
     connected: list[str] = []
 
     async def connect(self: object, sock: socket.socket, address: tuple[str, int]) -> None:
@@ -314,7 +314,7 @@ async def test_an_address_is_checked_again_when_the_connection_is_made(
     """Whatever resolves, caches or spells: the last word is had by what makes the socket."""
     names.addresses = {"rebound.example": ["127.0.0.1"]}
     monkeypatch.setattr(
-        "crawlkit.clients.PublicResolver.resolve",
+        "crawlkit.http.clients.PublicResolver.resolve",
         lambda self, host, port=0, family=0: self._resolver.resolve(host, port, family),
     )
     async with opened() as fetcher:

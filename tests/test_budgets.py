@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from crawlkit.budgets import Budgets
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
 from crawlkit.errors import OptionError
 from crawlkit.job import Job
+from crawlkit.politeness.budgets import Budgets
 
 HOST = "shop.example"
 URL = f"https://{HOST}/lamp"
@@ -241,7 +241,7 @@ async def test_no_order_of_events_and_no_crash_makes_a_count_wrong(disk: Disk, s
 async def test_hosts_that_are_idle_are_read_again_when_they_are_needed(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crawlkit.budgets.MAX_HOSTS", 10)
+    monkeypatch.setattr("crawlkit.politeness.budgets.MAX_HOSTS", 10)
     budgets = disk.begin(max_pages_per_host=3)
     assert await budgets.take("busy.example", URL) is None
     for number in range(200):

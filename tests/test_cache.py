@@ -18,12 +18,12 @@ from click.testing import CliRunner
 from multidict import CIMultiDict
 
 from crawlkit.cache import PageCache
-from crawlkit.cacheentry import MAX_BODY, CacheEntry, Packer, decompress, pack, unpack
+from crawlkit.caching.entry import MAX_BODY, CacheEntry, Packer, decompress, pack, unpack
+from crawlkit.caching.freshness import Terms
 from crawlkit.cli import main
 from crawlkit.clock import Clock
 from crawlkit.errors import NetworkError, OfflineError, OptionError, UsageError
-from crawlkit.freshness import Terms
-from crawlkit.hops import Hop
+from crawlkit.http.hops import Hop
 from crawlkit.request import Request
 from crawlkit.response import Response
 
@@ -415,7 +415,7 @@ async def test_a_crawl_from_the_cache_lets_other_tasks_run(directory: Path, orig
 CRAWL = """
 import asyncio, os, signal, sys
 from crawlkit.cache import PageCache
-from crawlkit.hops import Hop
+from crawlkit.http.hops import Hop
 from crawlkit.request import Request
 from crawlkit.response import Response
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from crawlkit import cachedisk
-from crawlkit.cachedisk import BytesCache, BytesDisk, Row
-from crawlkit.cachefolder import clear, measure, open_cache
-from crawlkit.cachestore import CacheStore
+from crawlkit.caching import disk as cachedisk
+from crawlkit.caching.disk import BytesCache, BytesDisk, Row
+from crawlkit.caching.folder import clear, measure, open_cache
+from crawlkit.caching.store import CacheStore
 from crawlkit.clock import Clock
 from crawlkit.errors import StoreError
 
@@ -423,7 +423,9 @@ async def test_a_full_disk_turns_writing_off_with_one_warning_and_nobody_waits(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = await opened(directory)
+    large = os.urandom(2**20)
     await store.write(KEY, lambda: b"before", None)
+    await store.write(b"p-large", lambda: large, None)
     await store._do(lambda cache: cache.execute("PRAGMA max_page_count = 20"))
     with caplog.at_level(logging.WARNING):
         kept = await asyncio.wait_for(
@@ -437,6 +439,7 @@ async def test_a_full_disk_turns_writing_off_with_one_warning_and_nobody_waits(
     assert len(caplog.records) == 1
     assert "full" in caplog.text
     assert await stored(store, KEY) == b"before"
+    assert await stored(store, b"p-large") == large
     await store.close()
 
 
@@ -500,7 +503,7 @@ async def test_a_busy_database_misses_a_page_and_stays_on(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "crawlkit.cachestore.open_cache",
+        "crawlkit.caching.store.open_cache",
         lambda path, limit: (BytesCache(str(path), limit, 0.05), ""),
     )
     open_cache(directory, LIMIT)[0].close()
@@ -516,7 +519,7 @@ async def test_a_busy_database_misses_a_page_and_stays_on(
 
 WRITER = """
 import asyncio, os, sys
-from crawlkit.cachestore import CacheStore
+from crawlkit.caching.store import CacheStore
 from crawlkit.clock import Clock
 
 async def main():

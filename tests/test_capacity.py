@@ -15,10 +15,10 @@ from crawlkit.checkpoint import Lease, Outcome, Ticket
 from crawlkit.clock import Clock
 from crawlkit.events import SystemInfo
 from crawlkit.job import Job
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request, fingerprint
 from crawlkit.stores.base import Claim
-from crawlkit.throttle import Throttle
 
 MB = 2**20
 

@@ -13,7 +13,7 @@ import webencodings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawlkit.charset import decode, encoding_of, find_encoding, parse_content_type
+from crawlkit.http.charset import decode, encoding_of, find_encoding, parse_content_type
 
 HTML = "text/html"
 
@@ -228,7 +228,7 @@ def test_what_is_declared_or_valid_utf_8_does_not_load_the_detector() -> None:
 
 def test_an_undeclared_page_is_read_alike_in_every_process() -> None:
     code = (
-        "import random; from crawlkit.charset import find_encoding\n"
+        "import random; from crawlkit.http.charset import find_encoding\n"
         "rng = random.Random(7)\n"
         "print([find_encoding(rng.randbytes(n) + b'\\xff', 'text/html') for n in range(1, 60)])"
     )

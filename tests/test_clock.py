@@ -13,10 +13,10 @@ import pytest
 
 from crawlkit import open_run
 from crawlkit.checkpoint import MAX_DELAY, Checkpoint, Loader, Pending, Snapshot
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.request import Request, fingerprint
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import ManualClock
-from crawlkit.throttle import Throttle
 
 from .faults.common import (
     Crawl,

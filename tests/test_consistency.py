@@ -37,6 +37,7 @@ from crawlkit.checkpoint import Checkpoint, Lease, Outcome
 from crawlkit.errors import StoreWriteError
 from crawlkit.job import Job
 from crawlkit.output import ItemWriter
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
 from crawlkit.sessions import SessionPool
@@ -45,7 +46,6 @@ from crawlkit.statistics import Statistics
 from crawlkit.stores import open_store, sqlite
 from crawlkit.stores.base import Claim, Receipt, Store
 from crawlkit.testing import FaultyStore, ManualClock
-from crawlkit.throttle import Throttle
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawlkit.credentials import MAX_CHALLENGES, Challenge, Credentials, parse_challenges
 from crawlkit.errors import OptionError
+from crawlkit.http.credentials import MAX_CHALLENGES, Challenge, Credentials, parse_challenges
 
 ORIGIN = "https://intranet.example"
 URL = "https://intranet.example/reports?year=2024"

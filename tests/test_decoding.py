@@ -15,10 +15,10 @@ import brotli
 import pytest
 
 from crawlkit.clock import Clock
-from crawlkit.decoding import BLOCK, MAX_CODINGS, MAX_MEMBERS, Decoding, codings_of
 from crawlkit.errors import FetchError, LimitError, NetworkError
 from crawlkit.fetching import AiohttpFetcher
-from crawlkit.limits import Limits
+from crawlkit.http.decoding import BLOCK, MAX_CODINGS, MAX_MEMBERS, Decoding, codings_of
+from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
 from .scripted import Server, error_of, http, opened, private, running, then_close

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree, html
 
-from crawlkit.directives import nofollow
+from crawlkit.politeness.directives import nofollow
 from crawlkit.response import Response
 
 TOKEN = "crawlkit"

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from crawlkit.clock import Clock
-from crawlkit.credentials import Credentials
 from crawlkit.errors import (
     BlockedError,
     FetchError,
@@ -29,8 +28,9 @@ from crawlkit.errors import (
     UsageError,
 )
 from crawlkit.fetching import AiohttpFetcher, failure_of, retry_after
-from crawlkit.hops import Hop
-from crawlkit.limits import Limits
+from crawlkit.http.credentials import Credentials
+from crawlkit.http.hops import Hop
+from crawlkit.http.limits import Limits
 from crawlkit.request import Request
 from crawlkit.response import Response
 from crawlkit.sessions import Session

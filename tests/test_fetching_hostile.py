@@ -17,7 +17,7 @@ from crawlkit.errors import (
     NetworkError,
     RedirectError,
 )
-from crawlkit.limits import Limits
+from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
 from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect, running

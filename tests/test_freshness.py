@@ -17,9 +17,7 @@ import pytest
 from multidict import CIMultiDict
 
 from crawlkit.cache import PageCache
-from crawlkit.clock import Clock
-from crawlkit.errors import NetworkError
-from crawlkit.freshness import (
+from crawlkit.caching.freshness import (
     Terms,
     directives,
     freshened,
@@ -29,7 +27,9 @@ from crawlkit.freshness import (
     terms_of,
     wishes_of,
 )
-from crawlkit.hops import Hop
+from crawlkit.clock import Clock
+from crawlkit.errors import NetworkError
+from crawlkit.http.hops import Hop
 from crawlkit.request import Request
 from crawlkit.response import Response
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from crawlkit.rendering.guard import MAX_REFUSALS, Access, Guard
 
 from crawlkit.errors import (
     CrawlkitError,
@@ -17,7 +18,6 @@ from crawlkit.errors import (
     PrivateAddressError,
     ProxyError,
 )
-from crawlkit.guard import MAX_REFUSALS, Access, Guard
 
 PUBLIC, PRIVATE = "127.0.0.1", "127.0.0.2"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from crawlkit.hops import Hop, may_travel, origin_of
+from crawlkit.http.hops import Hop, may_travel, origin_of
 
 URL = "https://shop.example/a"
 

@@ -17,7 +17,6 @@ import pytest
 from crawlkit import Crawler, Page, Request, Response
 from crawlkit.cache import PageCache
 from crawlkit.clock import Clock
-from crawlkit.credentials import Credentials
 from crawlkit.errors import (
     BlockedError,
     FetchError,
@@ -27,6 +26,7 @@ from crawlkit.errors import (
     StatusError,
 )
 from crawlkit.fetching import AiohttpFetcher, Limits, failure_of
+from crawlkit.http.credentials import Credentials
 from crawlkit.sessions import Session
 
 # It ends with its standard input, so also where the tests are killed.

@@ -34,11 +34,14 @@ def layer(path: Path) -> int | None:
     return None
 
 
+BARE = ("caching", "crawlkit", "http", "politeness", "triggers")
+"""Packages of which the files are listed, not the whole."""
+
 FILES = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.name not in ("__main__.py",)
-    and not (path.name == "__init__.py" and path.parent.name in ("crawlkit", "triggers"))
+    and not (path.name == "__init__.py" and path.parent.name in BARE)
 ]
 
 

@@ -16,7 +16,7 @@ from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
 from crawlkit.errors import FetchTimeoutError, NetworkError, OptionError, ProxyError
 from crawlkit.fetching import AiohttpFetcher, Limits
-from crawlkit.proxies import FIRST_REST, MAX_OTHERS, MAX_REST, ProxyPool, shown
+from crawlkit.http.proxies import FIRST_REST, MAX_OTHERS, MAX_REST, ProxyPool, shown
 from crawlkit.sessions import Session, SessionPool
 from crawlkit.testing import ManualClock, Site
 
@@ -654,7 +654,7 @@ async def test_a_dead_proxy_costs_no_page_and_no_retry(shop_site: Site, tmp_path
 async def test_while_all_proxies_rest_the_crawl_waits_and_then_goes_on(
     shop_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crawlkit.proxies.FIRST_REST", 0.2)
+    monkeypatch.setattr("crawlkit.http.proxies.FIRST_REST", 0.2)
     async with HttpProxy(routes=routes(shop_site)) as proxy:
 
         class Breaking(Shop):

@@ -11,10 +11,10 @@ import pytest
 from crawlkit.checkpoint import Checkpoint, Lease, Outcome, Ticket
 from crawlkit.clock import Clock
 from crawlkit.dedup import DedupSet
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request, fingerprint
 from crawlkit.stores.base import Claim, Receipt
-from crawlkit.throttle import Throttle
 
 
 def leases(*urls: str, priority: int = 0, bundle: int = 1) -> list[Lease]:

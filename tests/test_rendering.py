@@ -29,9 +29,9 @@ from crawlkit.errors import (
     RenderError,
     UsageError,
 )
-from crawlkit.limits import Limits
+from crawlkit.http.limits import Limits
 from crawlkit.page import Page
-from crawlkit.rendering import BrowserFetcher, RenderingFetcher
+from crawlkit.rendering.fetcher import BrowserFetcher, RenderingFetcher
 from crawlkit.request import Request
 from crawlkit.response import Response
 from crawlkit.sessions import Session
@@ -630,7 +630,10 @@ def renderers(pids: set[int]) -> set[int]:
     }
 
 
-async def test_a_browser_that_dies_is_started_again_and_none_is_left(site: Site) -> None:
+async def test_a_browser_that_dies_is_started_again_and_none_is_left(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     site.add_page("/", script("out.textContent = 'fine'"))
     site.add_page("/stay", script("fetch('/tick')"))
     stay = Request(site.url("/stay"), render="#never")
@@ -662,6 +665,8 @@ async def test_a_browser_that_dies_is_started_again_and_none_is_left(site: Site)
     assert time.perf_counter() - started < 15
     shared = family(os.getpid())  # of the other tests' browser
     left = seen - shared
+    profiles = [name for name in os.listdir(tmp_path) if name.startswith("playwright")]
+    assert not profiles
     assert await asyncio.to_thread(wait_until, lambda: not any(map(is_running, left)))
 
 
@@ -670,7 +675,7 @@ async def test_no_browser_outlives_a_crawler_that_is_killed(tmp_path: Path, site
     program = tmp_path / "program.py"
     program.write_text(
         "import asyncio\n"
-        "from crawlkit.rendering import BrowserFetcher\n"
+        "from crawlkit.rendering.fetcher import BrowserFetcher\n"
         "from crawlkit import Request\n"
         "from crawlkit.clock import Clock\n"
         "from crawlkit.sessions import Session\n"
@@ -720,7 +725,7 @@ async def test_playwright_is_not_even_imported_before_a_page_is_rendered() -> No
     code = (
         "import asyncio, sys\n"
         "from crawlkit.fetching import AiohttpFetcher\n"
-        "from crawlkit.rendering import BrowserFetcher, RenderingFetcher\n"
+        "from crawlkit.rendering.fetcher import BrowserFetcher, RenderingFetcher\n"
         "async def main():\n"
         "    fetcher = RenderingFetcher(AiohttpFetcher(), BrowserFetcher())\n"
         "    await fetcher.open()\n"

@@ -14,8 +14,7 @@ import pytest
 from crawlkit.checkpoint import Checkpoint, Document
 from crawlkit.errors import FetchError, NetworkError, RedirectError, RobotsError
 from crawlkit.job import Job
-from crawlkit.response import Response
-from crawlkit.robots import (
+from crawlkit.politeness.robots import (
     MAX_AGE,
     MAX_ORIGINS,
     MAX_RULES,
@@ -24,6 +23,7 @@ from crawlkit.robots import (
     TROUBLE,
     Robots,
 )
+from crawlkit.response import Response
 from crawlkit.stores import open_store
 from crawlkit.testing import ManualClock
 
@@ -456,7 +456,7 @@ async def test_200_000_rules_do_not_stall_the_event_loop(
 async def test_a_file_that_cannot_be_read_in_time_counts_as_trouble(
     robots: Robots, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crawlkit.robots.PARSE_DEADLINE", 0.0)
+    monkeypatch.setattr("crawlkit.politeness.robots.PARSE_DEADLINE", 0.0)
     site.serve("User-agent: *\n" + "Disallow: /x\n" * 20_000)
     for _ in range(2):
         with pytest.raises(RobotsError, match="took longer"):

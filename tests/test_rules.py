@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from protego import Protego
 
-from crawlkit.rules import (
+from crawlkit.politeness.rules import (
     MAX_BODY,
     MAX_CRAWL_DELAY,
     MAX_SITEMAPS,

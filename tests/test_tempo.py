@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from crawlkit.tempo import BEST_MEMORY, LEAST_WINDOW
+from crawlkit.politeness.tempo import BEST_MEMORY, LEAST_WINDOW
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.testing import ManualClock
-from crawlkit.throttle import Throttle
 
 HOST = "shop.example"
 ON_THE_WAY = 0.02

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
+from crawlkit.politeness.throttle import MAX_PAUSE, STRIKE_MEMORY, Throttle, backoff
 from crawlkit.testing import ManualClock
-from crawlkit.throttle import MAX_PAUSE, STRIKE_MEMORY, Throttle, backoff
 
 HOST = "shop.example"
 

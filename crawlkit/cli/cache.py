@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ..cachefolder import clear as clear_directory
-from ..cachefolder import measure
 from .output import number, print_json, size, table
 from .verbs import VerbGroup, json_option
 
@@ -23,6 +21,9 @@ def cache(context: click.Context, directory: str) -> None:
 @click.pass_context
 def stats(context: click.Context, as_json: bool) -> None:
     """How many entries there are, of which kind, and what they take."""
+    # diskcache takes longer to import than `--help` should.
+    from ..caching.folder import measure
+
     found = measure(context.meta["directory"])
     if as_json:
         print_json(found)
@@ -44,6 +45,8 @@ def stats(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def clear(context: click.Context) -> None:
     """Remove everything, also while crawls use it."""
+    from ..caching.folder import clear as clear_directory
+
     directory = context.meta["directory"]
     count, damage = clear_directory(directory)
     if damage:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..clock import Clock
 from ..fetching import MayFollow
-from ..limits import Limits
+from ..http.limits import Limits
 from ..request import Request
 from ..response import Response
 from ..sessions import Session

@@ -31,6 +31,7 @@ from crawlkit import Crawler, Page, Request
 from crawlkit.clock import Clock
 from crawlkit.fetching import Fetcher
 from crawlkit.job import Job
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.response import Response
 from crawlkit.runner import run
@@ -38,7 +39,6 @@ from crawlkit.sessions import Session
 from crawlkit.statistics import Statistics
 from crawlkit.stores.base import Claim
 from crawlkit.stores.sqlite import SqliteStore
-from crawlkit.throttle import Throttle
 from crawlkit.triggers.signals import EXIT_UNFINISHED
 
 from .measure import ROOT, BenchError

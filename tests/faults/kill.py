@@ -9,6 +9,7 @@ asked for again no more than what came after the last checkpoint before each kil
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import shutil
 import subprocess
@@ -36,13 +37,16 @@ from .common import (
     result_of,
     undisturbed,
 )
-from .rough import PAGES, RoughCrawl
+from .rough import BUSY, BUSY_PAUSE, PAGES, RoughCrawl
 
 POINTS_A_RUN = 5
 INTERVALS = (1.0, 1.0, 0.2, 0.05)
 """Seconds between checkpoints in one run after the other; 1 s is the default."""
 LATE = 2.0
 """Seconds that a checkpoint may take on a busy machine, on top of the interval."""
+
+ON_ITS_WAY = 0.5
+"""Seconds after which a 429 has come to the crawl."""
 
 MOMENTS = ("start", "time", "page", "append", "commit", "end")
 """start: while the process starts, until its first request and shortly after.
@@ -114,6 +118,7 @@ class KilledRun:
         self._whole = whole
         self._rng = rng
         self._report = Report(interval)
+        self._knew_robots: dict[str, float] = {}  # by its path: since when
 
     def disturb(self, points: int) -> Report:
         """Kill it `points` times, or until it is finished, and let it finish."""
@@ -168,6 +173,9 @@ class KilledRun:
             with crawl.look() as run:
                 findings = [*run.check(), *self._compare_output(run)]
                 saved = run.saved("tally", {"at": 0.0})["at"]
+                for path, document in crawl.site.robots.items():
+                    if run.document(document) is not None:
+                        self._knew_robots.setdefault(path, at)
             report.wrong += [f"after a kill ({moment}): {finding}" for finding in findings]
         report.kills.append(Kill(moment, crawl.started, saved, at))
 
@@ -192,12 +200,26 @@ class KilledRun:
         if found.statuses.total() > len(asked):
             report.wrong.append("more responses were counted than the site has sent")
         self._count_again([at for at, _, _ in asked])
+        report.wrong += self._impolite(asked)
         report.again = len(asked) - whole.requests
         if not 0 <= report.again <= report.allowed:
             report.wrong.append(f"{report.again} requests again, where {report.allowed} may be")
         for killed, back in zip(report.kills, report.back, strict=True):
             if back > report.interval + LATE:
                 report.wrong.append(f"a kill ({killed.moment}) undid {back:.2f} s of work")
+
+    def _impolite(self, asked: Sequence[tuple[float, str, int]]) -> Iterator[str]:
+        """What the next lives did not know although a checkpoint had it."""
+        for at, path, _ in asked:
+            if at > self._knew_robots.get(path, math.inf):
+                yield f"{path} was asked for again, and it was known"
+        busy = [at for at, path, _ in asked if path.startswith(f"//{BUSY}/busy/")]
+        kills = self._report.kills
+        for refused in self._crawl.site.refused(self._crawl.name):
+            again = min((at for at in busy if at > refused), default=math.inf)
+            is_undone = any(k.saved < refused + ON_ITS_WAY and refused < k.at for k in kills)
+            if again < refused + BUSY_PAUSE and not is_undone:
+                yield f"asked {again - refused:.2f} s after it was told to wait {BUSY_PAUSE} s"
 
     def _count_again(self, times: list[float]) -> None:
         """How much each kill undid, from the times of all requests."""
@@ -268,7 +290,7 @@ class Check:
     def run(self, directory: Path) -> list[Report]:
         """Do it; what became of each run."""
         with SiteProcess() as site:
-            whole = undisturbed(site, directory / "undisturbed", PAGES)
+            whole = undisturbed(site, directory / "undisturbed", PAGES, site.busy_url)
             self._tell(
                 f"undisturbed: {whole.requests:,} requests, "
                 f"{whole.result.parts['items'].total():,} items, {whole.duration:.1f} s"
@@ -285,7 +307,9 @@ class Check:
         while taken := self._take():
             number, points = taken
             interval = INTERVALS[number % len(INTERVALS)]
-            options = () if interval == 1.0 else ("--set", f"persist_interval={interval}")
+            options = [site.busy_url]
+            if interval != 1.0:
+                options += ["--set", f"persist_interval={interval}"]
             with Crawl(site, directory / str(number), f"run-{number}", *options) as crawl:
                 rng = Random(f"{self._seed}/{number}")
                 report = KilledRun(crawl, whole, interval, rng).disturb(points)

@@ -16,19 +16,31 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
 
 from crawlkit import Checkpoint, Crawler, Page, Request, Response, Saved, Session
 from crawlkit.fetching import Fetcher
+from crawlkit.sitemaps import Entry
 from crawlkit.testing import Site, expected_items, generated_site
 
 PAGES = 1500
 MEMBERS = 40
+ORDERS = 24
+"""Pages that are all alike, and more of them than their budget allows."""
+ORDER_BUDGET = 9
+DAY_BUDGET = 5
+"""Pages of a calendar without end, each of which leads to the next."""
 TRY = "X-Try"
 CONTROL = "/-/"
+BUSY = "localhost"
+"""The same site under another name, where it is short of breath: see `RoughSite`."""
+BUSY_PAGES = 4
+BUSY_DELAY = 0.2
+BUSY_PAUSE = 2
+"""Seconds that it asks for, between two requests and after one too many."""
 ARRIVED = "?arrived"
 """Ends the URL that a redirect leads to. The log leaves it out: it was not asked for by itself."""
 
@@ -58,6 +70,8 @@ def is_lost(number: int) -> bool:
 
 def delay_of(path: str, slow: tuple[float, float] | None = None) -> float:
     """Seconds until the site answers; by default up to a quarter, and only for some pages."""
+    if path.endswith((".txt", ".xml")):
+        return 0.0
     share = Random(path.removesuffix(ARRIVED)).random()
     if slow is None:
         return share * 5 if share < 0.05 else 0.0
@@ -79,6 +93,34 @@ def items_of(pages: int) -> Iterator[str]:
                     yield _json({"offer": number, "of": path})
     for member in range(MEMBERS):
         yield _json({"member": f"/member/{member}"})
+    for lone in _lone(pages):
+        yield _json({"lone": lone})
+    for day in range(DAY_BUDGET):
+        yield _json({"lone": f"/day/{day}"})
+    yield from [_json({"order": True})] * ORDER_BUDGET
+
+
+def busy_items() -> Iterator[str]:
+    """The items of the other host, where the crawl begins there, too."""
+    for number in range(BUSY_PAGES):
+        yield _json({"lone": f"/busy/{number}"})
+
+
+def _lone(pages: int) -> Iterator[str]:
+    """Pages that nothing but the sitemap leads to."""
+    return (f"/lone/{number}" for number in range(0, pages, 15))
+
+
+def _sitemap(pages: int) -> Iterator[str]:
+    """All that the sitemap lists: what is linked to, what is not, and what is left out."""
+    yield from _lone(pages)
+    for number in range(pages):
+        if number % 3 == 0:
+            yield _path(number)
+        if number % 4 == 0:
+            yield f"/secret/{number}"
+        if number % 80 == 0:
+            yield f"/private/{number}"
 
 
 def _path(number: int) -> str:
@@ -93,10 +135,14 @@ def _json(value: object) -> str:
 
 
 class RoughSite(Site):
-    """The generated site with failures, redirects, a login and slow pages.
+    """The generated site with failures, redirects, a login, a robots.txt, sitemaps and slow pages.
 
     A crawl says which one it is by its user agent. Of each the site keeps what it was asked, and
     tells it under ``/-/``, to those who check.
+
+    As `BUSY` it has a few pages that are asked for with too little patience: the second one is
+    refused once with a 429. As that costs no retry, it follows from nothing but what was asked
+    before; so those refusals are kept apart.
 
     Args:
         pages: How many pages there are, besides those behind the login.
@@ -109,6 +155,7 @@ class RoughSite(Site):
         self._slow = slow
         self._plain = generated_site(pages, size=6000)
         self._asked: defaultdict[str, list[tuple[float, str, int]]] = defaultdict(list)
+        self._refused: defaultdict[str, list[float]] = defaultdict(list)
         self._hurried: set[str] = set()
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -117,6 +164,12 @@ class RoughSite(Site):
             return self._control(path.removeprefix(CONTROL))
         run = request.headers["User-Agent"]
         attempt = int(request.headers[TRY])
+        if request.host.startswith(BUSY):
+            if path == "/busy/1" and not self._refused[run]:
+                self._refused[run].append(time.monotonic())
+                return web.Response(status=429, headers={"Retry-After": str(BUSY_PAUSE)})
+            self._asked[run].append((time.monotonic(), f"//{BUSY}{path}", attempt))
+            return self._busy(path)
         if not path.endswith(ARRIVED):
             self._asked[run].append((time.monotonic(), path, attempt))
         if run not in self._hurried:
@@ -129,7 +182,41 @@ class RoughSite(Site):
         if path.startswith("/member/"):
             is_member = request.cookies.get("member") == "yes"
             return self._html(path, status=200 if is_member else 403)
+        if path.endswith((".txt", ".xml")):
+            return self._text(path, attempt)
+        if path.startswith(("/lone/", "/day/", "/order/")):
+            kind, number = path[1:].split("/")
+            # What fails among pages that are alike would use up the budget of others.
+            is_trouble = kind != "order" and int(number) % 4 == 3 and attempt < 1
+            link = f"/day/{int(number) + 1}" if kind == "day" else None
+            return self._html(path, status=500 if is_trouble else 200, link=link)
         return await self._page(path.removesuffix(ARRIVED), attempt, request)
+
+    def _busy(self, path: str) -> web.Response:
+        if path == "/robots.txt":
+            return web.Response(text=f"User-agent: *\nCrawl-delay: {BUSY_DELAY}\n")
+        number = int(path.removeprefix("/busy/"))
+        return self._html(path, link=f"/busy/{number + 1}" if number + 1 < BUSY_PAGES else None)
+
+    def _text(self, path: str, attempt: int) -> web.Response:
+        """robots.txt, an index of sitemaps, and these."""
+        if path == "/robots.txt":
+            return web.Response(
+                text="User-agent: *\nDisallow: /secret/\nCrawl-delay: 0.001\nSitemap: /index.xml\n"
+            )
+        urls = list(_sitemap(self._pages_count))
+        if path == "/index.xml":
+            kind, urls = "sitemap", ["/0.xml", "/1.xml"]
+        else:
+            # The second one is small, and not to be had at once.
+            kind, urls = "url", urls[:-20] if path == "/0.xml" else urls[-20:]
+        if path == "/1.xml" and attempt < 1:
+            return self._html("trouble", status=500)
+        place = "".join(f"<{kind}><loc>{self.url(url)}</loc></{kind}>" for url in urls)
+        space = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
+        name = "sitemapindex" if kind == "sitemap" else "urlset"
+        text = f'<?xml version="1.0"?><{name} {space}>{place}</{name}>'
+        return web.Response(text=text, content_type="application/xml")
 
     async def _page(self, path: str, attempt: int, request: web.BaseRequest) -> web.StreamResponse:
         number = int(path.removeprefix("/page/") or 0) if path != "/" else 0
@@ -146,7 +233,7 @@ class RoughSite(Site):
 
     def _more(self, number: int) -> Iterator[str]:
         if number == 0:
-            yield "/login"
+            yield from ("/login", "/secret/0")
         if number % 40 == 0:
             if number + 1 < self._pages_count:
                 yield f"/old/{number + 1}"
@@ -154,9 +241,15 @@ class RoughSite(Site):
             yield f"http://elsewhere.example/{number}"
 
     def _html(
-        self, title: str, *, status: int = 200, headers: dict[str, str] | None = None
+        self,
+        title: str,
+        *,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        link: str | None = None,
     ) -> web.Response:
         html = f"<!doctype html><title>{title}</title><h1>{title}</h1>"
+        html += f'<a href="{link}">next</a>' if link else ""
         return web.Response(text=html, content_type="text/html", status=status, headers=headers)
 
     def _control(self, wish: str) -> web.Response:
@@ -166,6 +259,8 @@ class RoughSite(Site):
         if parts.path == "hurry":
             self._hurried.add(run)
         asked = self._asked[run]
+        if parts.path == "refused":
+            return web.json_response(self._refused[run])
         if parts.path == "count":
             return web.json_response([len(asked), len({entry[1:] for entry in asked})])
         return web.json_response(asked)
@@ -203,9 +298,9 @@ class TellsTry:
         self._fetcher = fetcher
         self.open, self.close = fetcher.open, fetcher.close
 
-    async def fetch(self, request: Request, session: Session) -> Response:
+    async def fetch(self, request: Request, session: Session, **given: Any) -> Response:
         headers = {**request.headers, TRY: str(request.retry_count)}
-        return await self._fetcher.fetch(request.replace(headers=headers), session)
+        return await self._fetcher.fetch(request.replace(headers=headers), session, **given)
 
 
 class RoughCrawl(Crawler):
@@ -216,6 +311,8 @@ class RoughCrawl(Crawler):
     concurrency_per_host = 16
     max_retries = 2
     exclude = ("**/private/**",)
+    sitemaps_from_robots = True
+    budgets: ClassVar = {"**/order/*": ORDER_BUDGET, "**/day/*": DAY_BUDGET}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -223,6 +320,9 @@ class RoughCrawl(Crawler):
         self.fetcher = TellsTry(self.fetcher)
 
     async def parse(self, page: Page) -> None:
+        if "/busy/" in page.url:
+            await self.parse_lone(page)
+            return
         fields = {name: page.css(f"{name}::text").get() for name in ("h1", ".price", ".sku")}
         number = int(fields[".sku"].removeprefix("SKU-"))
         path = urlsplit(page.request.url).path
@@ -249,7 +349,21 @@ class RoughCrawl(Crawler):
             await asyncio.sleep(0.02)
         if number == 0:
             page.follow("/login", handler=self.parse_login, session="member")
+            page.follow("/day/0", handler=self.parse_lone)
+            for order in range(ORDERS):
+                page.follow(f"/order/{order}", handler=self.parse_order)
         page.follow("a.more")
+
+    def sitemap_request(self, entry: Entry) -> Request:
+        is_lone = urlsplit(entry.url).path.startswith("/lone/")
+        return Request(entry.url, handler="parse_lone" if is_lone else "parse")
+
+    async def parse_lone(self, page: Page) -> None:
+        page.save({"lone": urlsplit(page.request.url).path})
+        page.follow("a", handler=self.parse_lone)
+
+    async def parse_order(self, page: Page) -> None:
+        page.save({"order": True})
 
     async def parse_login(self, page: Page) -> None:
         for member in range(MEMBERS):

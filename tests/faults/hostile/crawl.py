@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from crawlkit import Crawler, Page, Request, addresses, open_run
+from crawlkit import Crawler, Page, Request, open_run
 from crawlkit.events import RequestFailed, RequestHandled
+from crawlkit.http import addresses
 from crawlkit.items import export_items
 
 TICK = 0.005

@@ -1,0 +1,1 @@
+"""Caching: what the page cache is made of."""

@@ -1,0 +1,1 @@
+"""Politeness: what sites ask of crawlers, and how fast they are asked."""

@@ -1,0 +1,198 @@
+"""Budgets: how much of a crawl one host, or one kind of URL, may take.
+
+A calendar has a page for every day until the end of time, and a shop one for every order of its
+filters. A budget ends that without a rule for each site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+
+from ..checkpoint import Checkpoint, Document, Saved, decode
+from ..errors import OptionError
+from ..scope import UrlPattern, matcher
+
+MAX_HOSTS = 10_000
+"""Hosts whose counts are kept in memory; those that nothing is in flight for are read again from
+the store when they are needed."""
+
+
+class _Count:
+    """Pages that were counted, and pages in flight that will be."""
+
+    __slots__ = ("in_flight", "spent")
+
+    def __init__(self, spent: int = 0) -> None:
+        self.spent = spent
+        self.in_flight = 0
+
+
+class _Budget:
+    """What the URLs of one pattern may take."""
+
+    __slots__ = ("count", "limit", "matches", "name")
+
+    def __init__(self, pattern: UrlPattern, limit: int) -> None:
+        self.matches = matcher("budgets", pattern)
+        self.name = _name(pattern)
+        self.limit = _limit(f"the budget of {self.name!r}", limit)
+        self.count = _Count()
+
+
+class Budgets:
+    """Counts pages by host and by pattern, up to their limits. A persisted part.
+
+    A page counts when it is handled or given up, in the checkpoint that says so. What is in flight
+    is held against the limits too, so that they are exact however many requests run at once, but is
+    not saved: after a crash it is fetched again, and counted then.
+
+    Each request is first taken (`take`), then either spent (`spend`) or, where it goes back to the
+    queue or is tried again later, given back (`give_back`).
+
+    Args:
+        read: Reads a document from the store by its name.
+        max_pages_per_host: Pages of one host, at most; ``None`` for no limit. Pages of earlier
+            lives count where there was a limit then, be it another one.
+        budgets: Pages at most for each pattern. A URL counts for every pattern that it matches.
+
+    Attributes:
+        is_limited: Whether there is any limit. Where there is none, nothing needs to be called.
+
+    Raises:
+        OptionError: A limit is negative or no whole number, or a pattern is malformed.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Awaitable[Document | None]],
+        *,
+        max_pages_per_host: int | None = None,
+        budgets: Mapping[UrlPattern, int] | None = None,
+    ) -> None:
+        self._read = read
+        self._per_host = max_pages_per_host
+        if max_pages_per_host is not None:
+            _limit("max_pages_per_host", max_pages_per_host)
+        self._budgets = [_Budget(pattern, limit) for pattern, limit in (budgets or {}).items()]
+        self.is_limited = max_pages_per_host is not None or bool(self._budgets)
+        # Ordered, the host used last at the end.
+        self._hosts: OrderedDict[str, _Count] = OrderedDict()
+        self._reading = asyncio.Lock()
+        self._changed: set[str] = set()
+        # Handed over but perhaps not yet committed: the store may still say what was before.
+        self._handed: set[str] = set()
+        self._is_changed = False
+
+    async def take(self, host: str, url: str) -> str | None:
+        """Ask for one more page, just before it is fetched.
+
+        Waits only where the count of the host has to be read from the store.
+
+        Args:
+            host: The request's ``host[:port]``.
+            url: Its URL in canonical form.
+
+        Returns:
+            Why not, ``max_pages_per_host`` or ``budget``, or ``None``: it is then held until
+            `spend` or `give_back`.
+        """
+        counts = []
+        if self._per_host is not None:
+            count = self._hosts.get(host) or await self._load(host)
+            # From here on there is no await: two requests never share what is left for one.
+            self._hosts.move_to_end(host)
+            if count.spent + count.in_flight >= self._per_host:
+                return "max_pages_per_host"
+            counts.append(count)
+        for budget in self._budgets:
+            if budget.matches(url):
+                count = budget.count
+                if count.spent + count.in_flight >= budget.limit:
+                    return "budget"
+                counts.append(count)
+        for count in counts:
+            count.in_flight += 1
+        return None
+
+    def give_back(self, host: str, url: str) -> None:
+        """A page that was taken has not become one: it is put back, or tried again later."""
+        for count in self._counts(host, url):
+            count.in_flight -= 1
+
+    def spend(self, host: str, url: str) -> None:
+        """A page that was taken is handled or given up. Called in the step that says so."""
+        for count in self._counts(host, url):
+            count.in_flight -= 1
+            count.spent += 1
+        if self._per_host is not None:
+            self._changed.add(host)
+        if self._budgets:
+            self._is_changed = True
+
+    def _counts(self, host: str, url: str) -> list[_Count]:
+        """All that a page counts for."""
+        counts = [budget.count for budget in self._budgets if budget.matches(url)]
+        if self._per_host is not None:
+            counts.append(self._hosts[host])
+        return counts
+
+    # -- counts of hosts ----------------------------------------------------------------------
+
+    async def _load(self, host: str) -> _Count:
+        """The count of a host that is not in memory."""
+        # One at a time: a count that was read before another reader had it, spent from it and
+        # forgot it again would be too small.
+        async with self._reading:
+            count = self._hosts.get(host)
+            if count is None:
+                document = await self._read(f"budgets/{host}")
+                spent = 0 if document is None else decode(document.data, f"budgets/{host}", int)
+                count = self._hosts[host] = _Count(spent)
+                # It is not forgotten before its caller has had it, which runs right after this.
+                self._forget_idle()
+            return count
+
+    def _forget_idle(self) -> None:
+        """Forget up to two of the hosts that were not used for longest: more than can come."""
+        for _ in range(2):
+            if len(self._hosts) <= MAX_HOSTS:
+                return
+            host, count = next(iter(self._hosts.items()))
+            if count.in_flight or host in self._changed or host in self._handed:
+                self._hosts.move_to_end(host)
+            else:
+                del self._hosts[host]
+
+    # -- a persisted part ---------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Take back the counts of the patterns. Those of hosts are read when they are needed."""
+        spent = saved.load({}, type=dict[str, int])
+        for budget in self._budgets:
+            budget.count.spent = spent.get(budget.name, 0)
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Add the counts that changed: those of patterns together, those of hosts one by one."""
+        self._handed, self._changed = self._changed, set()
+        for host in self._handed:
+            checkpoint.save(self._hosts[host].spent, key=host)
+        if self._is_changed:
+            self._is_changed = False
+            checkpoint.save({budget.name: budget.count.spent for budget in self._budgets})
+
+
+def _name(pattern: UrlPattern) -> str:
+    """What a pattern is saved under: its text, as it would be written in an option."""
+    if isinstance(pattern, re.Pattern):
+        flags = pattern.flags & ~re.UNICODE
+        return f"re:(?#{flags}){pattern.pattern}" if flags else f"re:{pattern.pattern}"
+    return pattern
+
+
+def _limit(what: str, limit: int) -> int:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise OptionError(f"{what} is {limit!r}; give a number of pages, 0 or more")
+    return limit

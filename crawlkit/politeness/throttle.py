@@ -1,0 +1,521 @@
+"""Throttle: how fast each host is asked, and when it is left alone for a while."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from math import ceil, inf
+
+import msgspec
+
+from ..checkpoint import MAX_DELAY, Checkpoint, Saved
+from ..clock import Clock
+from .tempo import Tempo
+
+MAX_PAUSE = 3600.0
+"""Seconds that a host is left alone at most, whatever it asks for."""
+FIRST_PAUSE = 2.0
+"""Seconds of the first pause, where the host does not say how long; the next is twice as long."""
+MAX_OWN_PAUSE = 300.0
+"""Seconds of the longest pause, where the host does not say how long."""
+STRIKE_MEMORY = 600.0
+"""Seconds after a pause for which a host that was not asked again keeps its strikes."""
+
+FIRST_PENALTY = 0.25
+"""Seconds between two starts after the first pause of a host; doubled by each further one."""
+PENALTY_DECAY = 1 / 32
+"""Share of the penalty that each success takes off: 22 of them halve it."""
+LEAST_PENALTY = 0.01
+"""Seconds below which a penalty is over."""
+
+TEMPO_MEMORY = 60.0
+"""Seconds for which an idle host that was asked much keeps what is known of its answers."""
+LONG = 1.0
+"""Seconds of a delay that outlives the process."""
+
+_UNKNOWN = -1.0
+
+
+class _Host:
+    """What is known of a host for as long as it matters."""
+
+    __slots__ = (
+        "asked",
+        "crawl_delay",
+        "in_flight",
+        "is_watched",
+        "keep_until",
+        "last_start",
+        "limit",
+        "next_before",
+        "next_start",
+        "pace",
+        "paused_at",
+        "paused_until",
+        "penalty",
+        "saved_penalty",
+        "strikes",
+        "tempo",
+    )
+
+    def __init__(self, limit: int, pace: float, asked: float | None) -> None:
+        self.in_flight = 0
+        self.limit = limit
+        self.pace = pace
+        self.asked = asked  # by robots.txt, as it was said
+        self.crawl_delay = 0.0  # the same, as it is obeyed
+        self.next_start = 0.0
+        self.last_start = 0.0  # known only where there is a pace
+        self.next_before = 0.0  # `next_start` as it was before the last start
+        self.paused_at = -inf
+        self.paused_until = 0.0
+        self.strikes = 0
+        self.penalty = 0.0
+        self.saved_penalty = 0.0
+        self.tempo: Tempo | None = None
+        self.keep_until = 0.0
+        self.is_watched = False  # whether it stands in the heap of hosts to be forgotten
+
+
+class _Pause(msgspec.Struct, array_like=True, frozen=True):
+    """A pause as it is saved."""
+
+    until: float
+    strikes: int
+    seconds: float
+    penalty: float
+
+
+class Throttle:
+    """How fast each host is asked. A persisted part: pauses and long delays outlive the process.
+
+    A request for a host may start when fewer than `concurrency_per_host` are in flight there, when
+    the last one started long enough ago, and when no pause is in force. The caller asks `ready_at`,
+    and tells of each request `started` and `finished`, and of each answer `succeeded` or `pause`.
+
+    How long ago the last one must have started is the largest of four delays:
+
+    - `delay`, the same for each host.
+    - What its robots.txt asks for with ``Crawl-delay`` (`meet`), `max_delay` at most. It is no part
+      of RFC 9309; it is taken, as most do, as the seconds between the starts of two requests.
+    - A *penalty* for 429 and 503: 0.25 s after the first pause, doubled by each further one. Each
+      success takes 1/32 off. So a host with a limit that it does not tell is soon asked about as
+      fast as it allows, with one refusal in ten to thirty answers, not with one in two.
+    - What follows from how quickly it answers: nothing at all, for a host that answers quickly.
+      One that answers much more slowly than at its best is overloaded; see `Tempo` for the law.
+
+    A host that nothing is in flight for, and whose delay and pause are over, takes no memory; one
+    that was asked much is remembered for a minute.
+
+    Args:
+        clock: What delays and pauses are measured by.
+        concurrency_per_host: Requests in flight at one host, at most.
+        delay: Seconds between the starts of two requests to one host, at least.
+        max_delay: Seconds that a host makes us wait between two starts, at most, whatever it asks
+            for and however slow it is. A longer `delay` holds.
+        is_shy: A host gets one request at a time until `meet` was called for it, which then has to
+            be called for each: so no request starts before the first has read robots.txt.
+
+    Attributes:
+        local_delay: Seconds by which the event loop is late: the caller writes it, once a second.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        concurrency_per_host: int = 8,
+        delay: float = 0.0,
+        max_delay: float = 60.0,
+        is_shy: bool = False,
+    ) -> None:
+        self._clock = clock
+        self._concurrency = concurrency_per_host
+        self._delay = delay
+        self._max_delay = max_delay
+        self._first_limit = 1 if is_shy else concurrency_per_host
+        self._first_asked = _UNKNOWN if is_shy else None
+        self.local_delay = 0.0
+        self._hosts: dict[str, _Host] = {}
+        self._idle: list[tuple[float, str]] = []  # heap: when to forget which host
+        # What the next checkpoint takes along: hosts with another next start, or another pause.
+        self._moved: set[str] = set()
+        self._judged: set[str] = set()
+        self._slices: deque[tuple[float, int]] = deque()  # saved starts: until when, which
+        self._slice = 0
+
+    def __len__(self) -> int:
+        """Hosts that take memory."""
+        return len(self._hosts)
+
+    def ready_at(self, host: str) -> float:
+        """Unix time from which one more request to `host` may start.
+
+        0.0 is now, and so is any time that has passed. ``math.inf`` is when one of those in flight
+        is finished.
+        """
+        known = self._hosts.get(host)
+        if known is None:
+            return 0.0
+        if known.in_flight >= known.limit:
+            return inf
+        start, pause = known.next_start, known.paused_until
+        return start if start > pause else pause
+
+    def next_start(self, host: str) -> float:
+        """Unix time from which a request may start, but for how many are in flight; 0.0 is now."""
+        known = self._hosts.get(host)
+        return 0.0 if known is None else max(known.next_start, known.paused_until)
+
+    def started(self, host: str) -> None:
+        """A request to `host` starts."""
+        known = self._hosts.get(host)
+        if known is None:
+            if self._idle:
+                self._forget_idle()
+            known = self._add(host)
+        known.in_flight += 1
+        if known.pace:
+            now = self._clock.now()
+            known.next_before = known.next_start
+            known.last_start = now
+            known.next_start = now + known.pace
+            if known.pace > LONG:
+                self._moved.add(host)
+
+    def finished(self, host: str) -> None:
+        """A request to `host` is over, however it ended. Once for each `started`."""
+        known = self._hosts[host]
+        known.in_flight -= 1
+        if not known.in_flight:
+            tempo = known.tempo
+            if tempo is not None and tempo.is_known:
+                known.keep_until = self._clock.now() + TEMPO_MEMORY
+                self._watch(host, known)
+            elif known.next_start or known.strikes or known.penalty:
+                self._watch(host, known)
+            elif not known.is_watched:
+                del self._hosts[host]
+
+    def refund(self, host: str, *, started_at: float | None = None) -> None:
+        """The request that started did not reach `host`: the page cache had the answer.
+
+        The next one may start as if it had not been. To be called before `finished`.
+
+        Args:
+            host: ``host[:port]``.
+            started_at: Unix time at which it started, or a little later. With it, nothing is given
+                back where another request has started since; without it, it was the last.
+        """
+        known = self._hosts.get(host)
+        if known is not None and (started_at is None or started_at >= known.last_start):
+            known.next_start = known.next_before
+
+    def hold(self, host: str, seconds: float) -> None:
+        """Start nothing more for `host` for a while, through no fault of its own.
+
+        To be called while a request to it is in flight.
+        """
+        known = self._hosts.get(host)
+        if known is not None:
+            known.next_start = max(known.next_start, self._clock.now() + seconds)
+
+    # -- how fast -----------------------------------------------------------------------------
+
+    def meet(self, host: str, delay: float | None) -> bool:
+        """It is known what the robots.txt of `host` asks for.
+
+        To be called for each request before it reaches the host, as the host may have been
+        forgotten in between. Where nothing is new it costs next to nothing.
+
+        Args:
+            host: ``host[:port]``.
+            delay: Its ``Crawl-delay`` in seconds, or ``None``. What is no sensible time is none.
+
+        Returns:
+            Whether that was new, so that more requests may start now than `ready_at` said before.
+        """
+        known = self._hosts.get(host)
+        if known is not None and known.asked == delay:
+            return False
+        wait = min(delay, self._max_delay) if delay and delay > 0.0 else 0.0
+        if known is None:
+            if wait:
+                # A redirect is about to lead there: its start is the one that the delay follows.
+                known = self._add(host)
+                known.asked, known.crawl_delay = delay, wait
+                known.pace = max(known.pace, wait)
+                self._set_limit(known)
+                self._watch(host, known)
+            return False
+        known.asked, known.crawl_delay = delay, wait
+        self._set_limit(known)
+        self._set_pace(host, known)
+        if not known.crawl_delay:
+            known.next_start = min(known.next_start, known.last_start + known.pace)
+        return True
+
+    def measured(self, host: str, seconds: float) -> None:
+        """An answer of `host` took so many seconds. `succeeded` says it, too.
+
+        By itself it is for a request that timed out: it has taken that long at least.
+        """
+        known = self._hosts.get(host)
+        if known is None:
+            return
+        tempo = known.tempo
+        if tempo is None:
+            if known.in_flight < 2:
+                return  # whoever is asked for one thing after the other sets the pace already
+            tempo = known.tempo = Tempo(self._clock, self._concurrency, self._max_delay)
+        if tempo.answered(seconds, self.local_delay):
+            self._set_limit(known)
+            self._set_pace(host, known)
+
+    def _set_limit(self, known: _Host) -> None:
+        if known.asked == _UNKNOWN:
+            known.limit = 1
+        elif known.tempo is not None:
+            known.limit = ceil(known.tempo.window)
+        else:
+            known.limit = self._concurrency
+
+    def _set_pace(self, host: str, known: _Host) -> None:
+        """Take the largest of the delays; a longer one holds from now on."""
+        before = known.pace
+        adapted = known.tempo.delay if known.tempo is not None else 0.0
+        known.pace = max(self._delay, known.crawl_delay, known.penalty, adapted)
+        if known.pace > before:
+            known.next_start = max(known.next_start, self._clock.now() + known.pace)
+            if known.pace > LONG:
+                self._moved.add(host)
+
+    # -- pauses -------------------------------------------------------------------------------
+
+    def pause(
+        self, host: str, seconds: float | None = None, *, started_at: float | None = None
+    ) -> float:
+        """Leave `host` alone for a while: it answered 429 or 503.
+
+        However many requests in flight are answered so, it counts as one pause. The first that
+        comes after a pause counts as the next strike. After the pause the host is asked more
+        slowly than before, see `Throttle`.
+
+        Args:
+            host: ``host[:port]``.
+            seconds: How long, where the host says it (``Retry-After``), an hour at most. ``None``
+                is 2 s, and twice as long at each strike without a success in between, up to 5 min.
+            started_at: Unix time at which the request started that was so answered. With it, an
+                answer that was slower than the pause still counts to the pause.
+
+        Returns:
+            Unix time until which the host is left alone.
+        """
+        now = self._clock.now()
+        known = self._hosts.get(host)
+        if known is None:
+            known = self._add(host)
+        is_same = now < known.paused_until or (
+            started_at is not None and started_at <= known.paused_at
+        )
+        if not is_same:
+            known.strikes += 1
+            known.paused_at = now
+            penalty = max(FIRST_PENALTY, 2 * known.penalty)
+            known.penalty = known.saved_penalty = min(penalty, self._max_delay)
+            self._set_pace(host, known)
+            if seconds is None:
+                # Beyond 2 ** 20 it is the maximum anyway, and a float would overflow at last.
+                growth = 2.0 ** min(known.strikes - 1, 20)
+                seconds = min(FIRST_PAUSE * growth, MAX_OWN_PAUSE)
+        if seconds is not None:
+            until = now + min(max(seconds, 0.0), MAX_PAUSE)
+            # Of several answers the one that asks for more is right, for it will be obeyed.
+            if until > known.paused_until or not is_same:
+                known.paused_until = until
+                self._judged.add(host)
+        if not known.in_flight:
+            self._watch(host, known)
+        return known.paused_until
+
+    def succeeded(
+        self, host: str, *, started_at: float | None = None, latency: float | None = None
+    ) -> None:
+        """A request to `host` was answered well: its strikes are forgotten, its penalty shrinks.
+
+        Not so while a pause is in force, or where the request started before it (`started_at`):
+        it shows nothing about how the host is after the pause.
+
+        Args:
+            host: ``host[:port]``.
+            started_at: Unix time at which the request started.
+            latency: Seconds that the host took to answer.
+        """
+        if latency is not None:
+            self.measured(host, latency)
+        known = self._hosts.get(host)
+        if known is None or not (known.strikes or known.penalty):
+            return
+        if self._clock.now() < known.paused_until:
+            return
+        if started_at is not None and started_at <= known.paused_at:
+            return
+        if known.strikes:
+            known.strikes = 0
+            known.paused_until = 0.0
+            self._judged.add(host)
+        known.penalty -= known.penalty * PENALTY_DECAY
+        if known.penalty < LEAST_PENALTY:
+            known.penalty = 0.0
+        if known.penalty <= known.saved_penalty / 2:
+            known.saved_penalty = known.penalty
+            self._judged.add(host)
+        self._set_pace(host, known)
+
+    def strikes(self, host: str) -> int:
+        """Consecutive pauses of `host` without a success in between."""
+        known = self._hosts.get(host)
+        return known.strikes if known is not None else 0
+
+    # -- memory -------------------------------------------------------------------------------
+
+    def _add(self, host: str) -> _Host:
+        known = self._hosts[host] = _Host(self._first_limit, self._delay, self._first_asked)
+        return known
+
+    def _watch(self, host: str, known: _Host) -> None:
+        """See to it that an idle host is forgotten when its time is over."""
+        if not known.is_watched:
+            known.is_watched = True
+            heappush(self._idle, (_end(known), host))
+
+    def _forget_idle(self) -> None:
+        """Forget up to two hosts whose time is over: more than can come at one call."""
+        now = self._clock.now()
+        for _ in range(2):
+            if not self._idle or self._idle[0][0] > now:
+                return
+            _, host = heappop(self._idle)
+            known = self._hosts[host]
+            known.is_watched = False
+            if known.in_flight:
+                continue
+            if _end(known) > now:
+                self._watch(host, known)
+                continue
+            del self._hosts[host]
+            if known.strikes or known.penalty:
+                self._judged.add(host)
+
+    # -- a persisted part ---------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Take back the pauses and the long delays of the last life.
+
+        The clock may have been set back in between; neither gets any longer by that.
+        """
+        now = self._clock.now()
+        slices = []
+        keys = saved.keys()
+        for key in keys:
+            kind, _, name = key.partition("/")
+            if kind == "starts":
+                slices.append(int(name))
+            elif kind == "pauses":
+                pause: _Pause = saved.load(key=key, type=_Pause)
+                known = self._add(name)
+                known.paused_until = min(pause.until, now + pause.seconds)
+                known.paused_at = now
+                known.strikes = pause.strikes
+                known.penalty = known.saved_penalty = min(pause.penalty, self._max_delay)
+                known.pace = max(known.pace, known.penalty)
+                self._watch(name, known)
+        for number in sorted(slices):
+            starts: dict[str, tuple[float, float]] = saved.load(
+                key=f"starts/{number}", type=dict[str, tuple[float, float]]
+            )
+            last = now
+            for host, (start, seconds) in starts.items():
+                start = min(start, now + seconds)
+                last = max(last, start)
+                if start > now:
+                    known = self._hosts.get(host) or self._add(host)
+                    known.next_start = known.next_before = start
+                    self._watch(host, known)
+            self._slices.append((last, number))
+            self._slice = number
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        """Add what changed: a document for each pause, and one for all the starts since the last.
+
+        A slice of starts, ``{host: [next start, delay]}``, is removed once they are all over. So
+        each start is written once, however many hosts rest at the same time.
+        """
+        if not (self._moved or self._judged or self._slices):
+            return
+        now = self._clock.now()
+        if self._judged:
+            for host in self._judged:
+                known = self._hosts.get(host)
+                if known is None or not (known.strikes or known.penalty):
+                    checkpoint.drop(f"pauses/{host}")
+                else:
+                    checkpoint.save(
+                        _Pause(
+                            known.paused_until,
+                            known.strikes,
+                            max(0.0, known.paused_until - known.paused_at),
+                            known.penalty,
+                        ),
+                        key=f"pauses/{host}",
+                    )
+            self._judged.clear()
+        while self._slices and self._slices[0][0] <= now:
+            checkpoint.drop(f"starts/{self._slices.popleft()[1]}")
+        if self._moved:
+            starts = {
+                host: (known.next_start, known.next_start - now)
+                for host in self._moved
+                if (known := self._hosts.get(host)) and known.next_start > now + LONG
+            }
+            self._moved.clear()
+            if starts:
+                self._slice += 1
+                checkpoint.save(starts, key=f"starts/{self._slice}")
+                self._slices.append((max(start for start, _ in starts.values()), self._slice))
+
+
+def _end(known: _Host) -> float:
+    """Unix time at which an idle host may be forgotten."""
+    memory = known.paused_until + STRIKE_MEMORY if known.strikes or known.penalty else 0.0
+    return max(known.next_start, known.keep_until, memory)
+
+
+def backoff(
+    retry_count: int,
+    *,
+    base: float = 0.5,
+    factor: float = 2.0,
+    maximum: float = MAX_DELAY,
+    rng: Callable[[], float] = random.random,
+) -> float:
+    """Seconds to wait before a request is tried again.
+
+    Exponential with "equal jitter": half of the time is certain, the other half is random, so that
+    requests that failed together do not come back together (M. Brooker, "Exponential Backoff And
+    Jitter", AWS Architecture Blog, 2015).
+
+    Args:
+        retry_count: How many times it was tried again before; 0 for the first time.
+        base: Seconds, before the jitter, for the first time.
+        factor: By how much each wait is longer than the one before.
+        maximum: Seconds at most.
+        rng: Gives numbers from 0 to 1.
+    """
+    try:
+        wait = min(maximum, base * factor**retry_count)
+    except OverflowError:
+        wait = maximum
+    return wait * (0.5 + 0.5 * rng())

@@ -1,0 +1,491 @@
+"""Visit: one page of a browser, from a request to what stands on it in the end.
+
+The browser does what browsers do, but every document of its window passes through our hands twice
+(the Fetch domain of the DevTools protocol): as a request, for each has to be asked about, whether
+an HTTP redirect, a script or a ``meta`` tag leads there; and as a response, for redirects are
+counted, and what is no HTML is taken as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import (
+    LimitError,
+    ProxyError,
+    RedirectError,
+    RenderError,
+    UrlError,
+    UsageError,
+)
+from ..http.failures import place_of, too_many_headers
+from ..http.hops import origin_of
+from ..request import host_of
+from ..response import Response
+from ..urls import Base, canonical
+from .errand import Elsewhere, Errand, failure_of, merged, with_port
+from .guard import Access
+
+if TYPE_CHECKING:
+    from playwright.async_api import CDPSession
+
+MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
+
+SETTLE = 5.0
+"""Seconds after its load event for which a page is waited for that never gets idle."""
+PAGES_OF_BYTES = 8
+"""All that a page loads may be so many times the limit of a body."""
+
+_HTML = ("text/html", "application/xhtml+xml")
+_NO_CONTENT = frozenset({204, 205, 304})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_BLOCK = 256 * 1024
+_WORLD = "crawlkit"
+# Not of use to who reads the DOM. `Other` is the icon of the site. Images and fonts are turned off
+# by the browser's flags, which costs nothing and leaves the DOM as it is.
+_UNWANTED = ("Media", "Ping", "Other")
+# Of a header that we rewrite: what no longer describes the body.
+_OF_THE_BODY = frozenset(
+    {"content-encoding", "content-length", "content-type", "transfer-encoding", "content-range"}
+)
+
+# In a world of its own a page cannot have put anything else in place of these functions.
+_READ = """(limit => {
+    const type = document.doctype, root = document.documentElement;
+    let html = type ? new XMLSerializer().serializeToString(type) + "\\n" : "";
+    html += root ? root.outerHTML : "";
+    if (html.length > limit && !%s) return {url: document.URL, size: html.length};
+    return {url: document.URL, html: html.slice(0, limit).toWellFormed()};
+})(%d)"""
+_AWAIT = """(selector => new Promise(done => {
+    const look = () => {
+        if (!document.querySelector(selector)) return false;
+        done(true);
+        return true;
+    };
+    if (look()) return;
+    const observer = new MutationObserver(() => { if (look()) observer.disconnect(); });
+    observer.observe(document, {subtree: true, childList: true, attributes: true});
+}))(%s)"""
+
+
+class Visit:
+    """One visit of one page.
+
+    Args:
+        cdp: The page's DevTools session.
+        access: What it is known by at the guard.
+        guard_url: The URL of the guard.
+        errand: What it is to do.
+    """
+
+    def __init__(self, cdp: CDPSession, access: Access, guard_url: str, errand: Errand) -> None:
+        self._cdp = cdp
+        self._access = access
+        self._guard_url = guard_url
+        self._errand = errand
+        self._redirects = list(errand.redirects)
+        self._url = errand.url
+        self._origin = origin_of(errand.url)
+        self._is_home = True  # the window has not left the origin of the request
+        self._is_first = True
+        self._is_navigating = True
+        self._is_committed = False  # there is a document that we asked for
+        self._status = 0
+        self._headers: list[tuple[str, str]] = []
+        self._frame = ""
+        self._loader = ""
+        self._events: set[str] = set()  # of the document: load, networkIdle
+        self._changed = asyncio.Event()
+        self._bytes = 0
+        self._document_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._end: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> Response:
+        """Go there, wait until the page is done, and read it.
+
+        Raises:
+            FetchError: There is no page.
+            Elsewhere: It is to be visited again, as a public page.
+            playwright.async_api.Error: The browser is gone, or this page of it.
+        """
+        main = asyncio.get_running_loop().create_task(self._main())
+        try:
+            await asyncio.wait((main, self._end), return_when=asyncio.FIRST_COMPLETED)
+            # An end is the reason of what happened to the rest.
+            return self._end.result() if self._end.done() else main.result()
+        finally:
+            for task in (main, *self._tasks):
+                task.cancel()
+            await asyncio.gather(main, *self._tasks, return_exceptions=True)
+            # What happens to the page from now on is of no interest.
+            if not self._end.cancel() and not self._end.cancelled():
+                self._end.exception()
+
+    def crashed(self) -> None:
+        """The page is gone."""
+        host = host_of(self._url)
+        self._stop(RenderError(f"the page from {host} crashed, ate its memory or closed itself"))
+
+    async def _main(self) -> Response:
+        await self._prepare()
+        url = self._url
+        answer = await self._cdp.send("Page.navigate", {"url": url})
+        if problem := answer.get("errorText"):
+            raise self._failure(problem)
+        wait = self._errand.wait
+        while True:
+            # What is no success need not have what a page is waited for.
+            await self._settle("load" if self._status >= 400 else wait)
+            response = await self._read()
+            if response is not None and not self._is_navigating:
+                return response
+
+    async def _prepare(self) -> None:
+        cdp, errand = self._cdp, self._errand
+        cdp.on("Fetch.requestPaused", self._on_paused)
+        cdp.on("Fetch.authRequired", self._on_auth_required)
+        cdp.on("Page.lifecycleEvent", self._on_lifecycle)
+        cdp.on("Page.frameNavigated", self._on_navigated)
+        cdp.on("Network.dataReceived", self._on_data)
+        patterns = [
+            {"urlPattern": "*", "resourceType": "Document", "requestStage": "Request"},
+            {"urlPattern": "*", "resourceType": "Document", "requestStage": "Response"},
+        ]
+        if not errand.load_resources:
+            patterns += ({"urlPattern": "*", "resourceType": kind} for kind in _UNWANTED)
+        if errand.secrets:
+            patterns.append({"urlPattern": f"{self._origin}/*", "requestStage": "Request"})
+        # One after the other in the browser, but without waiting in between.
+        answers = await asyncio.gather(
+            cdp.send("Page.getFrameTree"),
+            cdp.send("Page.enable"),
+            cdp.send("Page.setLifecycleEventsEnabled", {"enabled": True}),
+            cdp.send("Network.enable", {"maxTotalBufferSize": 0, "maxResourceBufferSize": 0}),
+            cdp.send("Fetch.enable", {"patterns": patterns, "handleAuthRequests": True}),
+        )
+        frame = answers[0]["frameTree"]["frame"]
+        self._frame, self._loader = frame["id"], frame["loaderId"]
+
+    # -- when it is done ----------------------------------------------------------------------
+
+    async def _settle(self, wait: str) -> None:
+        """Until the page is done, as `wait` says."""
+        loop = asyncio.get_running_loop()
+        loaded_at: float | None = None
+        loader = ""
+        while True:
+            if loader != self._loader:
+                loader, loaded_at = self._loader, None
+            if "load" in self._events and loaded_at is None:
+                loaded_at = loop.time()
+            if not self._is_navigating:
+                if wait not in ("load", "networkidle"):
+                    # Its document may go away meanwhile; then there is a next one to look at.
+                    if await self._find(wait) and not self._is_navigating:
+                        return
+                elif loaded_at is not None and (
+                    wait == "load"
+                    or "networkIdle" in self._events
+                    or loop.time() >= loaded_at + SETTLE
+                ):
+                    return
+            self._changed.clear()
+            timeout = None if loaded_at is None else max(0.05, loaded_at + SETTLE - loop.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+
+    async def _find(self, selector: str) -> bool:
+        """Wait for an element; false where the document went away before there was one."""
+        text = base64.b64encode(selector.encode()).decode()  # of ASCII, whatever it holds
+        decoded = f'new TextDecoder().decode(Uint8Array.from(atob("{text}"), c => c.charCodeAt()))'
+        answer = await self._evaluate(_AWAIT % decoded)
+        if answer is None:
+            return False
+        if "exceptionDetails" in answer:
+            raise UsageError(
+                f"{selector!r} is no CSS selector to wait for; give load, networkidle or a selector"
+            )
+        return True
+
+    async def _read(self) -> Response | None:
+        """The page as it is now; `None` where it went away meanwhile."""
+        limits = self._errand.limits
+        answer = await self._evaluate(_READ % ("true" if limits.truncate else "false", limits.body))
+        if answer is None:
+            return None
+        if "exceptionDetails" in answer:  # the longest string that there is was not long enough
+            raise self._too_long()
+        found = answer["result"]["value"]
+        if "html" not in found:
+            raise self._too_long()
+        body = found["html"].encode("utf-8", "replace")
+        if len(body) > limits.body:
+            if not limits.truncate:
+                raise self._too_long()
+            body = body[: limits.body]
+        headers = [pair for pair in self._headers if pair[0].lower() not in _OF_THE_BODY]
+        headers.append(("Content-Type", "text/html; charset=utf-8"))
+        return self._response(self._address(found["url"]), headers, body)
+
+    def _address(self, url: str) -> str:
+        """The URL of the document, which a script may have changed within its origin."""
+        if not url.startswith(("http:", "https:")):
+            raise RedirectError(f"{host_of(self._url)} led to {url[:200]}, which cannot be crawled")
+        try:
+            found = canonical(url)
+        except UrlError:
+            return self._url
+        return found if origin_of(found) == origin_of(self._url) else self._url
+
+    def _response(self, url: str, headers: list[tuple[str, str]], body: bytes) -> Response:
+        return Response(
+            url=url,
+            status=self._status,
+            headers=headers,
+            body=body,
+            redirects=tuple(self._redirects),
+            is_private=self._access.may_be_private,
+        )
+
+    async def _evaluate(self, expression: str) -> dict[str, Any] | None:
+        """Run a script beside those of the page; `None` where its document went away."""
+        from playwright.async_api import Error  # loaded already, as there is a page
+
+        try:
+            world = await self._cdp.send(
+                "Page.createIsolatedWorld", {"frameId": self._frame, "worldName": _WORLD}
+            )
+            answer: dict[str, Any] = await self._cdp.send(
+                "Runtime.evaluate",
+                {
+                    "expression": expression,
+                    "contextId": world["executionContextId"],
+                    "returnByValue": True,
+                    "awaitPromise": True,
+                },
+            )
+        except Error as error:
+            if "context" in error.message or "navigated" in error.message:
+                return None
+            raise
+        return answer
+
+    # -- events of the browser ----------------------------------------------------------------
+
+    def _on_lifecycle(self, event: dict[str, Any]) -> None:
+        if event["frameId"] != self._frame:
+            return
+        if event["name"] == "init":
+            self._loader = event["loaderId"]
+            self._events.clear()
+        elif event["loaderId"] == self._loader:
+            self._events.add(event["name"])
+        self._changed.set()
+
+    def _on_navigated(self, event: dict[str, Any]) -> None:
+        if event["frame"]["id"] == self._frame:
+            self._is_navigating = False
+            self._is_committed = True
+            self._changed.set()
+
+    def _on_data(self, event: dict[str, Any]) -> None:
+        size = event["dataLength"]
+        self._bytes += size
+        if event["requestId"] == self._loader:
+            self._document_bytes += size
+        limits = self._errand.limits
+        if self._document_bytes > limits.body and not limits.truncate:
+            self._stop(self._too_long())
+        elif self._bytes > PAGES_OF_BYTES * limits.body:
+            self._stop(
+                LimitError(
+                    f"the page from {host_of(self._url)} loads more than "
+                    f"{PAGES_OF_BYTES * limits.body} bytes"
+                )
+            )
+
+    def _on_auth_required(self, event: dict[str, Any]) -> None:
+        challenge = event["authChallenge"]
+        answer: dict[str, str] = {"response": "CancelAuth"}
+        if challenge.get("source") == "Proxy" and challenge["origin"] == self._guard_url:
+            answer = {
+                "response": "ProvideCredentials",
+                "username": self._access.username,
+                "password": self._access.password,
+            }
+        self._begin(
+            self._cdp.send(
+                "Fetch.continueWithAuth",
+                {"requestId": event["requestId"], "authChallengeResponse": answer},
+            )
+        )
+
+    def _on_paused(self, event: dict[str, Any]) -> None:
+        is_response = "responseStatusCode" in event or "responseErrorReason" in event
+        is_window = event["frameId"] == self._frame and event["resourceType"] == "Document"
+        if is_window and is_response:
+            self._begin(self._document_came(event))
+        elif is_window:
+            self._is_navigating = True
+            self._begin(self._document_asked_for(event))
+        elif is_response:
+            self._begin(self._pass(event))
+        elif not self._errand.load_resources and event["resourceType"] in _UNWANTED:
+            self._begin(self._refuse(event))
+        else:
+            self._begin(self._resource_asked_for(event))
+
+    # -- what passes through our hands --------------------------------------------------------
+
+    async def _document_asked_for(self, event: dict[str, Any]) -> None:
+        """The window is about to ask for a document."""
+        errand, url = self._errand, event["request"]["url"]
+        override: dict[str, Any] = {}
+        if self._is_first:
+            self._is_first = False
+            if errand.method != "GET":
+                override["method"] = errand.method
+                override["postData"] = base64.b64encode(errand.body or b"").decode()
+        elif not await self._may_go(url):
+            await self._refuse(event)
+            return
+        if self._is_home and errand.headers:
+            override["headers"] = merged(event["request"]["headers"], errand.headers)
+        await self._pass(event, override)
+
+    async def _may_go(self, target: str) -> bool:
+        """Whether the window may go on to `target`; if so, that is where it is."""
+        errand, origin = self._errand, self._url
+        url = Base(origin).join(target)
+        short = target[:200]
+        if url is None:
+            self._stop(RedirectError(f"redirected to {short!r}, which cannot be crawled"))
+            return False
+        self._redirects.append(origin)
+        if len(self._redirects) > errand.limits.redirects:
+            many = errand.limits.redirects
+            self._stop(RedirectError(f"more than {many} redirects, the last to {short}"))
+            return False
+        if url != origin:
+            if errand.may_follow and (reason := await errand.may_follow(origin, url)):
+                self._stop(RedirectError(f"redirected to {short}, which is not followed: {reason}"))
+                return False
+            if errand.is_private and not await errand.is_private(with_port(url)):
+                self._stop(Elsewhere(url, self._redirects))
+                return False
+        self._url = url
+        self._is_home = self._is_home and origin_of(url) == self._origin
+        return True
+
+    async def _resource_asked_for(self, event: dict[str, Any]) -> None:
+        """The page loads something from its own origin, or a frame loads a document."""
+        override = {}
+        if (
+            self._is_home
+            and self._errand.secrets
+            and event["frameId"] == self._frame
+            and event["request"]["url"].startswith(f"{self._origin}/")
+        ):
+            override["headers"] = merged(event["request"]["headers"], self._errand.secrets)
+        await self._pass(event, override)
+
+    async def _document_came(self, event: dict[str, Any]) -> None:
+        """The window is about to get a document."""
+        if "responseErrorReason" in event:
+            if not self._is_committed:
+                await self._pass(event)  # `Page.navigate` tells more
+            else:
+                self._stop(self._failure(event["responseErrorReason"]))
+            return
+        self._status = event["responseStatusCode"]
+        pairs = [(field["name"], field["value"]) for field in event.get("responseHeaders") or ()]
+        self._headers = pairs
+        limits = self._errand.limits
+        if sum(len(name) + len(value) for name, value in pairs) > limits.headers:
+            self._stop(too_many_headers(self._url, limits))
+            return
+        headers = {name.lower(): value for name, value in pairs}
+        if self._status in _REDIRECTS and "location" in headers:
+            await self._pass(event)  # where it leads is asked for next
+        elif self._status == 407:
+            place = place_of(self._access.proxy)
+            message = f"the proxy {place} refuses: 407, it wants a password"
+            self._stop(ProxyError(message, proxy=place))
+        elif self._status in _NO_CONTENT:
+            self._finish(self._response(self._url, pairs, b""))
+        elif headers.get("content-type", "text/html").partition(";")[
+            0
+        ].strip().lower() in _HTML and not headers.get(
+            "content-disposition", ""
+        ).lower().startswith("attachment"):
+            self._bytes = self._document_bytes = 0
+            await self._pass(event)
+        else:
+            kept = [pair for pair in pairs if pair[0].lower() not in _OF_THE_BODY]
+            kept += (("Content-Type", value) for value in (headers.get("content-type"),) if value)
+            self._finish(self._response(self._url, kept, await self._body(event)))
+
+    async def _body(self, event: dict[str, Any]) -> bytes:
+        """The body of a document that the window is not shown."""
+        limits = self._errand.limits
+        taken = await self._cdp.send(
+            "Fetch.takeResponseBodyAsStream", {"requestId": event["requestId"]}
+        )
+        blocks: list[bytes] = []
+        size = 0
+        while True:
+            block = await self._cdp.send("IO.read", {"handle": taken["stream"], "size": _BLOCK})
+            data = block["data"]
+            blocks.append(base64.b64decode(data) if block.get("base64Encoded") else data.encode())
+            size += len(blocks[-1])
+            if size > limits.body and not limits.truncate:
+                raise self._too_long()
+            if block["eof"] or size > limits.body:
+                return b"".join(blocks)[: limits.body]
+
+    async def _pass(self, event: dict[str, Any], override: Mapping[str, Any] = {}) -> None:
+        await self._cdp.send("Fetch.continueRequest", {"requestId": event["requestId"], **override})
+
+    async def _refuse(self, event: dict[str, Any]) -> None:
+        await self._cdp.send(
+            "Fetch.failRequest", {"requestId": event["requestId"], "errorReason": "Aborted"}
+        )
+
+    def _begin(self, work: Awaitable[object]) -> None:
+        task = asyncio.get_running_loop().create_task(self._watched(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watched(self, work: Awaitable[object]) -> None:
+        from playwright.async_api import Error  # loaded already, as there is a page
+
+        try:
+            await work
+        except Error:
+            pass  # the request is gone, as the page went on; or the page, which `_main` notices
+        except Exception as error:
+            self._stop(error)
+
+    # -- how it ends --------------------------------------------------------------------------
+
+    def _finish(self, response: Response) -> None:
+        if not self._end.done():
+            self._end.set_result(response)
+
+    def _stop(self, error: Exception) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    def _failure(self, problem: str) -> Exception:
+        return failure_of(problem, self._url, self._access, self._errand.limits)
+
+    def _too_long(self) -> LimitError:
+        limit = self._errand.limits.body
+        return LimitError(f"the page from {host_of(self._url)} is longer than {limit} bytes")
