@@ -188,16 +188,20 @@ class PageTypeError(CrawlkitError):
     """The page is not what the handler took it for: no JSON, no text."""
 
 
-def one_line(error: BaseException) -> str:
-    r"""The error as one line: its message, or its type where it has none.
+def printable(text: str) -> str:
+    r"""Text that a server wrote, fit for a terminal and a log.
 
-    What a server wrote may be in it. So what is not printable (the escape sequences of a terminal,
-    marks that turn the direction of text, lone surrogates) becomes an escape that can be seen, as
-    in ``\x1b[31m``.
+    What is not printable (line breaks, the escape sequences of a terminal, marks that turn the
+    direction of text, lone surrogates) becomes an escape that can be seen, as in ``\x1b[31m``.
     """
-    text = " ".join(str(error).split())
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException) -> str:
+    """The error as one line, `printable`: its message, or its type where it has none."""
+    text = printable(" ".join(str(error).split()))
     if isinstance(error, CrawlkitError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

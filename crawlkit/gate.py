@@ -106,8 +106,8 @@ class Gate:
         if host != host_of(from_url):
             # Not for a connection to be free: two hosts whose pages redirect to each other would
             # both wait for the other one.
-            wait = self._throttle.next_start(host) - self._clock.now()
-            if wait > 0:
+            # In a loop, as others who wait for the same host may have been quicker.
+            while (wait := self._throttle.next_start(host) - self._clock.now()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
             # It counts for the pace of that host, and for the connections of the first one.
             self._throttle.started(host)

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from .checkpoint import Append, Checkpoint, Loader
 from .clock import Clock
-from .errors import StoreWriteError
+from .errors import StoreWriteError, one_line
 from .events import (
     Aborting,
     Event,
@@ -389,7 +389,7 @@ class Job:
             self._fail(error)
         elif self._failing_since is None:
             self._failing_since = now
-            log.error("%s; nothing is lost, trying again", error)
+            log.error("%s; nothing is lost, trying again", one_line(error))
         elif now - self._failing_since >= self._patience:
             self._fail(error)
 

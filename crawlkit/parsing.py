@@ -33,7 +33,7 @@ MAX_ATTRIBUTES = 5_000
 """Attributes of one tag; that many take libxml2 20 ms."""
 
 _GAP = 6 * 1024
-_STEP = 1024 * 1024
+_STEP = 512 * 1024
 _TRIES = 16
 _BLANKS = b" \t\n\r\f"
 # What a tag is ended with in order to look at its beginning, whichever quote it may be in.
@@ -149,7 +149,7 @@ def _check(body: bytes, form: str, encoding: str, url: str, max_elements: int) -
     if not crowds and _is_modest(body, max_elements):
         return
     for start, stop in crowds:
-        # A tag of some MB would take much memory even without a tree. So it is looked at from its
+        # A large tag would take much memory even without a tree. So it is looked at from its
         # beginning on, and is found to be too much before it is whole.
         for cut in range(start + _STEP, stop, _STEP):
             _count(body[:cut] + _END, form, encoding, url, max_elements)

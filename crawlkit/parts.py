@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
-from .fetching import AiohttpFetcher, Limits
+from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
 from .http.credentials import Credentials
 from .http.proxies import ProxyPool
@@ -23,7 +24,7 @@ from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.throttle import Throttle
 from .queue import RequestQueue
-from .rendering.fetcher import BrowserFetcher, RenderingFetcher
+from .rendering.picking import RenderingFetcher
 from .request import Request
 from .response import Response
 from .scope import Scope
@@ -113,18 +114,9 @@ class Parts:
                 cache=self.page_cache,
                 clock=clock,
             ),
-            BrowserFetcher(
-                limits=limits,
-                user_agent=options.user_agent,
-                headers=options.headers,
-                pages=options.render_pages,
-                wait=options.render_wait,
-                load_resources=options.render_resources,
-                allow_private=options.allow_private,
-                proxies=proxies,
-                executable=options.chromium,
-            ),
+            partial(_browser, options, limits, proxies),
             render=options.render,
+            cache=self.page_cache,
         )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
@@ -157,6 +149,23 @@ class Parts:
             self.statistics,
             job.settle,
         )
+
+
+def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+    # Imported here, since few crawls need it.
+    from .rendering.fetcher import BrowserFetcher
+
+    return BrowserFetcher(
+        limits=limits,
+        user_agent=options.user_agent,
+        headers=options.headers,
+        pages=options.render_pages,
+        wait=options.render_wait,
+        load_resources=options.render_resources,
+        allow_private=options.allow_private,
+        proxies=proxies,
+        executable=options.chromium,
+    )
 
 
 def _stored_items(job: Job) -> Callable[[], Iterator[bytes]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from .errors import UrlError
+from .errors import UrlError, one_line
 from .page import Page
 from .queue import RequestQueue
 from .request import Request
@@ -87,7 +87,7 @@ class Seeds:
             return
         async for place, given in self._start.take(start_source(file, requests)):
             if isinstance(given, UrlError):
-                log.warning("%s; it is left out", given)
+                log.warning("%s; it is left out", one_line(given))
                 self._statistics.skipped("malformed")
             else:
                 self._queue.add(given)

@@ -82,7 +82,8 @@ HOSTILE: dict[str, tuple[Answer, type[FetchError] | tuple[type[FetchError], ...]
     "chunks by the byte": (drip(CHUNKED, b"1\r\nx\r\n"), TIME, LIMITS.total),
     "1xx for ever": (drip(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), TIME, LIMITS.total),
     "a flood of 1xx": (flood(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), SIZE, 0),
-    "a flood of chunk extensions": (flood(CHUNKED + b"1;", b"x"), TIME, LIMITS.total),
+    "a flood of chunk extensions": (flood(CHUNKED + b"1;", b"x"), SIZE, 0),
+    "chunks that are mostly extension": (flood(CHUNKED, b"1;" + b"x" * 99 + b"\r\nx\r\n"), SIZE, 0),
     "a flood of body": (flood(OK + b"\r\n", b"x"), SIZE, 0),
     "a flood of chunks": (flood(CHUNKED, b"1\r\nx\r\n"), (SIZE, TIME), LIMITS.total),
     "a flood of one status line": (flood(b"HTTP/1.1 200 ", b"x"), SIZE, 0),
@@ -173,6 +174,15 @@ async def test_a_flood_does_not_fill_the_memory(
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 8_000_000
+
+
+async def test_a_body_in_chunks_of_one_byte_is_read_however_much_is_around_it(
+    server: Server, session: Session
+) -> None:
+    server.answers["/"] = CHUNKED + b"1\r\nx\r\n" * 400_000 + b"0\r\n\r\n"
+    async with opened(limits=Limits()) as fetcher:
+        response = await fetcher.fetch(private(server.url("/")), session)
+    assert response.body == b"x" * 400_000
 
 
 async def test_thousands_of_cookies_in_one_response_are_refused(

@@ -18,12 +18,14 @@ import pytest_asyncio
 from aiohttp import web
 
 from crawlkit import Crawler
+from crawlkit.cache import PageCache
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     FetchTimeoutError,
     LimitError,
     NetworkError,
+    OfflineError,
     PrivateAddressError,
     RedirectError,
     RenderError,
@@ -31,7 +33,8 @@ from crawlkit.errors import (
 )
 from crawlkit.http.limits import Limits
 from crawlkit.page import Page
-from crawlkit.rendering.fetcher import BrowserFetcher, RenderingFetcher
+from crawlkit.rendering.fetcher import BrowserFetcher
+from crawlkit.rendering.picking import RenderingFetcher
 from crawlkit.request import Request
 from crawlkit.response import Response
 from crawlkit.sessions import Session
@@ -713,27 +716,21 @@ async def test_only_what_is_to_be_rendered_goes_to_the_browser() -> None:
         )
         return response.text
 
-    fetcher = RenderingFetcher(made("plain"), made("browser"))
+    fetcher = RenderingFetcher(made("plain"), lambda: made("browser"))
     assert await who(fetcher) == "plain a"
     assert await who(fetcher, render=True) == "browser a"
-    fetcher = RenderingFetcher(made("plain"), made("browser"), render=True)
+    fetcher = RenderingFetcher(made("plain"), lambda: made("browser"), render=True)
     assert await who(fetcher) == "browser a"
     assert await who(fetcher, render=False) == "plain a"
 
 
-async def test_playwright_is_not_even_imported_before_a_page_is_rendered() -> None:
+async def test_playwright_is_not_even_imported_before_a_page_is_rendered(tmp_path: Path) -> None:
     code = (
-        "import asyncio, sys\n"
-        "from crawlkit.fetching import AiohttpFetcher\n"
-        "from crawlkit.rendering.fetcher import BrowserFetcher, RenderingFetcher\n"
-        "async def main():\n"
-        "    fetcher = RenderingFetcher(AiohttpFetcher(), BrowserFetcher())\n"
-        "    await fetcher.open()\n"
-        "    await fetcher.close()\n"
-        "asyncio.run(main())\n"
-        "sys.exit('playwright' in sys.modules)\n"
+        "import asyncio, sys, crawlkit\n"
+        "asyncio.run(crawlkit.Crawler(store=sys.argv[1]).crawl())\n"
+        "sys.exit('playwright' in sys.modules or 'crawlkit.rendering.fetcher' in sys.modules)\n"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, tmp_path / "run")
     assert await process.wait() == 0
 
 
@@ -773,3 +770,12 @@ async def test_a_crawler_renders_what_it_is_told_to(tmp_path: Path, site: Site) 
     crawler = Rendered(start_urls=[site.url("/")], store=tmp_path / "run")
     await crawler.crawl()
     assert seen == [(site.url("/"), None), (site.url("/next"), None), (site.url("/last"), None)]
+
+
+async def test_offline_nothing_is_rendered_from_the_network(tmp_path: Path) -> None:
+    cache = PageCache(tmp_path / "pages", mode="offline")
+    browser = FakeFetcher({"http://site.test/": "from the network"})
+    fetcher = RenderingFetcher(FakeFetcher({}), lambda: browser, render=True, cache=cache)
+    with pytest.raises(OfflineError):
+        await fetcher.fetch(Request("http://site.test/"), visitor())
+    assert browser.requests == []

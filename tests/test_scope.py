@@ -158,6 +158,8 @@ def test_a_scope_cannot_be_changed_and_equal_ones_are_equal() -> None:
         ({"kind": None}, "choose one of"),
         ({"include": "/books/**"}, "compared with the whole URL; write '**/books/**'"),
         ({"include": ["shop.example/*"]}, "write '**shop.example/*'"),
+        ({"include": ["*filter=*"]}, "'*' does not stand for '/' in it; write '**filter=*'"),
+        ({"include": ["http*/a/"]}, "'*' does not stand for '/' in it"),
         ({"include": [""]}, "include '' can match no URL"),
         ({"include": ["http://a b/"]}, "can match no URL: 'http://a b/' cannot be crawled"),
         ({"exclude": ["**/[0-9]*"]}, "'[' never stands in one; write a regular expression, 're:"),

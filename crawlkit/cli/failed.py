@@ -11,13 +11,13 @@ import click
 
 from ..checkpoint import Checkpoint, Outcome, Pending, Saved
 from ..clock import Clock, isoformat
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..request import Request
 from ..run import Run, open_run
 from ..statistics import Statistics
 from ..stores import open_store
 from ..urls import canonical
-from .output import plural, print_json_list, printable
+from .output import plural, print_json_list
 from .verbs import VerbGroup, json_option, run_argument
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def ls(context: click.Context, /, as_json: bool, **filters: str | None) -> None:
         count = 0
         for outcome in outcomes:
             count += 1
-            detail = printable(outcome.detail or "")
-            click.echo(f"{outcome.error}  {outcome.handler}  {outcome.url}  {detail}")
+            told = (outcome.error, outcome.handler, outcome.url, outcome.detail or "")
+            click.echo(printable("  ".join(map(str, told))))
         click.echo(plural(count, "failed request"), err=True)
 
 

@@ -1,7 +1,12 @@
-"""How verbs print: JSON, lines, tables, and numbers for people."""
+"""How verbs print: JSON, lines, tables, and numbers for people.
+
+What a server wrote may be in all of it. JSON says the same with escapes for what a terminal would
+obey, so it has them, wherever it goes.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +17,7 @@ import msgspec
 
 def print_json(value: Any) -> None:
     """One JSON value, indented."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(msgspec.json.format(harmless(msgspec.json.encode(value)), indent=2))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
@@ -20,18 +25,29 @@ def print_json_list(values: Iterable[Any]) -> None:
     out = sys.stdout.buffer
     before = b"[\n"
     for value in values:
-        out.write(before + (value if isinstance(value, bytes) else msgspec.json.encode(value)))
+        encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        out.write(before + harmless(encoded))
         before = b",\n"
     out.write(b"[]\n" if before == b"[\n" else b"\n]\n")
     out.flush()
 
 
 def print_lines(lines: Iterable[bytes]) -> None:
-    """Many lines, without a flush after each."""
+    """Many lines of JSON, without a flush after each."""
     out = sys.stdout.buffer
     for line in lines:
-        out.write(line + b"\n")
+        out.write(harmless(line) + b"\n")
     out.flush()
+
+
+def harmless(encoded: bytes) -> bytes:
+    r"""JSON on one line, with ``\u`` escapes for what is not printable: C1, bidi marks and DEL."""
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded  # JSON itself wants escapes for all below a blank
+    text = encoded.decode()
+    if text.isprintable():
+        return encoded
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
 def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:
@@ -82,8 +98,3 @@ def span(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 item``, ``1,200 items``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def printable(text: str) -> str:
-    """Text from a page, without the control characters that would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

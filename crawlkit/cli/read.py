@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..clock import isoformat
+from ..errors import printable
 from ..items import export_items, item_line
 from ..run import open_run
 from .output import (
@@ -16,7 +17,6 @@ from .output import (
     print_json,
     print_json_list,
     print_lines,
-    printable,
     size,
     span,
     table,
@@ -180,7 +180,9 @@ def _print_differences(address: str, other: str, differing: dict[str, dict[str, 
     for name, values in differing.items():
         change = number(values["change"])
         sign = "" if change.startswith("-") else "+"
-        rows.append((name, number(values["this"]), number(values["other"]), sign + change))
+        rows.append(
+            (printable(name), number(values["this"]), number(values["other"]), sign + change)
+        )
     click.echo(table(rows))
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OptionError, StoreError, UsageError
+from ..errors import OptionError, StoreError, UsageError, printable
 from ..run import open_run
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural, printable, span
+from .output import plural, span
 from .verbs import Verb, program
 
 if TYPE_CHECKING:

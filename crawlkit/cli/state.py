@@ -9,10 +9,10 @@ import msgspec
 
 from ..checkpoint import Checkpoint, Document, encode
 from ..clock import Clock
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..run import Run, open_run
 from ..stores import open_store
-from .output import plural, print_json, size, table
+from .output import harmless, plural, print_json, size, table
 from .verbs import Verb, VerbGroup, json_option, run_argument
 
 STATE = "state"
@@ -41,7 +41,9 @@ def ls(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(("key", "version", "size"), entry, strict=True)) for entry in saved])
     elif saved:
-        click.echo(table([name, f"version {version}", size(n)] for name, version, n in saved))
+        click.echo(
+            table([printable(name), f"version {version}", size(n)] for name, version, n in saved)
+        )
 
 
 @state.command()
@@ -59,7 +61,7 @@ def get(context: click.Context, key: str, as_json: bool) -> None:
             )
         value = run.saved(name)
     if as_json:
-        click.echo(msgspec.json.encode(value))
+        click.echo(harmless(msgspec.json.encode(value)))
     else:
         print_json(value)
 
@@ -97,7 +99,7 @@ def check(address: str, as_json: bool) -> int:
         print_json({"ok": not findings, "findings": findings})
     elif findings:
         for finding in findings:
-            click.echo(finding)
+            click.echo(printable(finding))
         click.echo(f"{address}: {plural(len(findings), 'finding')}", err=True)
     else:
         click.echo(f"{address}: all is well")

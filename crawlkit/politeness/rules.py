@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..errors import UrlError
+from ..errors import UrlError, printable
 from ..urls import Base
 
 MAX_BODY = 500 * 1024
@@ -380,7 +380,7 @@ class Rules:
             return None
         shown = best.path if len(best.path) <= 200 else best.path[:197] + "..."
         # It ends up in logs and on terminals, and a site wrote it.
-        shown = "".join(char if char.isprintable() else "\ufffd" for char in shown)
+        shown = printable(shown)
         return f"Disallow: {shown} (line {best.line})"
 
 

@@ -1,5 +1,1 @@
 """Rendering: pages that a browser makes."""
-
-from .fetcher import BrowserFetcher, RenderingFetcher
-
-__all__ = ["BrowserFetcher", "RenderingFetcher"]

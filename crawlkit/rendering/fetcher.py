@@ -52,50 +52,6 @@ _NOT_OURS = frozenset(
 log = logging.getLogger("crawlkit.rendering.fetcher")
 
 
-class RenderingFetcher(Fetcher):
-    """Sends a request to the browser where that is asked for, and to a plain fetcher otherwise.
-
-    Args:
-        plain: Fetches without rendering.
-        browser: Fetches and renders. It is opened with the first request that it gets.
-        render: Whether requests are rendered that do not say (`Request.render` is ``None``).
-    """
-
-    def __init__(self, plain: Fetcher, browser: Fetcher, *, render: bool = False) -> None:
-        self._plain = plain
-        self._browser = browser
-        self._render = render
-
-    async def open(self) -> None:
-        """Open both; the browser itself starts with the first page."""
-        await self._plain.open()
-        try:
-            await self._browser.open()
-        except BaseException:
-            await self._plain.close()
-            raise
-
-    async def close(self) -> None:
-        """Close both."""
-        try:
-            await self._browser.close()
-        finally:
-            await self._plain.close()
-
-    def fetch(
-        self,
-        request: Request,
-        session: Session,
-        *,
-        limits: Limits | None = None,
-        may_follow: MayFollow | None = None,
-    ) -> Coroutine[Any, Any, Response]:
-        """Fetch one request with the one or the other; see `Fetcher.fetch`."""
-        is_rendered = self._render if request.render is None else request.render
-        fetcher = self._browser if is_rendered else self._plain
-        return fetcher.fetch(request, session, limits=limits, may_follow=may_follow)
-
-
 class BrowserFetcher(Fetcher):
     """The fetcher that renders pages, in a headless Chromium through Playwright.
 

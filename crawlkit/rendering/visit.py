@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
@@ -103,7 +103,7 @@ class Visit:
         self._changed = asyncio.Event()
         self._bytes = 0
         self._document_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._end: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Response:
@@ -458,19 +458,19 @@ class Visit:
             "Fetch.failRequest", {"requestId": event["requestId"], "errorReason": "Aborted"}
         )
 
-    def _begin(self, work: Awaitable[object]) -> None:
-        task = asyncio.get_running_loop().create_task(self._watched(work))
+    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
-    async def _watched(self, work: Awaitable[object]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         from playwright.async_api import Error  # loaded already, as there is a page
 
-        try:
-            await work
-        except Error:
-            pass  # the request is gone, as the page went on; or the page, which `_main` notices
-        except Exception as error:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # Playwright's own: the request is gone, as the page went on; or the page is, which `_main`
+        # notices.
+        if isinstance(error, Exception) and not isinstance(error, Error):
             self._stop(error)
 
     # -- how it ends --------------------------------------------------------------------------

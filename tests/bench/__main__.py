@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         results: dict[str, Any] = {}
         for name in workloads:
             results[name] = _run(WORKLOADS[name], peers, options)
-            print(table(WORKLOADS[name], results[name], peers[0]), end="\n\n", flush=True)
+            reference = _reference(WORKLOADS[name], results[name])
+            print(table(WORKLOADS[name], results[name], reference), end="\n\n", flush=True)
         if options.json:
-            report = {**circumstances(), "reference": peers[0], "workloads": results}
+            references = {name: _reference(WORKLOADS[name], results[name]) for name in results}
+            report = {**circumstances(), "references": references, "workloads": results}
             options.json.write_text(json.dumps(report, indent=2) + "\n")
     except (BenchError, OSError) as error:
         print(f"tests.bench: {error}", file=sys.stderr)
@@ -43,23 +47,52 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(workload: Workload, peers: list[str], options: argparse.Namespace) -> Any:
     """All rounds of one workload."""
     cores = Cores.pick()
-    rounds: dict[str, list[Measured]] = {name: [] for name in peers}
-    with serve(workload, options.pages, cores) as site:
+    ways = {way.name: way for way in workload.ways if way.peer in peers}
+    names = [*peers, *ways]
+    rounds: dict[str, list[Measured]] = {name: [] for name in names}
+
+    with (
+        serve(workload, options.pages, cores) as site,
+        tempfile.TemporaryDirectory(prefix="crawlkit-bench-") as home,
+    ):
+
+        def run(name: str) -> Measured:
+            way = ways.get(name)
+            own: dict[str, Any] = {}
+            if way is not None:
+                # An empty cache is among what the crawl leaves, and goes away with it.
+                own["cache_dir"] = str(Path(home, name)) if way.is_warm else "cache"
+            return measure(
+                name if way is None else way.peer,
+                workload,
+                site,
+                concurrency=options.concurrency,
+                core=cores.crawler,
+                options=own,
+            )
+
+        for way in ways.values():
+            if way.is_warm:
+                run(way.name)
         for number in range(options.rounds):
-            # Each peer is first in turn, so that none always meets the machine in the same mood.
-            first = number % len(peers)
-            for name in peers[first:] + peers[:first]:
-                run = measure(
-                    name, workload, site, concurrency=options.concurrency, core=cores.crawler
-                )
-                rounds[name].append(run)
+            # Each is first in turn, so that none always meets the machine in the same mood.
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                measured = run(name)
+                rounds[name].append(measured)
                 print(
-                    f"{workload.name} {number + 1}/{options.rounds} {name}: {run.pages:,} pages, "
-                    f"{run.seconds:.1f} s, {run.cpu_seconds:.1f} s CPU",
+                    f"{workload.name} {number + 1}/{options.rounds} {name}: "
+                    f"{measured.pages:,} pages, {measured.seconds:.1f} s, "
+                    f"{measured.cpu_seconds:.1f} s CPU",
                     file=sys.stderr,
                 )
                 _check(rounds, name)
-    return summary(rounds, peers[0])
+    return summary(rounds, _reference(workload, rounds))
+
+
+def _reference(workload: Workload, rows: Mapping[str, Any]) -> str:
+    """The row that the ratios of the others are to."""
+    return workload.reference if workload.reference in rows else next(iter(rows))
 
 
 def _check(rounds: dict[str, list[Measured]], name: str) -> None:
@@ -94,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         default=DEFAULT_PEERS,
-        help=f"of {', '.join(PEERS)}; ratios are to the first one; default: {DEFAULT_PEERS}",
+        help=f"of {', '.join(PEERS)}; ratios are to the first one, those of the cached workloads "
+        f"to crawlkit; default: {DEFAULT_PEERS}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     return parser

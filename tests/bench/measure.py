@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from .items import Digest
+from .items import Digest, digest
 from .nginx import nginx
 from .peers import PEERS, Task
-from .workloads import Workload
+from .workloads import Shop, Workload
 
 ROOT = Path(__file__).parents[2]
 PYTHON_DOCS = Path("/usr/share/doc/python3.11/html")
@@ -95,8 +95,8 @@ def serve(workload: Workload, pages: int, cores: Cores) -> Iterator[Site]:
     Raises:
         BenchError: Something is missing that it needs.
     """
-    if workload.share is None:
-        with _serve_docs(cores) as site:
+    if workload.is_on_disk:
+        with _serve_files(workload, pages, cores) as site:
             yield site
         return
     spec = {
@@ -145,24 +145,54 @@ def _names(sites: Sequence[str], addresses: Sequence[str], home: Path) -> dict[s
 
 
 @contextmanager
-def _serve_docs(cores: Cores) -> Iterator[Site]:
-    if not (PYTHON_DOCS / "index.html").exists():
+def _serve_files(workload: Workload, pages: int, cores: Cores) -> Iterator[Site]:
+    is_docs = workload.share is None
+    if is_docs and not (PYTHON_DOCS / "index.html").exists():
         raise BenchError(
-            "the workload docs needs Debian's documentation of Python: "
+            f"the workload {workload.name} needs Debian's documentation of Python: "
             "apt-get install python3.11-doc nginx, or leave it out with --workloads"
         )
     with tempfile.TemporaryDirectory(prefix="crawlkit-bench-") as home:
+        root = PYTHON_DOCS if is_docs else Path(home, "shop")
         try:
-            with nginx(PYTHON_DOCS, Path(home), core=cores.server) as site:
-                yield Site(f"{site}/index.html", (site,))
+            with nginx(root, Path(home), core=cores.server) as site:
+                if is_docs:
+                    yield Site(f"{site}/index.html", (site,))
+                else:
+                    # Only now is it known what the pages are to call their host.
+                    shop = Shop(workload.pages(pages), workload.size, workload.links, (site,))
+                    _write(shop, root)
+                    yield Site(shop.url(0), shop.sites, digest(shop.items()))
         except RuntimeError as error:
             raise BenchError(str(error)) from None
 
 
+def _write(shop: Shop, root: Path) -> None:
+    """Write the pages of a shop into files."""
+    (root / "products").mkdir(parents=True)
+    for number in range(shop.pages):
+        file = root / (shop.path(number).lstrip("/") or "index.html")
+        file.write_text(shop.html(number))
+
+
 def measure(
-    name: str, workload: Workload, site: Site, *, concurrency: int, core: int | None
+    name: str,
+    workload: Workload,
+    site: Site,
+    *,
+    concurrency: int,
+    core: int | None,
+    options: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Crawl the site once with a peer.
+
+    Args:
+        name: The peer.
+        workload: What the site is.
+        site: Where it is.
+        concurrency: Requests in flight.
+        core: The core to run on, or `None`.
+        options: For the peer, besides its own.
 
     Raises:
         BenchError: It failed, or did not find what it had to.
@@ -179,7 +209,7 @@ def measure(
             concurrency=concurrency,
             directory=str(work),
             core=core,
-            options=peer.options,
+            options={**peer.options, **(options or {})},
         )
         task.write(file)
         command = [sys.executable, "-m", "tests.bench.peers", name, str(file)]

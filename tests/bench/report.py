@@ -27,14 +27,10 @@ def summary(rounds: Rounds, reference: str) -> dict[str, dict[str, Any]]:
     """
     result: dict[str, dict[str, Any]] = {}
     for name, runs in rounds.items():
-        ratios = [
-            run.cpu_seconds / other.cpu_seconds
-            for run, other in zip(runs, rounds[reference], strict=True)
-        ]
-        memory = [
-            run.peak_memory / other.peak_memory
-            for run, other in zip(runs, rounds[reference], strict=True)
-        ]
+        pairs = list(zip(runs, rounds[reference], strict=True))
+        ratios = [run.cpu_seconds / other.cpu_seconds for run, other in pairs]
+        times = [run.seconds / other.seconds for run, other in pairs]
+        memory = [run.peak_memory / other.peak_memory for run, other in pairs]
         result[name] = {
             "pages_per_second": median(run.pages / run.seconds for run in runs),
             "cpu_ms_per_page": median(run.cpu_seconds / run.pages * 1000 for run in runs),
@@ -42,6 +38,8 @@ def summary(rounds: Rounds, reference: str) -> dict[str, dict[str, Any]]:
             "peak_memory_mb": median(run.peak_memory / 1e6 for run in runs),
             "cpu_ratio": median(ratios),
             "cpu_ratio_range": [min(ratios), max(ratios)],
+            "time_ratio": median(times),
+            "time_ratio_range": [min(times), max(times)],
             "memory_ratio": median(memory),
             "rounds": [asdict(run) for run in runs],
         }
@@ -56,11 +54,26 @@ def table(workload: Workload, result: Mapping[str, Mapping[str, Any]], reference
         about = "the documentation of Python 3.11 behind nginx"
     elif workload.hosts > 1:
         about += f", {workload.hosts} hosts by {'name' if has_names() else 'address'}"
-    heads = ("", "pages/s", "CPU ms/page", f"CPU / {reference}", "(range)", "peak MB", "memory /")
+    elif workload.is_on_disk:
+        about += ", behind nginx"
+    ways = {way.name: way.about for way in workload.ways}
+    heads = (
+        "",
+        "pages/s",
+        f"time / {reference}",
+        "(range)",
+        "CPU ms/page",
+        "CPU /",
+        "(range)",
+        "peak MB",
+        "memory /",
+    )
     rows = [heads] + [
         (
-            f"{name} ({PEERS[name].about})",
+            f"{name} ({ways.get(name) or PEERS[name].about})",
             f"{row['pages_per_second']:,.0f}",
+            f"{row['time_ratio']:.2f}",
+            "{:.2f}-{:.2f}".format(*row["time_ratio_range"]),
             f"{row['cpu_ms_per_page']:.3f}",
             f"{row['cpu_ratio']:.2f}",
             "{:.2f}-{:.2f}".format(*row["cpu_ratio_range"]),

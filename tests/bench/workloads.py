@@ -15,16 +15,38 @@ DOCUMENT_FIELDS = {
 
 
 @dataclass(frozen=True)
+class Way:
+    """One more way in which a peer takes part in a workload, as a row of its own.
+
+    Attributes:
+        name: What the row is called.
+        peer: Who it is.
+        about: How it does it, in a few words.
+        is_warm: Whether it has a cache that an unmeasured crawl has filled; else it has an empty
+            one each time.
+    """
+
+    name: str
+    peer: str
+    about: str
+    is_warm: bool
+
+
+@dataclass(frozen=True)
 class Workload:
     """One kind of site.
 
     Attributes:
         name: What ``--workloads`` calls it.
-        share: Pages of it, as a share of ``--pages``; `None` where the site is what it is.
+        share: Pages of it, as a share of ``--pages``; `None` where the site is what it is: the
+            documentation of Python.
         size: Bytes of a page's HTML.
         links: Links on a page.
         hosts: Hosts that the pages are spread over.
         fields: The fields of an item and the CSS selectors that find them.
+        is_on_disk: Whether nginx serves its pages from files; else they come from memory.
+        ways: What the peers do besides.
+        reference: The row that the ratios of the others are to, where it is there; else the first.
     """
 
     name: str
@@ -33,11 +55,19 @@ class Workload:
     links: int = 20
     hosts: int = 1
     fields: dict[str, str] = field(default_factory=lambda: dict(PRODUCT_FIELDS))
+    is_on_disk: bool = False
+    ways: tuple[Way, ...] = ()
+    reference: str = ""
 
     def pages(self, wanted: int) -> int:
         """How many pages it has where ``--pages`` says `wanted`."""
         return max(1, round(wanted * (self.share or 0.0)))
 
+
+CACHED = (
+    Way("crawlkit-filling", "crawlkit", "into an empty page cache", is_warm=False),
+    Way("crawlkit-filled", "crawlkit", "from a full page cache", is_warm=True),
+)
 
 WORKLOADS = {
     workload.name: workload
@@ -46,7 +76,16 @@ WORKLOADS = {
         # A tenth of the pages: as many bytes and links, in a similar time.
         Workload("large", share=0.1, size=100_000, links=200),
         Workload("hosts", hosts=200),
-        Workload("docs", share=None, fields=DOCUMENT_FIELDS),
+        Workload("docs", share=None, is_on_disk=True, fields=DOCUMENT_FIELDS),
+        Workload("cached", is_on_disk=True, ways=CACHED, reference="crawlkit"),
+        Workload(
+            "cached-docs",
+            share=None,
+            is_on_disk=True,
+            fields=DOCUMENT_FIELDS,
+            ways=CACHED,
+            reference="crawlkit",
+        ),
     )
 }
 

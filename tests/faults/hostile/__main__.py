@@ -3,11 +3,15 @@
 Prints a row for each behaviour: what became of the hostile URL, after how long, how much more
 memory than a crawl of nothing hostile, how long the event loop stood still, and how many pages of
 the other, healthy host were handled meanwhile. Exits with 1 where a row does not hold.
+
+A row that did not hold only because of time is played once more when all else is done: another
+program may have kept the machine busy. It says so.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -24,12 +28,16 @@ import click
 import msgspec
 
 from .crawl import Found, Task
+from .crawl import main as crawl
 from .site import HEALTHY_PAGES
-from .table import BASELINE, QUICK, ROWS, Row, judge
+from .table import BASELINE, QUICK, ROWS, Row, Wrong, judge
 
 ROOT = Path(__file__).parents[3]
-LONGEST = 60.0
+LONGEST = 30.0
 """Seconds after which a crawl has hung."""
+# Each crawl is a fork of a process that has imported everything and done nothing else: it takes a
+# third of the time of a new one, and its peak of memory is its own.
+FORKS = multiprocessing.get_context("forkserver")
 
 
 @contextmanager
@@ -55,9 +63,10 @@ def site(kind: str, errors: Any) -> Iterator[dict[str, int]]:
 
 def play(row: Row, hostile: dict[str, int], healthy: int, directory: Path) -> tuple[Found, str]:
     """Crawl one row in a process of its own; what came of it, and what it logged."""
-    address = "127.0.0.2" if row.is_public else "127.0.0.1"
+    address = row.host or ("127.0.0.2" if row.is_public else "127.0.0.1")
     origin = f"http://{address}:{hostile[row.behaviour or row.name]}"
-    home = directory / re.sub(r"\W+", "-", row.name) / "home"
+    around = Path(tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", row.name) + "-", dir=directory))
+    home = around / "a/b/c/home"
     home.mkdir(parents=True)
     options = {
         name: [text.format(origin=origin) for text in value] if isinstance(value, list) else value
@@ -67,23 +76,21 @@ def play(row: Row, hostile: dict[str, int], healthy: int, directory: Path) -> tu
         url=origin + row.path if row.path else "",
         healthy=f"http://127.0.0.1:{healthy}/",
         directory=str(home),
+        around=str(around),
         options=options,
-        budget=row.budget,
     )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.hostile.crawl", msgspec.json.encode(task)],
-            cwd=ROOT,
-            capture_output=True,
-            timeout=LONGEST,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    result, log = around / "result", around / "log"
+    process = FORKS.Process(target=crawl, args=(task, result, log))
+    process.start()
+    process.join(LONGEST)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         return Found(outcome="hung"), ""
-    log = done.stderr.decode(errors="backslashreplace")
-    if done.returncode != 0 or not done.stdout:
-        return Found(outcome="crashed", detail=log.strip().rpartition("\n")[2][:200]), log
-    return msgspec.json.decode(done.stdout, type=Found), log
+    logged = log.read_bytes().decode(errors="backslashreplace")
+    if process.exitcode != 0:
+        return Found(outcome="crashed", detail=logged.strip().rpartition("\n")[2][:200]), logged
+    return msgspec.json.decode(result.read_bytes(), type=Found), logged
 
 
 def complaints(log: str) -> list[str]:
@@ -96,7 +103,7 @@ def complaints(log: str) -> list[str]:
     return wrong
 
 
-def shown(row: Row, found: Found, baseline: Found, wrong: Sequence[str]) -> str:
+def shown(row: Row, found: Found, baseline: Found, wrong: Sequence[Wrong]) -> str:
     """A line of the table."""
     outcome = found.error or found.outcome
     if found.outcome == "none":
@@ -105,9 +112,51 @@ def shown(row: Row, found: Found, baseline: Found, wrong: Sequence[str]) -> str:
     return (
         f"{row.name:<38} {outcome:<20} {seconds:5.2f} s {(found.peak - baseline.peak) / 2**20:6.1f}"
         f" MB {found.stall * 1000:5.0f} ms  {found.healthy:>2}/{HEALTHY_PAGES}  "
-        + ("OK" if not wrong else f"FAILED: {'; '.join(wrong)}")
+        + ("OK" if not wrong else f"FAILED: {'; '.join(each.text for each in wrong)}")
         + (f" ({found.detail[:300]})" if wrong and found.detail else "")
     )
+
+
+class Table:
+    """Plays rows against servers that run.
+
+    Args:
+        hostile: Ports of the hostile servers, by name.
+        healthy: The port of the healthy one.
+        directory: Where crawls may write.
+    """
+
+    def __init__(self, hostile: dict[str, int], healthy: int, directory: Path) -> None:
+        self._hostile = hostile
+        self._healthy = healthy
+        self._directory = directory
+        self._baseline = Found()
+        self._baseline, wrong = self.play(BASELINE)
+        click.echo(
+            f"{'row':<38} {'outcome':<20} {'time':>7} {'memory':>9} {'stall':>8}  healthy\n"
+            + shown(BASELINE, self._baseline, self._baseline, wrong)
+        )
+
+    def play(self, row: Row) -> tuple[Found, list[Wrong]]:
+        """What came of a row, and what is wrong with that."""
+        found, log = play(row, self._hostile, self._healthy, self._directory)
+        return found, judge(row, found, self._baseline, complaints(log))
+
+    def play_all(self, rows: Sequence[Row], jobs: int) -> int:
+        """Play rows, several at a time, and print them; how many do not hold."""
+        failed, again = 0, []
+        with ThreadPoolExecutor(jobs) as pool:
+            for row, (found, wrong) in zip(rows, pool.map(self.play, rows), strict=True):
+                if wrong and all(each.may_be_load for each in wrong):
+                    again.append(row)
+                else:
+                    failed += bool(wrong)
+                click.echo(shown(row, found, self._baseline, wrong))
+        for row in again:
+            found, wrong = self.play(row)
+            failed += bool(wrong)
+            click.echo(f"again, alone:\n{shown(row, found, self._baseline, wrong)}")
+        return failed
 
 
 @click.command(help=__doc__)
@@ -128,28 +177,16 @@ def main(names: tuple[str, ...], quick: bool, as_list: bool, jobs: int) -> None:
     if not rows:
         raise click.UsageError("no row has such a name; see --list")
     began = time.perf_counter()
-    failed = 0
+    FORKS.set_forkserver_preload(["tests.faults.hostile.crawl"])
     with (
         tempfile.TemporaryDirectory() as directory,
         open(Path(directory) / "canary", "w+b") as canary,
         site("hostile", canary) as hostile,
         site("healthy", None) as healthy,
-        ThreadPoolExecutor(jobs) as pool,
     ):
-        home = Path(directory) / "crawls"
-        home.mkdir()
-        port = healthy["healthy"]
-        baseline, log = play(BASELINE, hostile, port, home)
-        click.echo(
-            f"{'row':<38} {'outcome':<20} {'time':>7} {'memory':>9} {'stall':>8}  healthy\n"
-            + shown(BASELINE, baseline, baseline, complaints(log))
-        )
-        played = [pool.submit(play, row, hostile, port, home) for row in rows]
-        for row, future in zip(rows, played, strict=True):
-            found, log = future.result()
-            wrong = judge(row, found, baseline, complaints(log))
-            failed += bool(wrong)
-            click.echo(shown(row, found, baseline, wrong))
+        crawls = Path(directory) / "crawls"
+        crawls.mkdir()
+        failed = Table(hostile, healthy["healthy"], crawls).play_all(rows, jobs)
         canary.seek(0)
         if reached := canary.read().decode(errors="replace").splitlines():
             failed += 1

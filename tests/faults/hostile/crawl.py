@@ -1,6 +1,6 @@
 """One crawl of the table, in a process of its own: a hostile host, and a healthy one beside it.
 
-Gets a `Task` as JSON on its command line and prints a `Found` on standard output.
+`main` is what that process calls, with a `Task`; it leaves a `Found` and a log behind.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import csv
 import logging
 import os
 import resource
-import sys
+import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+from click.testing import CliRunner
 
 from crawlkit import Crawler, Page, Request, open_run
+from crawlkit.cli import main as cli
 from crawlkit.events import RequestFailed, RequestHandled
 from crawlkit.http import addresses
 from crawlkit.items import export_items
@@ -32,15 +37,15 @@ class Task(msgspec.Struct):
         url: The hostile URL; empty where the sitemaps lead to it.
         healthy: The start of the healthy pages.
         directory: Where everything that is written belongs.
+        around: A directory around that, in which nothing else is.
         options: Options of the crawler.
-        budget: Whether pages of a trap are limited to ten by pattern.
     """
 
     url: str
     healthy: str
     directory: str
+    around: str
     options: dict[str, Any] = {}
-    budget: bool = False
 
 
 class Found(msgspec.Struct):
@@ -52,6 +57,7 @@ class Found(msgspec.Struct):
         detail: The error, or the reason why it was skipped.
         seconds: From its start to its end.
         all_seconds: What the crawl took.
+        waited: Seconds for which the crawl was ready to run and got no processor.
         peak: Bytes of memory at most.
         stall: Seconds for which the event loop did not go round.
         healthy: Pages of the other host that were handled.
@@ -65,6 +71,7 @@ class Found(msgspec.Struct):
         csv: First letters of the cells of the exported items.
         strays: Files that were written elsewhere.
         cookie_bytes: Length of the longest ``Cookie`` header.
+        unprintable: Verbs of the command line that print what would steer a terminal.
     """
 
     outcome: str = "none"
@@ -72,6 +79,7 @@ class Found(msgspec.Struct):
     detail: str = ""
     seconds: float = 0.0
     all_seconds: float = 0.0
+    waited: float = 0.0
     peak: int = 0
     stall: float = 0.0
     healthy: int = 0
@@ -85,20 +93,30 @@ class Found(msgspec.Struct):
     csv: list[str] = []
     strays: list[str] = []
     cookie_bytes: int = 0
+    unprintable: list[str] = []
 
 
 class Sampler:
     """Finds out for how long the event loop stood still, for which the machine was not to blame.
 
     A task sleeps for 5 ms and notes how late it wakes. Off that goes the time for which its thread
-    was ready and did not get a processor (``schedstat`` of Linux). And the process cannot have
-    kept the loop for longer than it computed meanwhile, in any thread.
+    was ready and did not get a processor (``schedstat``, where the kernel has it). And the process
+    cannot have kept the loop for longer than it computed meanwhile, in any thread.
     """
 
     def __init__(self) -> None:
         self.stall = 0.0
-        # Read at every tick, so it stays open.
-        self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        try:
+            # Read at every tick, so it stays open.
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        except OSError:
+            self._file = -1
+        self._before = self._waited()
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the thread was ready and did not get a processor."""
+        return self._waited() - self._before
 
     async def run(self) -> None:
         while True:
@@ -108,7 +126,7 @@ class Sampler:
             self.stall = max(self.stall, min(late, time.process_time() - cpu))
 
     def _waited(self) -> float:
-        return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        return int(os.pread(self._file, 64, 0).split()[1]) / 1e9 if self._file >= 0 else 0.0
 
 
 class HostileCrawl(Crawler):
@@ -118,6 +136,7 @@ class HostileCrawl(Crawler):
     scope = "all"
     concurrency = 8
     concurrency_per_host = 2
+    session_pool_size = 1
     max_retries = 0
     max_depth = 1000
     timeout = 3.0
@@ -149,7 +168,11 @@ class HostileCrawl(Crawler):
         for cell in cells:
             page.save({"title": cell, "number": -1.5e-7})
             await self.set_value(cell, cell)
+            await self.cached(cell, partial(str, cell))
             page.follow(Request(page.url, unique_key=cell, handler="leaf"))
+
+    def cache_key(self, request: Request) -> str:
+        return f"../../../{request.unique_key or request.url}"
 
     async def leaf(self, page: Page) -> None:
         page.save({"title": f"leaf {page.request.unique_key!r}"})
@@ -158,15 +181,14 @@ class HostileCrawl(Crawler):
 def play(task: Task) -> Found:
     """The crawl, and a look at what it left behind."""
     directory = Path(task.directory)
-    before = set(directory.parent.rglob("*"))
+    around = Path(task.around)
     store = directory / "run"
     options: dict[str, Any] = {
         "store": store,
         "start_urls": [url for url in (task.url, task.healthy) if url],
+        "cache_dir": directory / "cache",
         **task.options,
     }
-    if task.budget:
-        options["budgets"] = {"*filter=*": 10}
     crawler = HostileCrawl(**options)
     crawler.hostile, crawler.healthy = task.url, task.healthy
     began = time.perf_counter()
@@ -174,6 +196,7 @@ def play(task: Task) -> Found:
     found = crawler.found
     found.all_seconds = time.perf_counter() - began
     found.stall = crawler.sampler.stall
+    found.waited = crawler.sampler.waited
     found.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with open_run(store) as run:
         if task.url:
@@ -192,11 +215,24 @@ def play(task: Task) -> Found:
         export_items(run.stored_items(), directory / "items.csv")
     with open(directory / "items.csv", newline="") as file:
         found.csv = sorted({cell[0] for row in csv.reader(file) for cell in row if cell})
-    after = set(directory.parent.rglob("*")) - before
-    found.strays = [str(path) for path in after if not path.is_relative_to(directory)]
+    strays = [path for path in around.rglob("*evil*") if not path.is_relative_to(directory)]
+    found.strays = [str(path) for path in (*strays, Path("/etc/evil")) if path.exists()]
     titles = (str(item.get("title")) for item in found.items)
     found.cookie_bytes = max((int(title) for title in titles if title.isdecimal()), default=0)
     found.items = found.items[:50]
+    verbs = {
+        "stats": ["stats", store],
+        "stats --json": ["stats", store, "--json"],
+        "failed": ["failed", store, "ls"],
+        "failed --json": ["failed", store, "ls", "--json"],
+        "why": ["why", store, task.url or task.healthy],
+        "state": ["state", store, "ls"],
+        "items": ["items", store],
+    }
+    for verb, arguments in verbs.items():
+        output = CliRunner().invoke(cli, list(map(str, arguments))).output
+        if any(not (letter.isprintable() or letter == "\n") for letter in output):
+            found.unprintable.append(verb)
     return found
 
 
@@ -212,8 +248,28 @@ def make_public(address: str) -> None:
     addresses._SPECIAL_4 = (*networks, *rest)
 
 
-if __name__ == "__main__":
+class HereResolver(AbstractResolver):
+    """Finds every name on this machine, as there are no other hosts in a test."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def main(task: Task, result: Path, log: Path) -> None:
+    """Crawl, in this process; leave what came of it in `result`, and what was logged in `log`."""
+    written = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
     logging.basicConfig(level=logging.INFO)
     make_public("127.0.0.2")
-    result = play(msgspec.json.decode(sys.argv[1], type=Task))
-    sys.stdout.buffer.write(msgspec.json.encode(result))
+    aiohttp.DefaultResolver = HereResolver
+    result.write_bytes(msgspec.json.encode(play(task)))

@@ -30,11 +30,13 @@ class Exchange:
 
     Attributes:
         path: What was asked for.
+        host: The name in the ``Host`` header, without the port.
         cookies: The ``Cookie`` header.
         ports: The ports of all behaviours, by name.
     """
 
     path: str
+    host: str
     cookies: bytes
     writer: asyncio.StreamWriter
     ports: dict[str, int] = field(default_factory=dict)
@@ -300,7 +302,14 @@ async def no_http(exchange: Exchange) -> None:
 GOOD = b'<h1>good</h1><a href="/good">good</a>'
 
 
-def _page(body: Callable[[], bytes], kind: str = "text/html; charset=utf-8") -> Behaviour:
+BODIES: list[Callable[[], bytes]] = []
+"""Bodies that are made before there is a server, so that it is never silent for that long."""
+
+
+def _page(make: Callable[[], bytes], kind: str = "text/html; charset=utf-8") -> Behaviour:
+    body = cache(make)
+    BODIES.append(body)
+
     async def answer(exchange: Exchange) -> None:
         await exchange.page(body() if exchange.path == "/" else b"<h1>leaf</h1>", kind=kind)
 
@@ -473,9 +482,8 @@ async def calendar(exchange: Exchange) -> None:
 
 @behaviour("endless query parameters")
 async def query_trap(exchange: Exchange) -> None:
-    path = exchange.path.partition("?")[0]
-    number = len(exchange.path)
-    links = "".join(f'<a href="{path}?filter={number}{n}">x</a>' for n in range(5))
+    path, _, query = exchange.path.partition("?filter=")
+    links = "".join(f'<a href="{path}?filter={query}{n}">x</a>' for n in range(5))
     await exchange.page(links.encode())
 
 
@@ -491,6 +499,29 @@ async def cookies(exchange: Exchange) -> None:
     link = f'<a href="/{number + 1}">next</a>' if number < 15 else ""
     size = len(exchange.cookies)
     await exchange.page(f"<h1>{size}</h1>{link}".encode(), *fields)
+
+
+SUFFIX_LINKS = {
+    "a.co.uk": ["b.co.uk", "www.a.co.uk", "a.github.io"],
+    "a.github.io": ["b.github.io"],
+}
+
+
+@behaviour("cookies for public suffixes")
+async def suffix_cookies(exchange: Exchange) -> None:
+    """Cookies for all of a suffix, and for a stranger; says which ones came."""
+    fields = []
+    if exchange.host.startswith("a."):
+        suffix = exchange.host.partition(".")[2]
+        domains = {"suffix": suffix, "top": suffix.rpartition(".")[2], "other": f"b.{suffix}"}
+        if exchange.host == "a.co.uk":
+            domains["own"] = exchange.host
+        fields = [f"Set-Cookie: {name}=1; Domain={domain}" for name, domain in domains.items()]
+    port = exchange.ports["cookies for public suffixes"]
+    hosts = SUFFIX_LINKS.get(exchange.host, [])
+    links = "".join(f'<a href="http://{host}:{port}/">x</a>' for host in hosts)
+    came = " ".join(sorted(c.split("=")[0].strip() for c in exchange.cookies.decode().split(";")))
+    await exchange.page(f"<h1>{exchange.host}: {came}</h1>{links}".encode(), *fields)
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -540,7 +571,8 @@ def _server(act: Behaviour, ports: dict[str, int], own_robots: bool) -> Callable
             first, *fields = head.split(b"\r\n")
             path = first.split(b" ")[1].decode("latin-1")
             cookies = b"".join(f[7:] for f in fields if f.lower().startswith(b"cookie:"))
-            exchange = Exchange(path, cookies, writer, ports)
+            hosts = [f[5:].strip().decode() for f in fields if f.lower().startswith(b"host:")]
+            exchange = Exchange(path, hosts[0].partition(":")[0], cookies, writer, ports)
             if path == "/robots.txt" and not own_robots:
                 await exchange.head("Content-Length: 0", status="404 Not Found")
             else:
@@ -567,6 +599,9 @@ async def main(kind: str) -> None:
         server = await asyncio.start_server(_server(act, ports, own_robots), "0.0.0.0", 0)
         servers.append(server)
         ports[name] = server.sockets[0].getsockname()[1]
+    if kind == "hostile":
+        for make in BODIES:
+            make()
     print(json.dumps(ports), flush=True)
     # It ends when the parent does, whose end of this pipe then closes.
     await asyncio.to_thread(sys.stdin.read)

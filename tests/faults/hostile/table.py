@@ -29,8 +29,8 @@ class Row:
         behaviour: Whose port is crawled; by default that of the name.
         path: The hostile URL's path; empty where only a sitemap leads to the host.
         options: Options of the crawler. ``{origin}`` in text is the hostile site's.
+        host: Name of the hostile host; by default it has an address only.
         is_public: Whether the hostile site is to count as one of the public internet.
-        budget: Whether pages of a trap are limited to ten by pattern.
         deadline: Seconds within which the hostile URL has its outcome, or the crawl its end.
     """
 
@@ -39,8 +39,8 @@ class Row:
     behaviour: str = ""
     path: str = "/"
     options: dict[str, Any] = field(default_factory=dict)
+    host: str = ""
     is_public: bool = False
-    budget: bool = False
     deadline: float = DEADLINE
 
 
@@ -119,6 +119,12 @@ def _few_cookies(found: Found) -> str | None:
     return None if 0 < size <= 16_384 else f"{size} bytes of cookies were sent"
 
 
+def _own_cookies(found: Found) -> str | None:
+    expected = {"www.a.co.uk: own", "a.co.uk: ", "b.co.uk: ", "a.github.io: ", "b.github.io: "}
+    titles = {str(item["title"]) for item in found.items}
+    return None if titles == expected else f"cookies where they are not for: {titles ^ expected}"
+
+
 def _neat_links(found: Found) -> str | None:
     expected = {"/", "/good?x=1", "/esc%1B%5B31m", "/bidi%E2%80%AE%E2%80%A8"}
     expected |= {"/crlf%0D%0ASet-Cookie:x=1"}
@@ -151,8 +157,8 @@ def _rows(check: Check, *names: str, **more: Any) -> list[Row]:
     return [Row(name, check, **more) for name in names]
 
 
-def _sitemap(name: str, check: Check) -> Row:
-    return Row(name, check, path="", options={"sitemaps": ["{origin}/sitemap.xml"]})
+def _sitemap(name: str, check: Check, **options: Any) -> Row:
+    return Row(name, check, path="", options={"sitemaps": ["{origin}/sitemap.xml"], **options})
 
 
 ROWS = [
@@ -213,7 +219,11 @@ ROWS = [
     _sitemap("sitemap: entity bomb", _has_error),
     _sitemap("sitemap: external entities", is_any(_has_error, _handles_at_most(2))),
     _sitemap("sitemap: gzip bomb", _has_error),
-    _sitemap("sitemap: index of itself", _has_error),
+    _sitemap(
+        "sitemap: index of itself",
+        _skips("max_pages_per_host", 1),
+        max_pages_per_host=HEALTHY_PAGES,
+    ),
     Row("robots.txt of 200,000 rules", _obeyed, "robots-rules"),
     Row("robots.txt, crawl-delay of a year", _obeyed, "robots-delay", options={"max_delay": 1.0}),
     Row("robots.txt without end", _obeyed, "robots-endless"),
@@ -228,9 +238,18 @@ ROWS = [
         _all(is_handled, _handles_at_most(HEALTHY_PAGES), _skips("", 1)),
         options={"max_pages_per_host": HEALTHY_PAGES},
     ),
-    Row("endless query parameters", _all(is_handled, _handles_at_most(11)), budget=True),
+    Row(
+        "endless query parameters",
+        _all(is_handled, _handles_at_most(11), _skips("budget", 1)),
+        options={"budgets": {"**filter=**": 10}},
+    ),
     Row("cookies", _all(is_handled, _few_cookies)),
-    Row("names that lead out of a directory", _all(is_handled, _no_strays)),
+    Row("cookies for public suffixes", _all(is_handled, _own_cookies), host="a.co.uk"),
+    Row(
+        "names that lead out of a directory",
+        _all(is_handled, _no_strays),
+        options={"cache": "forever"},
+    ),
     Row("formulas for a spreadsheet", _all(is_handled, _harmless_cells)),
 ]
 BASELINE = Row("nothing hostile", is_handled, "plain")
@@ -246,20 +265,44 @@ QUICK = (
 """Rows that the tests play: a few of each kind."""
 
 
-def judge(row: Row, found: Found, baseline: Found, complaints: list[str]) -> list[str]:
-    """Why a row does not hold, if it does not."""
-    wrong = list(complaints)
-    seconds = found.seconds if row.path else found.all_seconds
+@dataclass(frozen=True)
+class Wrong:
+    """Why a row does not hold.
+
+    Attributes:
+        text: What is wrong.
+        may_be_load: Whether it can come of a machine that has too much else to do.
+    """
+
+    text: str
+    may_be_load: bool = False
+
+
+def judge(row: Row, found: Found, baseline: Found, complaints: list[str]) -> list[Wrong]:
+    """Why a row does not hold, if it does not.
+
+    Time for which the crawl got no processor is not held against it.
+    """
+    # Where something was silent for longer than it is made to be, it was the other process that
+    # got no processor.
+    is_starved = "FetchTimeoutError" in found.errors or found.outcome == "hung"
+    wrong = [Wrong(text) for text in complaints]
+    seconds = (found.seconds if row.path else found.all_seconds) - found.waited
+    healthy_seconds = found.healthy_seconds - found.waited
     if reason := row.check(found):
-        wrong.append(reason)
+        wrong.append(Wrong(reason, is_starved))
     if seconds > row.deadline * SLACK:
-        wrong.append(f"it took {seconds:.1f} s, more than {row.deadline * SLACK:.1f}")
+        wrong.append(Wrong(f"it took {seconds:.1f} s, more than {row.deadline * SLACK:.1f}", True))
     if found.peak - baseline.peak > MEMORY:
-        wrong.append(f"{(found.peak - baseline.peak) / 2**20:.0f} MB more memory")
+        wrong.append(Wrong(f"{(found.peak - baseline.peak) / 2**20:.0f} MB more memory"))
     if found.stall > STALL:
-        wrong.append(f"the event loop stood still for {found.stall * 1000:.0f} ms")
+        text = f"the event loop stood still for {found.stall * 1000:.0f} ms"
+        wrong.append(Wrong(text, True))
     if found.healthy != HEALTHY_PAGES:
-        wrong.append(f"{found.healthy} of {HEALTHY_PAGES} healthy pages")
-    if found.healthy_seconds > max(2 * baseline.healthy_seconds, DEADLINE * SLACK):
-        wrong.append(f"the healthy pages took {found.healthy_seconds:.1f} s")
+        text = f"{found.healthy} of {HEALTHY_PAGES} healthy pages"
+        wrong.append(Wrong(text, is_starved))
+    if healthy_seconds > max(2 * baseline.healthy_seconds, DEADLINE * SLACK):
+        wrong.append(Wrong(f"the healthy pages took {healthy_seconds:.1f} s", True))
+    if found.unprintable:
+        wrong.append(Wrong(f"control characters in the output of {', '.join(found.unprintable)}"))
     return wrong

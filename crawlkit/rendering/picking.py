@@ -1,0 +1,89 @@
+"""RenderingFetcher: whether a request goes to the browser or to a plain fetcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..cache import PageCache
+from ..errors import OfflineError
+from ..fetching import Fetcher, MayFollow
+from ..http.limits import Limits
+from ..request import Request
+from ..response import Response
+from ..sessions import Session
+
+
+class RenderingFetcher(Fetcher):
+    """Sends a request to the browser where that is asked for, and to a plain fetcher otherwise.
+
+    Args:
+        plain: Fetches without rendering.
+        browser: Makes the fetcher that renders, for the first request that wants it. A crawl that
+            renders nothing need not have a browser, nor wait for what one needs.
+        render: Whether requests are rendered that do not say (`Request.render` is ``None``).
+        cache: The page cache. It does not keep rendered pages; what may only come from it fails.
+    """
+
+    def __init__(
+        self,
+        plain: Fetcher,
+        browser: Callable[[], Fetcher],
+        *,
+        render: bool = False,
+        cache: PageCache | None = None,
+    ) -> None:
+        self._plain = plain
+        self._cache = cache
+        self._make_browser = browser
+        self._browser: Fetcher | None = None
+        self._render = render
+
+    async def open(self) -> None:
+        """Open the plain one."""
+        await self._plain.open()
+
+    async def close(self) -> None:
+        """Close both."""
+        try:
+            if self._browser is not None:
+                await self._browser.close()
+                self._browser = None
+        finally:
+            await self._plain.close()
+
+    def fetch(
+        self,
+        request: Request,
+        session: Session,
+        *,
+        limits: Limits | None = None,
+        may_follow: MayFollow | None = None,
+    ) -> Coroutine[Any, Any, Response]:
+        """Fetch one request with the one or the other; see `Fetcher.fetch`."""
+        is_rendered = self._render if request.render is None else request.render
+        fetch = self._fetch_rendered if is_rendered else self._plain.fetch
+        return fetch(request, session, limits=limits, may_follow=may_follow)
+
+    async def _fetch_rendered(
+        self,
+        request: Request,
+        session: Session,
+        *,
+        limits: Limits | None = None,
+        may_follow: MayFollow | None = None,
+    ) -> Response:
+        if self._cache is not None and self._cache.mode_of(request, request.url) == "offline":
+            raise OfflineError(
+                f"{request.url} is to be rendered, and nothing may be fetched: the page cache does "
+                "not keep rendered pages"
+            )
+        if self._browser is None:
+            browser = self._make_browser()
+            await browser.open()
+            # Another request may have been quicker.
+            if self._browser is None:
+                self._browser = browser
+            else:
+                await browser.close()
+        return await self._browser.fetch(request, session, limits=limits, may_follow=may_follow)
