@@ -109,13 +109,14 @@ class PageCache:
 
     # -- pages ----------------------------------------------------------------------------------
 
-    async def exchange(
+    def exchange(
         self, request: Request, hop: Hop, send: Send, *, cookie: str = ""
-    ) -> Response:
+    ) -> Awaitable[Response]:
         """The response to one hop of a request: from the cache, or from the site and then kept.
 
-        It returns when a response that is kept is on disk, so that a page whose handler has begun
-        is there after a crash.
+        It returns when a response that is kept outlives the process, so that a page whose handler
+        has begun is there after a crash. Where the power fails, the whole cache may be damaged: it
+        is then found so, put aside, and begun anew.
 
         Args:
             request: The request, as it was enqueued.
@@ -133,8 +134,12 @@ class PageCache:
             FetchError: As `send` does.
         """
         mode = self.mode_of(request, hop.url)
-        if mode == "off":
-            return await send(hop)
+        # No coroutine of its own around a page that is not kept.
+        return send(hop) if mode == "off" else self._exchange(request, hop, send, cookie, mode)
+
+    async def _exchange(
+        self, request: Request, hop: Hop, send: Send, cookie: str, mode: CacheMode
+    ) -> Response:
         if not self._store.is_open:
             await self._store.open()
         place = self._place_of(request, hop)

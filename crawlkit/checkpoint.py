@@ -57,7 +57,7 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     due: float = 0.0
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of a request.
 
     Attributes:

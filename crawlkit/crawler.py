@@ -380,13 +380,19 @@ class Crawler(Hooks, Options):
             raise
 
     def _follow(self, page: Page) -> None:
-        links = page.links
+        links, scope = page.links, self._parts.scope
         if links and self._parts.asks_robots and page.says_nofollow(self.robots.token):
             for request in links:
                 self._skip(request, "nofollow", page)
             return
-        for request in links:
-            self._enqueue(request, page)
+        for urls, like in links.groups:
+            if like.depth > self.max_depth:
+                others = [(url, "max_depth") for url in urls]
+            else:
+                followed, others = scope.sort(urls, page.url)
+                self.queue.add_all(followed, like)
+            for url, reason in others:
+                self._skip(like.replace(url=url), reason, page)
         if page.links_over:
             self.statistics.skipped("max_links", page.links_over)
 

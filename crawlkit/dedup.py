@@ -8,6 +8,7 @@ a duplicate for certain, what it does not know the store decides in the next com
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import TypeAlias
 
 Identity: TypeAlias = str | tuple[str, ...] | tuple[str, str, bytes | None]
@@ -42,6 +43,18 @@ class DedupSet:
             return False
         self._slots[slot] = number
         return True
+
+    def add_all(self, texts: Iterable[str]) -> list[str]:
+        """`add` for texts, one after the other; those that were not known."""
+        slots, mask = self._slots, self._mask
+        unknown = []
+        for text in texts:
+            number = hash(text)
+            slot = number & mask
+            if slots[slot] != number:
+                slots[slot] = number
+                unknown.append(text)
+        return unknown
 
     def clear(self) -> None:
         """Forget everything; the store still knows."""

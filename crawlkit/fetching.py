@@ -39,6 +39,7 @@ from .http.clients import Attempt, Clients, is_reachable, private_address, timeo
 from .http.deadlines import Deadline, Deadlines
 from .http.failures import failure, place_of, too_many_headers
 from .http.hops import Hop, may_travel
+from .http.lean import Answer, Lean
 from .http.limits import Limits as Limits
 from .request import Request, host_of
 from .response import Response, http_date
@@ -148,6 +149,7 @@ class AiohttpFetcher(Fetcher):
         common = {name: value for name, value in own.items() if may_travel(name)}
         self._secrets = {name: value for name, value in own.items() if not may_travel(name)}
         self._clients = Clients(limits=limits, headers=common, concurrency=concurrency, tls=tls)
+        self._lean = Lean(limits, common)
         # By their seconds, which are few: those of pages, of robots.txt, of sitemaps.
         self._deadlines: dict[float, Deadlines] = {limits.total: Deadlines(limits.total)}
 
@@ -329,22 +331,27 @@ class AiohttpFetcher(Fetcher):
         **options: Any,
     ) -> Response:
         url = hop.url
+        answer: Answer | aiohttp.ClientResponse
         if limits is not self._limits:
             options["timeout"] = timeout_of(limits)
             options["max_line_size"] = options["max_field_size"] = limits.headers
-        try:
-            answer = await client.request(
-                hop.method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=hop.body,
-                allow_redirects=False,
-                **options,
-            )
-        except aiohttp.ClientError:
-            raise  # some of them are a ValueError, too
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{_short(url)} cannot be asked for: {one_line(error)}") from error
+        plain = None if options else self._lean.plain(hop, headers)
+        if plain is not None:
+            answer = await self._lean.ask(client, plain)
+        else:
+            try:
+                answer = await client.request(
+                    hop.method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    data=hop.body,
+                    allow_redirects=False,
+                    **options,
+                )
+            except aiohttp.ClientError:
+                raise  # some of them are a ValueError, too
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"{_short(url)} cannot be asked for: {one_line(error)}") from error
         host = host_of(url)
         try:
             # aiohttp has bounded the number of headers and the size of each.

@@ -18,11 +18,12 @@ from yarl import URL
 
 from .errors import HandlerError, LimitError, PageTypeError, UsageError
 from .items import ItemType, encode_item
+from .links import Links
 from .parsing import MAX_ELEMENTS, Parsed, is_heavy, parse
 from .politeness.directives import nofollow
 from .request import CacheMode, Request, checked
 from .response import Response
-from .selecting import xpath_of
+from .selecting import select, xpath_of
 from .sessions import Session
 from .urls import Base
 
@@ -88,7 +89,7 @@ class Page:
         self.request = request
         self.response = response
         self.session = session
-        self.links: list[Request] = []
+        self.links = Links()
         self.links_over = 0
         self.items: list[bytes] = []
         self.rejected: list[Exception] = []
@@ -181,8 +182,7 @@ class Page:
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``."""
-        selector = self.selector
-        return selector.xpath(xpath_of(query)) if selector.type == "html" else selector.css(query)
+        return select(self.selector, query)
 
     def xpath(self, query: str, **variables: Any) -> SelectorList[Selector]:
         """What an XPath expression finds."""
@@ -240,44 +240,48 @@ class Page:
         """
         before = self.links_over
         targets = self._targets(target)
+        found = len(targets) + self.links_over - before
         name = "parse" if handler is None else self._resolve(handler)
-        rest = (
-            name,
-            priority or 0,
-            self.request.depth + 1,
-            method or "GET",
-            headers or {},
-            body,
-            user_data or {},
-            unique_key,
-            0,
-            session,
-            self.response.is_private,
-            render,
-            cache,
+        like = checked(
+            Request(
+                "",
+                name,
+                priority or 0,
+                self.request.depth + 1,
+                method or "GET",
+                headers or {},
+                body,
+                user_data or {},
+                unique_key,
+                0,
+                session,
+                self.response.is_private,
+                render,
+                cache,
+            )
         )
-        checked(Request("", *rest))
-        given: dict[str, Any] | None = None
+        if set(map(type, targets)) <= {str}:
+            self.links.add(targets, like)
+            return found
+        given: dict[str, Any] = {
+            "handler": None if handler is None else name,
+            "priority": priority,
+            "method": method,
+            "headers": headers,
+            "body": body,
+            "user_data": user_data,
+            "unique_key": unique_key,
+            "session": session,
+            "render": render,
+            "cache": cache,
+        }
+        given = {key: value for key, value in given.items() if value is not None}
         for one in targets:
-            if type(one) is str:
-                self.links.append(Request(one, *rest))
-                continue
-            if given is None:
-                given = {
-                    "handler": None if handler is None else name,
-                    "priority": priority,
-                    "method": method,
-                    "headers": headers,
-                    "body": body,
-                    "user_data": user_data,
-                    "unique_key": unique_key,
-                    "session": session,
-                    "render": render,
-                    "cache": cache,
-                }
-                given = {key: value for key, value in given.items() if value is not None}
-            self.links.append(self._request(one, given))
-        return len(targets) + self.links_over - before
+            if isinstance(one, Request):
+                self.links.append(self._request(one, given))
+            else:
+                self.links.add([one], like)
+        return found
 
     def save(self, item: object) -> None:
         """Keep an item, once the handler has succeeded.

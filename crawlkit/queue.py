@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from .checkpoint import Checkpoint, Lease, Outcome, Pending, Saved, Ticket
 from .clock import Clock
 from .dedup import DedupSet
+from .links import alike
 from .politeness.throttle import Throttle
 from .request import Request, fingerprint, host_of, identity
 from .stores.base import BUNDLE, Claim, Receipt
@@ -111,6 +112,21 @@ class RequestQueue:
         self._fresh.append(Pending(request, fingerprint(request), host_of(request.url)))
         self.changes += 1
         return True
+
+    def add_all(self, urls: list[str], like: Request) -> None:
+        """Enqueue requests that are like another one, but for their URLs; see `add`."""
+        if identity(like) is not like.url:
+            for request in alike(urls, like):
+                self.add(request)
+            return
+        unknown = self._enqueued.add_all(urls)
+        self._duplicates += len(urls) - len(unknown)
+        if unknown:
+            self._fresh += [
+                Pending(request, fingerprint(request), host_of(request.url))
+                for request in alike(unknown, like)
+            ]
+            self.changes += len(unknown)
 
     def skip(self, outcome: Outcome) -> None:
         """Keep why a link was not enqueued, for those who ask."""

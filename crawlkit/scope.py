@@ -84,6 +84,24 @@ class Scope:
             return "include"
         return None
 
+    def sort(self, urls: list[str], page_url: str) -> tuple[list[str], list[tuple[str, str]]]:
+        """The links of a page that are followed, and the others, each with its `reason`."""
+        if not (self._includes or self._excludes):
+            root = page_url[: page_url.find("/", 8) + 1]
+            for url in urls:
+                if not (root and url.startswith(root)):
+                    break
+            else:
+                return urls, []  # as on most pages
+        followed, others = [], []
+        for url in urls:
+            reason = self.reason(url, page_url)
+            if reason is None:
+                followed.append(url)
+            else:
+                others.append((url, reason))
+        return followed, others
+
     def _reaches(self, url: str, page_url: str) -> bool:
         """Whether `kind` lets a page reach a URL of another origin."""
         if self.kind == "same-origin":

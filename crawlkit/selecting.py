@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from lxml import etree
+from parsel import Selector, SelectorList
 from parsel.csstranslator import HTMLTranslator
 
 # Only a whole step of a path: followed by the next one, or by nothing.
@@ -31,3 +33,30 @@ def xpath_of(query: str) -> str:
         cssselect.SelectorError: The selector is malformed.
     """
     return _BY_CLASS.sub(_BY_ATTRIBUTE, HTMLTranslator().css_to_xpath(query))
+
+
+def select(selector: Selector, query: str) -> SelectorList[Selector]:
+    """What ``selector.css(query)`` finds.
+
+    Raises:
+        cssselect.SelectorError: The selector is malformed.
+        ValueError: It uses a namespace that is not registered.
+    """
+    if selector.type != "html":
+        return selector.css(query)
+    expression, search = _search(query)
+    root = selector.root
+    if search is None or not isinstance(root, etree._Element):
+        return selector.xpath(expression)
+    return SelectorList(
+        [Selector(root=found, type="html", _expr=expression) for found in search(root)]
+    )
+
+
+@lru_cache(maxsize=1000)
+def _search(query: str) -> tuple[str, etree.XPath | None]:
+    """The XPath expression, and compiled where it needs no namespaces."""
+    expression = xpath_of(query)
+    if "|" in query:
+        return expression, None
+    return expression, etree.XPath(expression, smart_strings=False)

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import random
+import shutil
 import signal
 import sqlite3
 import stat
@@ -335,6 +336,35 @@ async def test_what_was_written_is_on_disk_when_write_returns(directory: Path) -
     assert value_of(other, KEY) == b"value"
     other.close()
     await store.close()
+
+
+async def test_what_is_closed_is_whole_without_the_log_that_a_power_cut_may_take(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Also while another process has it open, where SQLite would leave the log as it is."""
+    other, _ = open_cache(directory, LIMIT)
+    store = await opened(directory)
+    keys = [KEY + bytes([number]) for number in range(100)]
+    assert all(await asyncio.gather(*(store.write(key, lambda: b"x" * 3000, None) for key in keys)))
+    await store.close()
+    (tmp_path / "after").mkdir()
+    shutil.copy(directory / "cache.db", tmp_path / "after")
+    other.close()
+    found, told = open_cache(tmp_path / "after", LIMIT)
+    assert told == ""
+    assert [value_of(found, key) for key in keys] == [b"x" * 3000] * 100
+    found.close()
+
+
+def test_closing_waits_for_the_disk_however_much_of_the_log_was_merged(
+    cache: BytesCache, directory: Path
+) -> None:
+    cache.write([Row(KEY, b"value")], 1.0)
+    cache.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    before = (directory / "cache.db-wal").read_bytes()
+    cache.settle()
+    assert (directory / "cache.db-wal").read_bytes() != before
+    assert cache.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
 async def test_many_writes_share_a_transaction_and_the_last_of_a_key_holds(

@@ -37,10 +37,15 @@ from crawlkit.checkpoint import Checkpoint, Lease, Outcome
 from crawlkit.errors import StoreWriteError
 from crawlkit.job import Job
 from crawlkit.output import ItemWriter
+from crawlkit.politeness.budgets import Budgets
+from crawlkit.politeness.robots import Robots
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
+from crawlkit.response import Response
+from crawlkit.scope import matcher
 from crawlkit.sessions import SessionPool
+from crawlkit.sitemapplaces import SitemapPlaces
 from crawlkit.start import StartRequests
 from crawlkit.statistics import Statistics
 from crawlkit.stores import open_store, sqlite
@@ -51,6 +56,10 @@ T = TypeVar("T")
 
 HOSTS = ("a.example", "b.example", "c.example:8080")
 STARTS = [f"https://start.example/{number}" for number in range(12)]
+LISTED = [f"https://start.example/listed/{number}" for number in range(12)]
+SITEMAP = Response(url="https://start.example/list.txt", body="\n".join(LISTED).encode())
+HOST_BUDGET = 6
+BUDGETS = {"**/{0,1,2}": 5, "https://b.example/**": 4}
 ERRORS = (ValueError("no price"), KeyError("title"))
 MAX_SCORE = 3.0
 
@@ -96,6 +105,9 @@ class Model:
         visitors: The sessions by id.
         pauses: Until when which host is left alone.
         started: How many start requests were taken.
+        listed: How many entries of the sitemap were taken.
+        spent: Pages by host and by pattern of a budget.
+        robots: What the robots.txt of a host forbids.
     """
 
     enqueued: set[str] = field(default_factory=set)
@@ -110,6 +122,9 @@ class Model:
     visitors: dict[str, Visitor] = field(default_factory=dict)
     pauses: dict[str, float] = field(default_factory=dict)
     started: int = 0
+    listed: int = 0
+    spent: Counter[str] = field(default_factory=Counter)
+    robots: dict[str, str] = field(default_factory=dict)
 
     def enqueue(self, request: Request) -> None:
         if request.url in self.enqueued:
@@ -120,13 +135,22 @@ class Model:
             self.to_do[request.url] = (request, 0.0)
 
     def end(self, lease: Lease, outcome: str, duration: float) -> None:
-        del self.to_do[lease.request.url]
-        assert lease.request.url not in self.outcomes, "handled twice"
-        self.outcomes[lease.request.url] = outcome
+        self.close(lease, outcome)
+        self.spent.update(budgets_of(lease))
         kind = "requests_finished" if outcome == "handled" else "requests_failed"
         self.tally(lease, **{kind: 1, "duration_sum": duration})
         self.count[kind] += 1
         self.count[f"retry_histogram/{lease.request.retry_count}"] += 1
+
+    def drop(self, lease: Lease, reason: str) -> None:
+        self.close(lease, "skipped")
+        self.count[f"skipped_by_reason/{reason}"] += 1
+        self.count["requests_dropped"] += 1
+
+    def close(self, lease: Lease, outcome: str) -> None:
+        del self.to_do[lease.request.url]
+        assert lease.request.url not in self.outcomes, "handled twice"
+        self.outcomes[lease.request.url] = outcome
 
     def tally(self, lease: Lease, **growth: float) -> None:
         for name, number in growth.items():
@@ -139,6 +163,12 @@ class Model:
             visitor = self.visitors[id] = Visitor()
         visitor.uses += 1
         return visitor
+
+
+def budgets_of(lease: Lease) -> list[str]:
+    """What a page counts for."""
+    patterns = [name for name in BUDGETS if matcher("budgets", name)(lease.request.url)]
+    return [lease.host, *patterns]
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -174,6 +204,14 @@ class Life:
         )
         self.items = self.job.persist("items", ItemWriter(output, stored=self.stored))
         self.start = self.job.persist("start", StartRequests())
+        self.places = self.job.persist("sitemaps", SitemapPlaces())
+        self.budgets = self.job.persist(
+            "budgets",
+            Budgets(self.store.document, max_pages_per_host=HOST_BUDGET, budgets=BUDGETS),
+        )
+        self.robots = self.job.persist(
+            "robots", Robots(clock, user_agent="crawlkit", read=self.store.document)
+        )
         self.job.on_commit(lambda checkpoint, receipt: self.statistics.enqueued(receipt))
         self.job.on_commit(self.queue.settle)
         self.leases: list[Lease] = []
@@ -209,12 +247,19 @@ class Crawl(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    @initialize(found=st.lists(requests, min_size=8, max_size=16))
-    def first_life(self, found: list[Request]) -> None:
-        """There is work from the start, or most histories would never come to finish any."""
+    @initialize(
+        data=st.data(), found=st.lists(requests, min_size=8, max_size=16, unique_by=lambda r: r.url)
+    )
+    def first_life(self, data: st.DataObject, found: list[Request]) -> None:
+        """There is work from the start, or most histories would never come to finish any.
+
+        And a checkpoint after another one, with a kill that follows: the shortest history in which
+        what was saved once may be saved once more, or not at all.
+        """
         self.begin(str(self.directory / "run"))
         self.enqueue(found)
         self.checkpoint()
+        self.die_within_a_checkpoint(data, [], "slow")
 
     def begin(self, address: str) -> None:
         """A process starts: all of it is at the last checkpoint."""
@@ -224,7 +269,10 @@ class Crawl(RuleBasedStateMachine):
             self.life.job.on("persistState", self.keep_a_note)
             await self.life.job.open(signals=False)
 
+        # A file that holds what it should is cut back, not written anew: it may be large.
+        before = self.output.stat().st_ino if self.saved.items else None
         self.do(begin())
+        assert before is None or self.output.stat().st_ino == before
         self.now, self.kept = copy.deepcopy(self.saved), None
         self.compare_store()
         self.compare_parts()
@@ -264,6 +312,39 @@ class Crawl(RuleBasedStateMachine):
 
         if self.now.started < len(STARTS):
             self.do(take())
+
+    @rule(count=st.integers(1, 5))
+    def read_sitemap(self, count: int) -> None:
+        """A sitemap is read on from where the last checkpoint left off."""
+
+        async def take() -> None:
+            given: Any = self.life.places.entries(SITEMAP.url, SITEMAP, at_once=count)
+            async with aclosing(given):
+                async for entries in given:
+                    for entry in entries:
+                        assert entry.url == LISTED[self.now.listed]
+                        self.now.listed += 1
+                        self.life.queue.add(Request(entry.url))
+                        self.now.enqueue(Request(entry.url))
+                    self.life.places.advance(SITEMAP.url, entries)
+                    return
+
+        if self.now.listed < len(LISTED):
+            self.do(take())
+
+    @rule(host=hosts)
+    def ask_robots(self, host: str) -> None:
+        """A robots.txt is fetched unless a checkpoint had it, and says what it said then."""
+        fetched = f"/{len(self.now.robots)}-{self.clock.now():.1f}-{self.lives}"
+
+        async def fetch(url: str) -> Response:
+            assert host not in self.now.robots
+            self.now.robots[host] = fetched
+            return Response(url=url, body=f"User-agent: *\nDisallow: {fetched}".encode())
+
+        url = f"https://{host}{self.now.robots.get(host, fetched)}"
+        rules = self.do(self.life.robots.rules(url, fetch))
+        assert rules.reason(url) is not None
 
     @rule(request=requests, reason=st.sampled_from(["scope", "max_depth"]))
     def skip(self, request: Request, reason: str) -> None:
@@ -317,7 +398,26 @@ class Crawl(RuleBasedStateMachine):
                 return
             assert lease.request == self.now.to_do[lease.request.url][0]
             assert self.now.pauses.get(lease.host, 0.0) <= self.clock.now()
-            self.life.leases.append(lease)
+            self.try_budget(lease)
+
+    def try_budget(self, lease: Lease) -> None:
+        """A page within its budgets is fetched; another one is left out, whatever came before."""
+        life, now = self.life, self.now
+        spent = now.spent + Counter(name for held in life.leases for name in budgets_of(held))
+        expected = None
+        if spent[lease.host] >= HOST_BUDGET:
+            expected = "max_pages_per_host"
+        elif any(spent[name] >= BUDGETS[name] for name in budgets_of(lease)[1:]):
+            expected = "budget"
+        reason = self.do(life.budgets.take(lease.host, lease.request.url))
+        assert reason == expected
+        if reason is None:
+            life.leases.append(lease)
+            return
+        life.queue.drop(lease, self.outcome("skipped", lease))
+        life.statistics.skipped(reason)
+        life.statistics.dropped()
+        now.drop(lease, reason)
 
     @precondition(lambda self: self.life.leases)
     @rule(data=st.data(), links=st.lists(requests, max_size=6), items=st.integers(0, 3))
@@ -339,6 +439,7 @@ class Crawl(RuleBasedStateMachine):
             life.queue.add(link)
             now.enqueue(link)
         life.queue.finish(lease, self.outcome("handled", lease))
+        life.budgets.spend(lease.host, url)
         life.statistics.finished(lease.request.handler, lease.host, 0.25, lease.request.retry_count)
         now.state["pages"] = now.state.get("pages", 0) + 1
         now.count["status_codes/200"] += 1
@@ -353,6 +454,7 @@ class Crawl(RuleBasedStateMachine):
         lease = self.take(data)
         self.count_error(error, lease.request.url)
         self.life.queue.finish(lease, self.outcome("failed", lease))
+        self.life.budgets.spend(lease.host, lease.request.url)
         self.life.statistics.failed(
             lease.request.handler, lease.host, 0.5, lease.request.retry_count
         )
@@ -368,6 +470,7 @@ class Crawl(RuleBasedStateMachine):
         again = lease.request.replace(retry_count=lease.request.retry_count + 1)
         due = self.clock.now() + delay
         self.life.queue.retry(lease, again, due)
+        self.life.budgets.give_back(lease.host, lease.request.url)
         self.life.statistics.retried(lease.request.handler, lease.host)
         self.now.to_do[again.url] = (again, due)
         self.now.tally(lease, requests_retried=1)
@@ -383,6 +486,7 @@ class Crawl(RuleBasedStateMachine):
             self.life.throttle.pause(lease.host, seconds)
             self.now.pauses[lease.host] = max(now + seconds, known)
         self.life.queue.put_back(lease)
+        self.life.budgets.give_back(lease.host, lease.request.url)
 
     # -- what belongs to the user, and the sessions -----------------------------------------------
 
@@ -405,7 +509,7 @@ class Crawl(RuleBasedStateMachine):
         id=names,
         host=hosts,
         cookie=st.sampled_from(["", "id=1", "id=2", "cart=3"]),
-        mark=st.sampled_from(["", "good", "bad", "blocked"]),
+        mark=st.sampled_from(["", "good", "bad", "worst", "blocked"]),
     )
     def visit(self, id: str, host: str, cookie: str, mark: str) -> None:
         """A session gets cookies and marks; three bad ones, or a block here, and it is new."""
@@ -422,6 +526,11 @@ class Crawl(RuleBasedStateMachine):
             visitor.score += 1.0
             if visitor.score >= MAX_SCORE:
                 del self.now.visitors[id]
+        elif mark == "worst":
+            while visitor.score < MAX_SCORE:
+                session.mark_bad()
+                visitor.score += 1.0
+            del self.now.visitors[id]
         elif mark == "blocked":
             session.mark_blocked(host)
             visitor.blocked.add(host)
@@ -515,6 +624,43 @@ class Crawl(RuleBasedStateMachine):
         else:
             self.kill()
 
+    @precondition(lambda self: self.life.saving is None and self.kept is None)
+    @rule(
+        data=st.data(), links=st.lists(requests, max_size=3), way=st.sampled_from(["slow", "bad"])
+    )
+    def die_within_a_checkpoint(self, data: st.DataObject, links: list[Request], way: str) -> None:
+        """The worst moment: lines are in the output file, and their commit does not come.
+
+        By itself chance rarely brings all that together: pages with items, before them another
+        checkpoint, and the end of the process between two writes.
+        """
+        self.life.store.heal()
+        for _ in range(2):
+            self.work(data, links)
+            self.checkpoint()
+        self.work(data, links)
+        if way == "slow":
+            self.begin_checkpoint()
+            self.work(data, links)
+        else:
+            self.change_disk("next")
+            self.checkpoint()
+        self.kill()
+
+    def work(self, data: st.DataObject, links: list[Request]) -> None:
+        """A bit of everything that a checkpoint holds."""
+        self.start(2)
+        while self.life.leases:
+            self.handle(data, links, 2)
+        self.begin_with(2)
+        self.read_sitemap(2)
+        self.visit("guest", HOSTS[0], "id=1", data.draw(st.sampled_from(["", "worst"])))
+        self.ask_robots(data.draw(hosts))
+        self.start(2)
+        if self.life.leases:
+            self.put_back(data, 5.0)
+        # What is in flight at a checkpoint is neither done nor lost.
+
     def kill(self) -> None:
         """The files as they are at this moment go on in a process that knows nothing else."""
 
@@ -570,6 +716,7 @@ class Crawl(RuleBasedStateMachine):
             while self.life.leases:
                 lease = self.life.leases.pop()
                 self.life.queue.finish(lease, self.outcome("handled", lease))
+                self.life.budgets.spend(lease.host, lease.request.url)
                 self.life.statistics.finished(
                     lease.request.handler, lease.host, 0.25, lease.request.retry_count
                 )
@@ -667,10 +814,26 @@ class Crawl(RuleBasedStateMachine):
             )
             for session in life.sessions
         } == model.visitors
+        anywhere, on_b = BUDGETS
+        rooms = {f"https://{host}/x": HOST_BUDGET - model.spent[host] for host in HOSTS}
+        b = "https://b.example/x"
+        rooms[b] = min(rooms[b], BUDGETS[on_b] - model.spent[on_b])
+        rooms["https://probe.example/1"] = BUDGETS[anywhere] - model.spent[anywhere]
+        for url, room in rooms.items():
+            assert self.do(self.room(url)) == room, url
         for host in HOSTS:
             until = max(life.throttle.ready_at(host), self.clock.now())
             assert until == max(model.pauses.get(host, 0.0), self.clock.now())
         assert self.output.read_bytes() == b"".join(item + b"\n" for item in model.items)
+
+    async def room(self, url: str) -> int:
+        """How many pages like this one the budgets leave."""
+        host, taken = Request(url).host, 0
+        while await self.life.budgets.take(host, url) is None:
+            taken += 1
+        for _ in range(taken):
+            self.life.budgets.give_back(host, url)
+        return taken
 
     def compare_claims(self) -> None:
         """Exactly what is pending and due can be claimed, each once."""
@@ -723,7 +886,7 @@ def test_after_any_history_all_of_a_run_is_at_its_last_checkpoint(
     run_state_machine_as_test(
         Crawl,
         settings=settings(
-            max_examples=40,
+            max_examples=24,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parsel import Selector
 
-from crawlkit.selecting import xpath_of
+from crawlkit.selecting import select, xpath_of
 
 CLASSES = ["a", "b", "ab", "a b", " a ", "b\ta", "a-b", "b a b", ""]
 TAGS = ["div", "p", "span", "li"]
@@ -40,10 +40,42 @@ def selectors(draw: st.DrawFn) -> str:
 @given(pages(), selectors())
 def test_a_selector_finds_what_parsel_finds_in_the_same_order(page: str, query: str) -> None:
     selector = Selector(page)
-    assert selector.xpath(xpath_of(query)).getall() == selector.css(query).getall()
+    expected = selector.css(query)
+    assert selector.xpath(xpath_of(query)).getall() == expected.getall()
+    found = select(selector, query)
+    assert found.getall() == expected.getall()
+    assert [one.root for one in found] == [one.root for one in expected]
 
 
 @pytest.mark.parametrize("query", [".price::text", "ul .item a", ".a .b .c::attr(href)"])
 def test_a_class_is_looked_up_among_the_attributes_that_there_are(query: str) -> None:
     assert "::*/@class[" in xpath_of(query)
     assert "normalize-space(@class)" not in xpath_of(query)
+
+
+def test_what_was_selected_can_be_selected_from() -> None:
+    page = Selector("<ul><li class=a><b>1</b></li><li class=b><b>2</b></li></ul>")
+    assert select(page, "li").css(".b b::text").getall() == ["2"]
+    assert select(page, "li").xpath("b/text()").getall() == ["1", "2"]
+    assert select(page, "b::text").re(r"\d") == ["1", "2"]
+
+
+def test_a_namespace_that_was_registered_is_known() -> None:
+    page = Selector("<svg:g xmlns:svg='http://www.w3.org/2000/svg'>x</svg:g>", type="xml")
+    page.register_namespace("s", "http://www.w3.org/2000/svg")
+    assert select(page, "s|g::text").getall() == ["x"]
+
+
+@pytest.mark.parametrize("query", ["nobody|p", "p:nothing", "p::nothing", "p["])
+def test_a_malformed_selector_is_refused_as_parsel_refuses_it(query: str) -> None:
+    page = Selector("<p>x</p>")
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        page.css(query)
+    with pytest.raises(type(expected.value)) as caught:
+        select(page, query)
+    assert str(caught.value) == str(expected.value)
+
+
+def test_text_holds_nothing_to_select() -> None:
+    (text,) = select(Selector("<p>x</p>"), "p::text")
+    assert not select(text, "p")

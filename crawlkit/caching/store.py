@@ -1,9 +1,11 @@
 """CacheStore: the page cache's writes beside the event loop, and its reads in it.
 
-A read takes ten microseconds, which is less than a thread would cost. Writes wait for the disk, so
-a thread of their own makes them: it takes whatever has queued up and writes it as one transaction,
-while those who wait for it wait together. Nothing that goes wrong here ends a crawl: what cannot be
-read is not there, and where nothing can be written, nothing is, after one warning.
+A read takes ten microseconds, which is less than a thread would cost. Writes may have to wait, for
+other processes and for the disk, so a thread of their own makes them: it takes whatever has queued
+up and writes it as one transaction, while those who wait for it wait together. What is written then
+outlives the process; a loss of power it outlives once the store is closed (`BytesCache.settle`).
+Nothing that goes wrong here ends a crawl: what cannot be read is not there, and where nothing can
+be written, nothing is, after one warning.
 """
 
 from __future__ import annotations
@@ -151,7 +153,7 @@ class CacheStore:
     # -- writing: in the thread ---------------------------------------------------------------
 
     async def write(self, key: bytes, make: Callable[[], bytes], expires: float | None) -> bool:
-        """Keep a value; returns when it is on disk, or will never be.
+        """Keep a value; returns when it outlives the process, or never will.
 
         Args:
             key: Its first byte says of which kind it is.
@@ -201,7 +203,12 @@ class CacheStore:
         try:
             self._cache, told = open_cache(self.directory, self._size_limit)
             if told:
-                log.warning("%s; it was put aside as cache.db.damaged, and is empty", told)
+                log.warning(
+                    "the page cache in %s was damaged (%s); it was put aside there as "
+                    "cache.db.damaged, and begins empty",
+                    self.directory,
+                    told,
+                )
             self._is_readable = self._is_writable = True
         except StoreError as error:
             log.warning("%s; the crawl goes on without it", error)
@@ -213,8 +220,16 @@ class CacheStore:
                 pass
         finally:
             if self._cache is not None:
-                self._cache.close()
+                self._end(self._cache)
             self._tell(_reach, self._ending)
+
+    def _end(self, cache: BytesCache) -> None:
+        if self._is_writable:
+            try:
+                cache.settle()
+            except sqlite3.Error as error:
+                log.debug("the page cache in %s: %s", self.directory, error)
+        cache.close()
 
     def _serve(self) -> bool:
         """Wait for tasks, and do all that there are; whether there will be more."""
@@ -245,7 +260,7 @@ class CacheStore:
         self._tell(_settle, [(task.done, True) for task in tasks])
 
     def _try(self, cache: BytesCache, tasks: list[_Task]) -> bool:
-        """Do the tasks; whether that is on disk now."""
+        """Do the tasks; whether that outlives the process."""
         if not self._is_writable or not tasks:
             return False
         try:

@@ -10,13 +10,14 @@ import aiohttp
 
 from ..errors import LimitError
 from .decoding import Decoding, codings_of
+from .lean import Answer
 from .limits import Limits
 
 _PAUSE = 0.002
 """Seconds of decoding after which others go first."""
 
 
-async def read_body(answer: aiohttp.ClientResponse, host: str, limits: Limits) -> bytes:
+async def read_body(answer: Answer | aiohttp.ClientResponse, host: str, limits: Limits) -> bytes:
     """The decoded body of a response.
 
     Args:
@@ -77,7 +78,7 @@ class _Gathered:
         return b"".join(self._pieces)[: self._limits.body]
 
 
-def _tell_when_lost(answer: aiohttp.ClientResponse) -> None:
+def _tell_when_lost(answer: Answer | aiohttp.ClientResponse) -> None:
     """End the reading of a body when its connection is lost.
 
     Where a chunk is malformed, aiohttp 3.14 closes the connection and leaves the reader waiting.

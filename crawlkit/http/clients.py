@@ -24,6 +24,7 @@ from ..cookies import hostname
 from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
 from .addresses import is_private_host, is_public
 from .failures import MAX_HEADERS, place_of
+from .lean import READ_BUFFER
 from .limits import Limits
 from .protocol import Connector
 
@@ -206,8 +207,7 @@ class Clients:
             max_line_size=self._limits.headers,
             max_field_size=self._limits.headers,
             max_headers=MAX_HEADERS,
-            # With more, a body of tiny chunks holds the event loop up for a tenth of a second.
-            read_bufsize=64 * 1024,
+            read_bufsize=READ_BUFFER,
             trace_configs=traces,
         )
 

@@ -34,6 +34,7 @@ class Protocol(ResponseHandler):
 
     _messages = 0
     _received = 0
+    _heard_at = 0.0
 
     def start_timeout(self) -> None:
         """A request was sent, and the server's time begins."""
@@ -49,6 +50,24 @@ class Protocol(ResponseHandler):
             self._receive(data)
         if self._received > MAX_FRAMING:
             self._weigh()
+
+    def _reschedule_timeout(self) -> None:
+        # aiohttp makes a new timer for each piece that comes in; here the one that runs out looks
+        # how long ago the last one was.
+        self._heard_at = self._loop.time()
+        if self._read_timeout_handle is None and self._read_timeout:
+            self._set_timer(self._read_timeout)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._read_timeout_handle = self._loop.call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        left = self._heard_at + (self._read_timeout or 0.0) - self._loop.time()
+        if left > 0.0:
+            self._set_timer(left)
+        else:
+            self._read_timeout_handle = None
+            self._on_read_timeout()
 
     def _receive(self, data: bytes) -> None:
         for start in range(0, len(data), _PIECE):

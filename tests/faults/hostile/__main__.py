@@ -17,10 +17,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ LONGEST = 30.0
 # Each crawl is a fork of a process that has imported everything and done nothing else: it takes a
 # third of the time of a new one, and its peak of memory is its own.
 FORKS = multiprocessing.get_context("forkserver")
+TURNS = threading.Lock()
+"""Held to start a process and to ask for its exit code: starting one asks for those of all others,
+and an exit code can be read only once."""
 
 
 @contextmanager
@@ -81,14 +86,18 @@ def play(row: Row, hostile: dict[str, int], healthy: int, directory: Path) -> tu
     )
     result, log = around / "result", around / "log"
     process = FORKS.Process(target=crawl, args=(task, result, log))
-    process.start()
-    process.join(LONGEST)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
+    with TURNS:
+        process.start()
+    wait([process.sentinel], LONGEST)
+    with TURNS:
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+    if code is None:
         return Found(outcome="hung"), ""
     logged = log.read_bytes().decode(errors="backslashreplace")
-    if process.exitcode != 0:
+    if code != 0:
         return Found(outcome="crashed", detail=logged.strip().rpartition("\n")[2][:200]), logged
     return msgspec.json.decode(result.read_bytes(), type=Found), logged
 

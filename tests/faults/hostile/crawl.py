@@ -130,7 +130,7 @@ class Sampler:
 
 
 class HostileCrawl(Crawler):
-    """Follows and saves all that it finds."""
+    """Follows and saves all that it finds, and is careless about it."""
 
     name = "hostile"
     scope = "all"
@@ -160,6 +160,8 @@ class HostileCrawl(Crawler):
             self.found.seconds = now
 
     async def parse(self, page: Page) -> None:
+        if page.url.endswith("/raises"):
+            raise RuntimeError(page.css("h1::text").get())
         page.follow("a")
         if page.url.startswith(self.healthy):
             return

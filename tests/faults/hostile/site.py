@@ -196,6 +196,11 @@ async def coloured_location(exchange: Exchange) -> None:
     await exchange.redirect("gopher:\x1b[2J\x9b31m")
 
 
+@behaviour("escape sequences in an error")
+async def coloured_title(exchange: Exchange) -> None:
+    await exchange.page("<h1>\x1b[31m\x9b2J\u202e</h1>".encode())
+
+
 # -- redirects ------------------------------------------------------------------------------------
 
 
@@ -225,7 +230,8 @@ BEHAVIOURS["redirect to file:"] = _redirect("file:///etc/hostname")
 BEHAVIOURS["redirect to port 99999"] = _redirect("http://127.0.0.1:99999/")
 BEHAVIOURS["redirect to port 25"] = _redirect("http://127.0.0.1:25/")
 BEHAVIOURS["redirect to a private address"] = _redirect("http://127.0.0.1:{canary}/secret")
-BEHAVIOURS["redirect to a private name"] = _redirect("http://localhost:{canary}/secret")
+BEHAVIOURS["redirect to localhost"] = _redirect("http://localhost:{canary}/secret")
+BEHAVIOURS["redirect to a name of a private address"] = _redirect("http://a.test:{canary}/secret")
 BEHAVIOURS["redirect to an octal address"] = _redirect("http://0177.1:{canary}/secret")
 BEHAVIOURS["redirect to IPv6-mapped"] = _redirect("http://[::ffff:127.0.0.1]:{canary}/secret")
 BEHAVIOURS["redirect to cloud metadata"] = _redirect("http://169.254.169.254/latest/meta-data/")
@@ -243,7 +249,11 @@ async def private_link(exchange: Exchange) -> None:
 @behaviour("malformed chunks")
 async def malformed_chunks(exchange: Exchange) -> None:
     await exchange.head("Transfer-Encoding: chunked")
-    await exchange.send(b"5\r\nhello\r\nzz\r\nworld\r\n")
+    # In pieces, so that there is somebody who waits for the rest when the connection breaks.
+    for piece in (b"5\r\nhello\r\n", b"zz\r\nworld\r\n"):
+        await asyncio.sleep(0.1)
+        await exchange.send(piece)
+    await asyncio.sleep(60)
 
 
 @behaviour("chunk without end")
