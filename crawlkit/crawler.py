@@ -356,6 +356,10 @@ class Crawler(Hooks, Options):
     def _apply(self, lease: Lease, page: Page, duration: float) -> None:
         """Everything that a page does, in one step: there is no await in here."""
         request, now = lease.request, self.clock.now()
+        # What may fail comes first.
+        is_followed = not (page.links and self._parts.asks_robots) or not page.says_nofollow(
+            self.robots.token
+        )
         if page.updates:
             self._update(page)
         for data in page.items:
@@ -364,7 +368,11 @@ class Crawler(Hooks, Options):
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
             self.statistics.error(error, request.url)
-        self._follow(page)
+        if is_followed:
+            self._follow(page)
+        else:
+            for link in page.links:
+                self._skip(link, "nofollow", page)
         self._ended(lease)
         self.queue.finish(lease, outcomes.handled(lease, page.status, now, duration))
         self.statistics.finished(request.handler, lease.host, duration, request.retry_count)
@@ -380,12 +388,8 @@ class Crawler(Hooks, Options):
             raise
 
     def _follow(self, page: Page) -> None:
-        links, scope = page.links, self._parts.scope
-        if links and self._parts.asks_robots and page.says_nofollow(self.robots.token):
-            for request in links:
-                self._skip(request, "nofollow", page)
-            return
-        for urls, like in links.groups:
+        scope = self._parts.scope
+        for urls, like in page.links.groups:
             if like.depth > self.max_depth:
                 others = [(url, "max_depth") for url in urls]
             else:

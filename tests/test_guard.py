@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from crawlkit.rendering.guard import MAX_REFUSALS, Access, Guard
 
 from crawlkit.errors import (
     CrawlkitError,
@@ -18,6 +17,7 @@ from crawlkit.errors import (
     PrivateAddressError,
     ProxyError,
 )
+from crawlkit.rendering.guard import MAX_REFUSALS, Access, Guard
 
 PUBLIC, PRIVATE = "127.0.0.1", "127.0.0.2"
 

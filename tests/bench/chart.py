@@ -81,9 +81,11 @@ def about(name: str, workload: Mapping[str, Any]) -> str:
     kind = WORKLOADS[name]
     pages = f"{workload['pages']:,} pages"
     if kind.share is None:
-        return f"{pages} of Python's documentation"
-    hosts = f" on {kind.hosts} hosts" if kind.hosts > 1 else ""
-    return f"{pages}{hosts}, {kind.size // 1000} KB each, with {kind.links} links"
+        return f"{pages} of Python's documentation behind nginx"
+    place = " behind nginx" if kind.is_on_disk else ""
+    if kind.hosts > 1:
+        place = f" on {kind.hosts} hosts"
+    return f"{pages}{place}, {kind.size // 1000} KB each, with {kind.links} links"
 
 
 def tables(runs: Sequence[Run]) -> str:
