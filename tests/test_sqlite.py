@@ -203,7 +203,6 @@ async def test_a_run_of_a_newer_version_is_refused_and_left_as_it_is(
 ) -> None:
     with monkeypatch.context() as newer:
         newer.setattr(schema, "VERSION", schema.VERSION + 1)
-        newer.setattr(sqlite, "VERSION", sqlite.VERSION + 1)
         await opened(run)
     before = (run / "run.sqlite3").read_bytes()
     for _ in range(2):

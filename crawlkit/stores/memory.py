@@ -14,7 +14,9 @@ from ..checkpoint import Checkpoint, Snapshot
 from .base import Reader, Receipt
 from .reader import SqliteReader
 from .schema import prepare
+from .seen import SeenSet
 from .sqlite import SqliteStore
+from .sweep import QUEUED
 
 
 class MemoryStore(SqliteStore):
@@ -34,6 +36,9 @@ class MemoryStore(SqliteStore):
                 ":memory:", isolation_level=None, check_same_thread=False
             )
             prepare(self._connection)
+            QUEUED.restore(self._connection)
+            self._seen = SeenSet()
+            self._seen.open(self._connection)
 
     def _commit(self, checkpoint: Checkpoint) -> Receipt:
         with self._lock:
@@ -66,6 +71,9 @@ class _MemoryReader(SqliteReader):
 
     def close(self) -> None:
         pass
+
+    def _gather(self) -> None:
+        pass  # the store has it, in the same connection
 
     def _rows(self, query: str, *values: Any) -> Iterator[Any]:
         with self._lock:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 PAGE = 4096
 """Bytes of a page, of every run."""
@@ -30,7 +31,28 @@ _BLOCK = struct.Struct(f"<{PAGE // 4}I")
 _LOG_HEADER = 32
 _FRAME_HEADER = 24
 _FRAME = _FRAME_HEADER + PAGE
-_READ = 2**20
+_READ = 256 * _FRAME
+
+
+class Contents(NamedTuple):
+    """What was read of a log.
+
+    Attributes:
+        crc: The CRC-32 of all of it.
+        frames: The number and the checksum of the page in each frame.
+    """
+
+    crc: int
+    frames: list[tuple[int, int]]
+
+    def checksums(self, frames: int, merged: int) -> dict[int, int]:
+        """The checksums of the pages in its first `frames` frames that were merged.
+
+        SQLite merges the last content of a page only: one that comes again behind the first
+        `merged` frames is left as it was.
+        """
+        last = {number: place for place, (number, _) in enumerate(self.frames[:frames])}
+        return {number: self.frames[place][1] for number, place in last.items() if place < merged}
 
 
 class WriteAheadLog:
@@ -65,15 +87,27 @@ class WriteAheadLog:
 
     def crc(self, size: int) -> int:
         """The CRC-32 of its first `size` bytes, or of all where it is shorter."""
+        return self.read(size).crc
+
+    def read(self, size: int) -> Contents:
+        """Its first `size` bytes, or all where it is shorter, read once for all checksums."""
         crc = 0
+        frames = []
         try:
             with open(self.path, "rb") as file:
-                while data := file.read(min(size, _READ)):
+                crc = zlib.crc32(file.read(min(size, _LOG_HEADER)))
+                size -= _LOG_HEADER
+                while size > 0 and (data := file.read(min(size, _READ))):
                     crc = zlib.crc32(data, crc)
                     size -= len(data)
+                    view = memoryview(data)
+                    for start in range(0, len(data), _FRAME):
+                        number = int.from_bytes(view[start : start + 4], "big")
+                        page = view[start + _FRAME_HEADER : start + _FRAME]
+                        frames.append((number, _checksum(page)))
         except FileNotFoundError:
             pass
-        return crc
+        return Contents(crc, frames)
 
     def pages(self, size: int) -> dict[int, int]:
         """The pages in its first `size` bytes, each with the offset of its last content."""
@@ -83,20 +117,6 @@ class WriteAheadLog:
                 number = int.from_bytes(os.pread(descriptor, 4, offset), "big")
                 found[number] = offset + _FRAME_HEADER
         return found
-
-    def checksums(self, size: int, merged: int) -> dict[int, int]:
-        """The checksums of the pages in its first `size` bytes that were merged.
-
-        SQLite merges the last content of a page only: one that comes again behind the first
-        `merged` bytes is left as it was.
-        """
-        pages = self.pages(size)
-        with _opened(self.path, os.O_RDONLY) as descriptor:
-            return {
-                number: _checksum(os.pread(descriptor, PAGE, offset))
-                for number, offset in pages.items()
-                if offset < merged
-            }
 
     @staticmethod
     def size_of(frames: int) -> int:

@@ -18,7 +18,8 @@ from .bundle import with_host
 from .directory import RunDirectory
 from .inspection import Inspection
 from .pages import WriteAheadLog
-from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, damaged_values
+from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, damaged_values, refuse_version
+from .sweep import QUEUED, SEEN
 
 _decode = msgspec.json.Decoder().decode
 _request = msgspec.json.Decoder(Request)
@@ -30,12 +31,22 @@ SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.dur
 FROM outcomes o JOIN hosts h ON h.id = o.host
 """
 
+_IS_SEEN = """(
+    EXISTS (
+        SELECT 1 FROM seen s WHERE s.host = one.host AND s.fingerprint = one.fingerprint
+    ) OR EXISTS (
+        SELECT 1 FROM recent_seen s WHERE s.host = one.host AND s.fingerprint = one.fingerprint
+    )
+)"""
+"""Whether `one` was ever enqueued; see `SqliteReader._gather`."""
+
 
 def open_directory(path: str) -> SqliteReader:
     """Open the run in a directory for reading.
 
     Raises:
         StoreError: There is none, or it cannot be read.
+        StoreVersionError: Another version of crawlkit has written it.
     """
     directory = RunDirectory(path)
     database = directory.database
@@ -51,6 +62,7 @@ def open_directory(path: str) -> SqliteReader:
         connection = _connect(database)
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
+        refuse_version(path, connection)
         connection.execute("SELECT commits FROM progress").fetchone()
     except SQLITE_ERRORS as error:
         raise _damaged(str(database), error) from None
@@ -77,6 +89,7 @@ def _connect(database: Path) -> sqlite3.Connection:
                 "its log can be read only where something can be written; copy it to such a place"
             ) from None
         connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
@@ -157,8 +170,15 @@ class SqliteReader(Reader):
     def seen(self, host: str, fingerprint: int) -> bool:  # noqa: D102
         return any(
             self._rows(
-                "SELECT 1 FROM seen JOIN hosts ON hosts.id = seen.host "
-                "WHERE hosts.name = ? AND seen.fingerprint = ?",
+                """
+                SELECT 1 FROM hosts WHERE name = ? AND (
+                    EXISTS (SELECT 1 FROM seen WHERE host = hosts.id AND fingerprint = ?2)
+                    OR EXISTS (
+                        SELECT 1 FROM seen_arrivals a, json_each(a.rows, '$."' || hosts.id || '"') n
+                        WHERE n.value = ?2
+                    )
+                )
+                """,
                 host,
                 fingerprint,
             )
@@ -184,7 +204,15 @@ class SqliteReader(Reader):
                 if finding != "ok":
                     yield " ".join(finding.split())
             yield from damaged_values(self._db)
-            yield from self._check_books()
+            # As of one checkpoint, however many come meanwhile.
+            self._db.execute("BEGIN")
+            try:
+                self._gather()
+                yield from self._check_books()
+                yield from self._check_queue()
+            finally:
+                with contextlib.suppress(*SQLITE_ERRORS):
+                    self._db.execute("COMMIT")
         except SQLITE_ERRORS as error:
             yield str(error)
 
@@ -209,16 +237,21 @@ class SqliteReader(Reader):
         """Every request that was enqueued is pending or has an outcome, and is counted."""
         outcomes = dict(
             self._db.execute(
-                "SELECT o.outcome, count(*) FROM outcomes o "
-                "JOIN seen s ON s.host = o.host AND s.fingerprint = o.fingerprint GROUP BY 1"
+                f"SELECT outcome, count(*) FROM outcomes one WHERE {_IS_SEEN} GROUP BY outcome"
             )
         )
         pending = 0
         for request, _ in self.pending():
             pending += 1
-            if not self.seen(request.host, fingerprint(request)):
+            if not self._db.execute(
+                "SELECT 1 FROM (SELECT id host, ? fingerprint FROM hosts WHERE name = ?) one "
+                f"WHERE {_IS_SEEN}",
+                (fingerprint(request), request.host),
+            ).fetchone():
                 yield f"{request.url} is pending although it was never enqueued"
-        (seen,) = self._db.execute("SELECT count(*) FROM seen").fetchone()
+        (seen,) = self._db.execute(
+            "SELECT (SELECT count(*) FROM seen) + (SELECT count(*) FROM recent_seen)"
+        ).fetchone()
         # A link may be skipped first and enqueued later; then both rows exist until it is handled.
         skipped = outcomes.pop("skipped", 0)
         if (
@@ -239,6 +272,35 @@ class SqliteReader(Reader):
         ):
             if counters.get(name, 0) != number:
                 yield f"the counter {name} says {counters.get(name, 0)}, the run holds {number}"
+
+    def _check_queue(self) -> Iterator[str]:
+        """Every bundle that need not wait can be found, and there is one wherever one is found."""
+        for (bundle,) in self._db.execute(
+            """
+            SELECT id FROM bundles b WHERE due = 0 AND NOT EXISTS (
+                SELECT 1 FROM queued WHERE host = b.host AND rank = -b.priority AND bundle = b.id
+            ) AND NOT EXISTS (
+                SELECT 1 FROM recent_queued
+                WHERE host = b.host AND rank = -b.priority AND bundle = b.id
+            )
+            """
+        ):
+            yield f"bundle {bundle} is pending, but would never be claimed"
+        for (bundle,) in self._db.execute(
+            """
+            SELECT bundle FROM queued q WHERE NOT EXISTS (
+                SELECT 1 FROM bundles b
+                WHERE b.id = q.bundle AND b.host = q.host AND b.priority = -q.rank AND b.due = 0
+            )
+            """
+        ):
+            yield f"bundle {bundle} is queued, but it is not there"
+
+    def _gather(self) -> None:
+        """Have at hand what is not in its table yet, as the process that writes the run has it."""
+        for sweep in (SEEN, QUEUED):
+            self._db.execute(f"DROP TABLE IF EXISTS temp.recent_{sweep.table}")
+            sweep.restore(self._db)
 
     def _rows(self, query: str, *values: Any) -> Iterator[Any]:
         try:

@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import StoreVersionError
 from .pages import PAGE, PageChecksums, scan
 
 APPLICATION_ID = 0x63726B74  # "crkt"
-VERSION = 1
+VERSION = 2
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What `sqlite3` raises: the latter where an error's own text is no UTF-8, as it is where SQLite
@@ -42,7 +43,7 @@ CREATE TABLE errors (
 CREATE TABLE hosts (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, best INTEGER);
 CREATE INDEX hosts_best ON hosts (best DESC) WHERE best IS NOT NULL;
 
--- What was ever enqueued.
+-- What was ever enqueued: this, and the rows of `seen_arrivals` that the sweep has not moved here.
 CREATE TABLE seen (host INTEGER, fingerprint INTEGER, PRIMARY KEY (host, fingerprint))
     WITHOUT ROWID;
 
@@ -53,8 +54,28 @@ CREATE TABLE bundles (
     due REAL NOT NULL, size INTEGER NOT NULL, gone INTEGER NOT NULL DEFAULT 0,
     crc INTEGER NOT NULL, requests TEXT NOT NULL
 );
-CREATE INDEX bundles_next ON bundles (host, priority DESC, id) WHERE due = 0;
 CREATE INDEX bundles_due ON bundles (due) WHERE due > 0;
+
+-- Where those that need not wait are found, the best of a host first: `rank` is the priority,
+-- negated. The rows of `queued_arrivals` belong to it, too.
+CREATE TABLE queued (
+    host INTEGER, rank INTEGER, bundle INTEGER, PRIMARY KEY (host, rank, bundle)
+) WITHOUT ROWID;
+
+-- What each checkpoint adds to these two, as JSON, until the sweep has moved it; with the place of
+-- the sweep at that time. The sweep goes by `host` and the column after it.
+CREATE TABLE seen_arrivals (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL,
+    rows TEXT NOT NULL
+);
+CREATE TABLE queued_arrivals (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL,
+    rows TEXT NOT NULL
+);
+CREATE TABLE sweeps (
+    name TEXT PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO sweeps VALUES ('seen', 0, 0, 0), ('queued', 0, 0, 0);
 
 -- What became of them; and of links that were not enqueued.
 CREATE TABLE outcomes (
@@ -102,6 +123,28 @@ def prepare(connection: sqlite3.Connection) -> None:
         f"PRAGMA page_size = {PAGE}; PRAGMA application_id = {APPLICATION_ID};"
         f"PRAGMA user_version = {VERSION}; BEGIN; {SCHEMA} COMMIT;"
     )
+
+
+def refuse_version(address: str, connection: sqlite3.Connection) -> None:
+    """Raise where the run is not of this version of the tables.
+
+    Raises:
+        StoreVersionError: Another crawlkit has written it.
+        sqlite3.DatabaseError: No crawlkit has.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StoreVersionError(
+            f"the run in {address} was written by a newer crawlkit (format {version}, "
+            f"this one reads up to {VERSION}); upgrade crawlkit, or choose another --store"
+        )
+    if version < 1:
+        raise sqlite3.DatabaseError(f"there is no format {version}")
+    if version < VERSION:
+        raise StoreVersionError(
+            f"the run in {address} was written by an older crawlkit (format {version}, this one "
+            f"reads {VERSION}); finish it with that one, or start anew with 'run --fresh'"
+        )
 
 
 def crc(data: object) -> int:

@@ -31,14 +31,16 @@ from ..checkpoint import (
     Snapshot,
     Ticket,
 )
-from ..errors import StoreDamagedError, StoreError, StoreVersionError, StoreWriteError
+from ..errors import StoreDamagedError, StoreError, StoreWriteError
 from ..request import Request, fingerprint
 from .base import BUNDLE, Claim, Reader, Receipt, Store
 from .bundle import with_host
 from .directory import Record, RunDirectory
 from .inspection import Inspection
 from .reader import open_directory
-from .schema import APPLICATION_ID, SQLITE_ERRORS, VERSION, crc, create
+from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, create, refuse_version
+from .seen import SeenSet
+from .sweep import QUEUED
 from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, write
 
 log = logging.getLogger("crawlkit.store")
@@ -72,6 +74,7 @@ class SqliteStore(Store):
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
         self._claimed: dict[int, Bundle] = {}
+        self._seen = SeenSet()
         self._record = Record()
         self._merged_size = 0
 
@@ -178,12 +181,16 @@ class SqliteStore(Store):
             connection.execute("PRAGMA journal_size_limit = 0").fetchone()
             connection.execute("PRAGMA cache_size = -32000")
             connection.execute("PRAGMA temp_store = MEMORY")
+            # What was deleted is to be written over when its page is needed, and not at once.
+            connection.execute("PRAGMA secure_delete = OFF").fetchone()
             connection.execute("PRAGMA trusted_schema = OFF")
             # Where SQLite could not open a file for writing, it reads on without a word.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("UPDATE progress SET commits = commits")
             connection.execute("ROLLBACK")
             self._check_progress(connection)
+            QUEUED.restore(connection)
+            self._seen = SeenSet()
         except BaseException as error:
             if connection is not None:
                 _close_as_it_is(connection, self.directory.database)
@@ -195,14 +202,7 @@ class SqliteStore(Store):
     def _check_version(self, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise StoreVersionError(
-                f"the run in {self.address} was written by a newer crawlkit (format {version}, "
-                f"this one reads up to {VERSION}); upgrade crawlkit, or choose another --store"
-            )
-        if version != VERSION:
-            raise sqlite3.DatabaseError(f"there is no format {version}")
+        refuse_version(self.address, connection)
 
     def _check_progress(self, connection: sqlite3.Connection) -> None:
         ((commits,),) = connection.execute("SELECT commits FROM progress")
@@ -330,8 +330,10 @@ class SqliteStore(Store):
             if self._record.merge == "begun":
                 # Until it is done, the log has to stay as it is.
                 self._merge_log()
+            if checkpoint.fresh:
+                self._seen.open(self._db)
             self._db.execute("BEGIN IMMEDIATE")
-            written = write(self._db, checkpoint, self._claimed)
+            written = write(self._db, checkpoint, self._claimed, self._seen)
             self._db.execute("COMMIT")
         # It is committed; only now may memory follow.
         self._claimed.update(written.partly)
@@ -373,15 +375,16 @@ class SqliteStore(Store):
         merged = self._record.commits
         if size:
             its_log.sync()
+            contents = its_log.read(size)
             if self._record.merge == "done":
                 self._note(
-                    merge="begun", log=its_log.name(), size=size, crc=its_log.crc(size), sync=True
+                    merge="begun", log=its_log.name(), size=size, crc=contents.crc, sync=True
                 )
             is_busy, frames, done = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if is_busy:
                 raise sqlite3.OperationalError("another program is merging it")
             size = its_log.size_of(done)
-            self.directory.checksums.update(its_log.checksums(its_log.size_of(frames), size))
+            self.directory.checksums.update(contents.checksums(frames, done))
             if done < frames:
                 merged = self._record.merged
             crc = self._record.crc if size == self._record.size else its_log.crc(size)

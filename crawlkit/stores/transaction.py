@@ -18,6 +18,8 @@ from ..errors import StoreError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
 from .schema import crc
+from .seen import SeenSet
+from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
 _encode_valid = msgspec.json.Encoder().encode
@@ -80,9 +82,20 @@ FROM (
         )
     ) host
     JOIN bundles ON bundles.id IN (
-        SELECT id FROM bundles
-        WHERE host = host.id AND due = 0 AND id NOT IN (SELECT value FROM json_each(:claimed))
-        ORDER BY priority DESC, id LIMIT :bundles
+        SELECT bundle FROM (
+            SELECT * FROM (
+                SELECT rank, bundle FROM queued
+                WHERE host = host.id AND bundle NOT IN (SELECT value FROM json_each(:claimed))
+                ORDER BY rank, bundle LIMIT :bundles
+            )
+            UNION ALL
+            SELECT * FROM (
+                SELECT rank, bundle FROM recent_queued
+                WHERE host = host.id AND bundle NOT IN (SELECT value FROM json_each(:claimed))
+                ORDER BY rank, bundle LIMIT :bundles
+            )
+        )
+        ORDER BY rank, bundle LIMIT :bundles
     )
     ORDER BY bundles.priority DESC, bundles.id
     LIMIT :limit
@@ -122,10 +135,12 @@ class Written(NamedTuple):
     emptied: list[int]
 
 
-def write(db: sqlite3.Connection, checkpoint: Checkpoint, claimed: Mapping[int, Bundle]) -> Written:
+def write(
+    db: sqlite3.Connection, checkpoint: Checkpoint, claimed: Mapping[int, Bundle], seen: SeenSet
+) -> Written:
     """Write `checkpoint` inside the transaction that is open."""
     hosts = _name_hosts(db, checkpoint)
-    fresh = _new_ones(db, checkpoint.fresh, hosts)
+    fresh = _new_ones(db, checkpoint.fresh, hosts, seen)
     _add_bundles(db, [*fresh, *checkpoint.again], hosts)
     partly, emptied = _leave(db, checkpoint.left, claimed)
     _add_outcomes(db, checkpoint, hosts)
@@ -163,7 +178,7 @@ def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int
 
 
 def _new_ones(
-    db: sqlite3.Connection, fresh: list[Pending], hosts: Mapping[str, int]
+    db: sqlite3.Connection, fresh: list[Pending], hosts: Mapping[str, int], seen: SeenSet
 ) -> list[Pending]:
     """Enter the fresh requests into the exact set; those that were not in it."""
     if not fresh:
@@ -171,30 +186,13 @@ def _new_ones(
     by_host: dict[int, dict[int, Pending]] = {}
     for pending in fresh:
         by_host.setdefault(hosts[pending.host], {}).setdefault(pending.fingerprint, pending)
-    by_host = dict(sorted(by_host.items()))
-    ((known,),) = db.execute(
-        """
-        SELECT json_group_array(json_array(host, number)) FROM (
-            SELECT CAST(host.key AS INTEGER) host, candidate.value number
-            FROM json_each(?) host, json_each(host.value) candidate
-        ) one
-        WHERE EXISTS (
-            SELECT 1 FROM seen WHERE seen.host = one.host AND seen.fingerprint = one.number
-        )
-        """,
-        (_encode({host: sorted(found) for host, found in by_host.items()}).decode(),),
-    )
-    for host, number in _decode(known):
-        del by_host[host][number]
-    db.execute(
-        """
-        INSERT INTO seen (host, fingerprint)
-        SELECT CAST(host.key AS INTEGER), candidate.value
-        FROM json_each(?) host, json_each(host.value) candidate
-        """,
-        (_encode({host: sorted(found) for host, found in by_host.items()}).decode(),),
-    )
-    return [pending for found in by_host.values() for pending in found.values()]
+    entered = seen.enter(db, {host: sorted(found) for host, found in sorted(by_host.items())})
+    new = []
+    for host, numbers in entered.items():
+        kept = set(numbers)
+        # In the order in which they came.
+        new += [pending for number, pending in by_host[host].items() if number in kept]
+    return new
 
 
 def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping[str, int]) -> None:
@@ -204,7 +202,9 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
     for pending in pendings:
         key = (pending.host, pending.request.priority, pending.due)
         groups.setdefault(key, []).append(pending.request)
+    ((number,),) = db.execute("SELECT coalesce(max(id), 0) FROM bundles")
     bundles = []
+    queued = []
     best: dict[int, int] = {}
     for (host, priority, due), requests in groups.items():
         host_id = hosts[host]
@@ -213,16 +213,22 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
             text = _encode(without_host(part, host))
-            bundles.append([host_id, priority, due, len(part), crc(text), text.decode()])
+            number += 1
+            bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
+            if due == 0:
+                queued.append((host_id, -priority, number))
     db.execute(
         """
-        INSERT INTO bundles (host, priority, due, size, crc, requests)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+        INSERT INTO bundles (id, host, priority, due, size, crc, requests)
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+            value ->> 6
         FROM json_each(?)
         """,
         _rows(bundles),
     )
-    if best:
+    if queued:
+        QUEUED.add(db, *_rows(queued))
+        QUEUED.advance(db)
         db.execute(
             """
             UPDATE hosts SET best = new.value ->> 1 FROM json_each(?) new
@@ -261,14 +267,26 @@ def _leave(
             _rows((bundle, state.gone) for bundle, state in partly.items()),
         )
     if emptied:
+        for table in ("queued", "recent_queued"):
+            db.execute(
+                f"""
+                DELETE FROM {table} WHERE (host, rank, bundle) IN (
+                    SELECT host, -priority, id FROM bundles
+                    WHERE due = 0 AND id IN (SELECT value FROM json_each(?))
+                )
+                """,
+                _rows(emptied),
+            )
         db.execute(
             "DELETE FROM bundles WHERE id IN (SELECT value FROM json_each(?))", _rows(emptied)
         )
         db.execute(
             """
-            UPDATE hosts SET best = (
-                SELECT priority FROM bundles WHERE host = hosts.id AND due = 0
-                ORDER BY priority DESC, id LIMIT 1
+            UPDATE hosts SET best = -(
+                SELECT min(rank) FROM (
+                    SELECT min(rank) rank FROM queued WHERE host = hosts.id
+                    UNION ALL SELECT min(rank) FROM recent_queued WHERE host = hosts.id
+                )
             )
             WHERE id IN (SELECT value FROM json_each(?))
             """,

@@ -274,7 +274,7 @@ class Sites(Fetcher):
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def fetch(self, request: Request, session: Session) -> Response:
+    async def fetch(self, request: Request, session: Session, **how: Any) -> Response:
         """Answer."""
         if self.first_at is None:
             self.first_at = time.perf_counter()
@@ -286,6 +286,7 @@ class Resumed(Crawler):
     """A crawl that goes on, and is told to go after a few seconds, just before a checkpoint."""
 
     scope = "all"
+    obey_robots = False  # half of what it fetches would be robots.txt
 
     def __init__(self, directory: str, links: Links) -> None:
         self.timed = TimedStore(directory)

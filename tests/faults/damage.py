@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest import mock
 
 from crawlkit import Crawler, CrawlkitError, Page, Request, Response, Session, open_run
@@ -35,7 +36,7 @@ from crawlkit.errors import StoreDamagedError
 from crawlkit.fetching import Fetcher
 from crawlkit.run import OutcomeName, Run
 from crawlkit.stores import sqlite
-from crawlkit.stores.pages import PageChecksums, WriteAheadLog
+from crawlkit.stores.pages import Contents, PageChecksums, WriteAheadLog
 
 ROOT = Path(__file__).parents[2]
 TARGET = "tests.faults.damage:Made"
@@ -62,7 +63,7 @@ class MadeUp(Fetcher):
     async def close(self) -> None:
         pass
 
-    async def fetch(self, request: Request, session: Session) -> Response:
+    async def fetch(self, request: Request, session: Session, **how: Any) -> Response:
         if self._delay:
             await asyncio.sleep(self._delay)
         number = int(request.url.rpartition("/")[2] or 0)
@@ -82,6 +83,7 @@ class Made(Crawler):
     concurrency_per_host = 8
     persist_interval = 0.05
     timeout = 60.0
+    obey_robots = False
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
@@ -139,12 +141,12 @@ def killed_in_a_merge(directory: Path) -> list[Path]:
     merges: list[tuple[Path, bytes]] = []
     database = crawl / "run.sqlite3"
     before = b""
-    log, update = WriteAheadLog.crc, PageChecksums.update
+    read, update = WriteAheadLog.read, PageChecksums.update
 
-    def remember(self: WriteAheadLog, size: int) -> int:
+    def remember(self: WriteAheadLog, size: int) -> Contents:
         nonlocal before
         before = database.read_bytes()
-        return log(self, size)
+        return read(self, size)
 
     def copy(self: PageChecksums, sums: Mapping[int, int]) -> None:
         if merges or database.stat().st_size > 80_000:
@@ -154,7 +156,7 @@ def killed_in_a_merge(directory: Path) -> list[Path]:
         update(self, sums)
 
     with (
-        mock.patch.object(WriteAheadLog, "crc", remember),
+        mock.patch.object(WriteAheadLog, "read", remember),
         mock.patch.object(PageChecksums, "update", copy),
         mock.patch.object(sqlite, "MERGE_LOG_AT", 150_000),
     ):

@@ -1,0 +1,137 @@
+"""SeenSet: the exact set of what was ever enqueued, on the side of the store.
+
+The rows are swept into their table (see `sweep.py`). A filter in memory spares most new URLs the
+search for what is not there, which is a read from all over the table: a bit that is not set says
+for certain that there is no such fingerprint.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+
+from .sweep import SEEN
+
+BITS = 26
+"""The filter has ``2 ** BITS`` bits, 8 MB: one in seven is set where ten million were enqueued."""
+FILL = 50_000
+"""How many rows a checkpoint reads into the filter of a run that was opened again."""
+
+_MASK = (1 << BITS - 3) - 1
+
+_KNOWN = f"""
+SELECT json_group_array(json_array(host, fingerprint)) FROM (
+    SELECT {SEEN.values[0]} host, {SEEN.values[1]} fingerprint FROM {SEEN.source.format("?")}
+) one
+WHERE EXISTS (
+    SELECT 1 FROM recent_seen x WHERE x.host = one.host AND x.fingerprint = one.fingerprint
+) OR EXISTS (
+    SELECT 1 FROM seen x WHERE x.host = one.host AND x.fingerprint = one.fingerprint
+)
+"""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+Numbers = dict[int, list[int]]
+"""Fingerprints by the id of their host."""
+
+
+class SeenSet:
+    """What was ever enqueued, for the process that writes the run.
+
+    Only what is in the database decides. What is here is never behind it, whether a transaction is
+    committed or rolled back.
+    """
+
+    def __init__(self) -> None:
+        self._is_open = False
+        # There is none as long as all rows are in memory. It holds all of these, all that arrive,
+        # and the rows of the table as far as it was filled; or all, where that is None.
+        self._filter: bytearray | None = None
+        self._filled: tuple[int, int] | None = None
+
+    def open(self, db: sqlite3.Connection) -> None:
+        """Take into memory what is not in the table yet, unless that was done.
+
+        Outside of a transaction. It takes half a second where there is much, and so is left until
+        there is something to enter.
+        """
+        if self._is_open:
+            return
+        db.execute("BEGIN")
+        SEEN.restore(db)
+        db.execute("COMMIT")
+        if db.execute("SELECT EXISTS (SELECT 1 FROM seen)").fetchone()[0]:
+            self._make_filter(db)
+            self._filled = (0, 0)
+        self._is_open = True
+
+    def enter(self, db: sqlite3.Connection, numbers: Numbers) -> Numbers:
+        """Enter fingerprints, each host's sorted; those that were not in it."""
+        self._fill(db)
+        fresh = dict(numbers)
+        if suspects := self._suspects(numbers):
+            known: dict[int, set[int]] = {}
+            ((rows,),) = db.execute(_KNOWN, (_encode(suspects).decode(),))
+            for host, number in _decode(rows):
+                known.setdefault(host, set()).add(number)
+            for host, old in known.items():
+                fresh[host] = [number for number in fresh[host] if number not in old]
+                if not fresh[host]:
+                    del fresh[host]
+        if fresh:
+            SEEN.add(db, _encode(fresh).decode())
+            for new in fresh.values():
+                self._take_in(new)
+            if self._filter is None and SEEN.surplus(db) > 0:
+                # Before anything is moved, as that may be rolled back.
+                self._make_filter(db)
+            SEEN.advance(db)
+        return fresh
+
+    def _suspects(self, numbers: Numbers) -> Numbers:
+        """Those that may be in it."""
+        bits = self._filter
+        if bits is None:
+            return numbers
+        suspects = {}
+        for host, found in numbers.items():
+            maybe = found
+            if self._filled is None or host < self._filled[0]:
+                maybe = [n for n in found if bits[n >> 3 & _MASK] >> (n & 7) & 1]
+            if maybe:
+                suspects[host] = maybe
+        return suspects
+
+    def _take_in(self, numbers: Iterable[int]) -> None:
+        if (bits := self._filter) is not None:
+            for n in numbers:
+                bits[n >> 3 & _MASK] |= 1 << (n & 7)
+
+    def _make_filter(self, db: sqlite3.Connection) -> None:
+        self._filter = bytearray(_MASK + 1)
+        ((recent,),) = db.execute("SELECT json_group_array(fingerprint) FROM recent_seen")
+        self._take_in(_decode(recent))
+
+    def _fill(self, db: sqlite3.Connection) -> None:
+        """Read some more of the table into the filter.
+
+        What is moved into a part that was read is in the filter already.
+        """
+        if self._filter is None or self._filled is None:
+            return
+        ((last, rows),) = db.execute(
+            """
+            SELECT max(host), json_group_array(fingerprint) FROM (
+                SELECT host, fingerprint FROM seen WHERE (host, fingerprint) > (?, ?)
+                ORDER BY host, fingerprint LIMIT ?
+            )
+            """,
+            (*self._filled, FILL),
+        )
+        numbers = _decode(rows)
+        self._take_in(numbers)
+        self._filled = (last, numbers[-1]) if len(numbers) == FILL else None

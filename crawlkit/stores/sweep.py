@@ -1,0 +1,140 @@
+"""Sweep: rows that fall all over a large table are gathered, and written in the table's order.
+
+A fingerprint lies where its hash falls. Among ten million, each row that is put in its place at
+once costs a page of its own: to be written to the log, to be merged, to have its checksum made.
+So rows that arrive are appended to a list in the database, a row for each checkpoint, where they
+are durable; and they are kept in a temporary table in memory, where they can be found. The sweep
+goes through the keys from the lowest to the highest, round and round. Once memory holds enough,
+each checkpoint moves the rows of the next stretch into the table, many to a page.
+
+All of it happens in the transaction of the checkpoint. When a run is opened, the temporary table is
+made anew from the list.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+END = 2**62
+"""Above every host's id."""
+
+
+class Sweep(NamedTuple):
+    """How one table is filled.
+
+    Its rows begin with ``host`` and one more number, and the sweep goes by these two.
+
+    Attributes:
+        table: Its name. ``TABLE_arrivals`` is the list, and ``recent_TABLE`` what is in memory.
+        columns: Its columns, which are its primary key.
+        source: What takes a row of the list, or as much JSON, apart: for a FROM clause.
+        values: The columns' values in `source`.
+        capacity: Rows that are kept in memory. While they come in, twice as many are written in
+            each round, as those that lie far ahead of the sweep are gathered for longest.
+        valid: A condition for what is taken back into memory when a run is opened.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    source: str
+    values: tuple[str, ...]
+    capacity: int
+    valid: str = "true"
+
+    def restore(self, db: sqlite3.Connection) -> None:
+        """Take into memory what the list holds and the sweep has not moved yet."""
+        columns = ", ".join(self.columns)
+        db.execute(
+            f"CREATE TEMP TABLE recent_{self.table} "
+            f"({' INTEGER, '.join(self.columns)} INTEGER, PRIMARY KEY ({columns})) WITHOUT ROWID"
+        )
+        db.execute(f"INSERT OR IGNORE INTO recent_{self.table} {self.unswept} AND {self.valid}")
+
+    @property
+    def unswept(self) -> str:
+        """A query for what is in the list, but not in the table."""
+        values, source = ", ".join(self.values), self.source.format("arrived.rows")
+        key = f"{self.values[0]}, {self.values[1]}"
+        # What lies ahead of the sweep when it arrives is moved in that round, the rest in the next.
+        return (
+            f"SELECT {values} FROM {self.table}_arrivals arrived, {source}, sweeps "
+            f"WHERE sweeps.name = '{self.table}' AND "
+            f"(arrived.round + (({key}) <= (arrived.host, arrived.place)), {key}) "
+            "> (sweeps.round, sweeps.host, sweeps.place)"
+        )
+
+    def add(self, db: sqlite3.Connection, rows: str) -> None:
+        """Add rows, as JSON, none of which is there."""
+        db.execute(
+            f"INSERT INTO {self.table}_arrivals (round, host, place, rows) "
+            f"SELECT round, host, place, ? FROM sweeps WHERE name = '{self.table}'",
+            (rows,),
+        )
+        db.execute(
+            f"INSERT INTO recent_{self.table} "
+            f"SELECT {', '.join(self.values)} FROM {self.source.format('?')}",
+            (rows,),
+        )
+
+    def surplus(self, db: sqlite3.Connection) -> int:
+        """How many rows more there are in memory than it is to hold; negative if it is not full."""
+        ((count,),) = db.execute(f"SELECT count(*) FROM recent_{self.table}")
+        return int(count) - self.capacity
+
+    def advance(self, db: sqlite3.Connection) -> None:
+        """Move what is more than memory is to hold."""
+        name, recent = self.table, f"recent_{self.table}"
+        columns = ", ".join(self.columns)
+        key = f"({self.columns[0]}, {self.columns[1]})"
+        surplus = self.surplus(db)
+        if surplus <= 0:
+            return
+        ((turn, *start),) = db.execute(
+            "SELECT round, host, place FROM sweeps WHERE name = ?", (name,)
+        )
+        while surplus > 0:
+            stop = db.execute(
+                f"SELECT {columns} FROM {recent} WHERE {key} > (?, ?) "
+                f"ORDER BY {columns} LIMIT 1 OFFSET ?",
+                (*start, surplus - 1),
+            ).fetchone()
+            end = [END, 0] if stop is None else stop[:2]
+            stretch = f"FROM {recent} WHERE {key} > (?, ?) AND {key} <= (?, ?)"
+            db.execute(f"INSERT INTO {name} SELECT {columns} {stretch}", (*start, *end))
+            surplus -= db.execute(f"DELETE {stretch}", (*start, *end)).rowcount
+            turn, start = (turn + 1, [0, 0]) if stop is None else (turn, list(end))
+        db.execute(
+            "UPDATE sweeps SET round = ?, host = ?, place = ? WHERE name = ?", (turn, *start, name)
+        )
+        # What was in the list when the sweep was here last has been moved since then.
+        db.execute(
+            f"DELETE FROM {name}_arrivals WHERE id < coalesce(("
+            f"SELECT id FROM {name}_arrivals WHERE (round, host, place) > (?, ?, ?) "
+            "ORDER BY id LIMIT 1), 9e18)",
+            (turn - 1, *start),
+        )
+
+
+SEEN = Sweep(
+    "seen",
+    ("host", "fingerprint"),
+    "json_each({}) one_host, json_each(one_host.value) one",
+    ("CAST(one_host.key AS INTEGER)", "one.value"),
+    capacity=250_000,
+)
+"""What was ever enqueued. The JSON is an object of hosts with their fingerprints."""
+
+QUEUED = Sweep(
+    "queued",
+    ("host", "rank", "bundle"),
+    "json_each({}) one",
+    ("one.value ->> 0", "one.value ->> 1", "one.value ->> 2"),
+    capacity=20_000,
+    # It may be gone, and its number may be that of another.
+    valid=(
+        "EXISTS (SELECT 1 FROM bundles WHERE id = one.value ->> 2 AND host = one.value ->> 0 "
+        "AND priority = -(one.value ->> 1) AND due = 0)"
+    ),
+)
+"""Where to find the bundles of a host, the best first. The JSON is an array of rows."""
