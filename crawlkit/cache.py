@@ -110,7 +110,12 @@ class PageCache:
     # -- pages ----------------------------------------------------------------------------------
 
     def exchange(
-        self, request: Request, hop: Hop, send: Send, *, cookie: str = ""
+        self,
+        request: Request,
+        hop: Hop,
+        send: Send,
+        *,
+        cookies: Callable[[str], str] | None = None,
     ) -> Awaitable[Response]:
         """The response to one hop of a request: from the cache, or from the site and then kept.
 
@@ -122,7 +127,7 @@ class PageCache:
             request: The request, as it was enqueued.
             hop: Where it has come to.
             send: Asks the site.
-            cookie: The ``Cookie`` header that `send` adds, which ``Vary`` may speak of.
+            cookies: Gives the ``Cookie`` header that `send` adds, by URL; ``Vary`` may speak of it.
 
         Returns:
             The response; `Response.cache` says where from, `Response.is_stored` whether it was
@@ -135,10 +140,15 @@ class PageCache:
         """
         mode = self.mode_of(request, hop.url)
         # No coroutine of its own around a page that is not kept.
-        return send(hop) if mode == "off" else self._exchange(request, hop, send, cookie, mode)
+        return send(hop) if mode == "off" else self._exchange(request, hop, send, cookies, mode)
 
     async def _exchange(
-        self, request: Request, hop: Hop, send: Send, cookie: str, mode: CacheMode
+        self,
+        request: Request,
+        hop: Hop,
+        send: Send,
+        cookies: Callable[[str], str] | None,
+        mode: CacheMode,
     ) -> Response:
         if not self._store.is_open:
             await self._store.open()
@@ -148,6 +158,8 @@ class PageCache:
                 response = await send(hop)
                 await self._http.invalidate(request, hop, response)
                 return response
+            # As it is sent: the answer may set others.
+            cookie = "" if cookies is None else cookies(hop.url)
             place.view = lambda: self._view(hop, cookie)
             return await self._http.exchange(place, send)
         if place is not None:

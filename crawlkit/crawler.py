@@ -119,6 +119,7 @@ class Crawler(Hooks, Options):
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._proxy_failures: Counter[Ticket] = Counter()
+        self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self._is_seeded = False
         self._is_finished = False
         self.job.on_commit(self._on_commit)
@@ -338,7 +339,8 @@ class Crawler(Hooks, Options):
             max_elements=self.max_elements,
         )
         if page.needs_preparing and request.handler != SITEMAP:
-            await page.prepare()
+            async with self._preparing:
+                await page.prepare()
         return page
 
     async def _fetch_robots(self, request: Request, url: str) -> Response:
@@ -357,8 +359,8 @@ class Crawler(Hooks, Options):
         """Everything that a page does, in one step: there is no await in here."""
         request, now = lease.request, self.clock.now()
         # What may fail comes first.
-        is_followed = not (page.links and self._parts.asks_robots) or not page.says_nofollow(
-            self.robots.token
+        is_nofollow = (
+            page.links and self._parts.asks_robots and page.says_nofollow(self.robots.token)
         )
         if page.updates:
             self._update(page)
@@ -368,11 +370,11 @@ class Crawler(Hooks, Options):
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
             self.statistics.error(error, request.url)
-        if is_followed:
-            self._follow(page)
-        else:
+        if is_nofollow:
             for link in page.links:
                 self._skip(link, "nofollow", page)
+        else:
+            self._follow(page)
         self._ended(lease)
         self.queue.finish(lease, outcomes.handled(lease, page.status, now, duration))
         self.statistics.finished(request.handler, lease.host, duration, request.retry_count)
@@ -388,28 +390,23 @@ class Crawler(Hooks, Options):
             raise
 
     def _follow(self, page: Page) -> None:
-        scope = self._parts.scope
         for urls, like in page.links.groups:
-            if like.depth > self.max_depth:
-                others = [(url, "max_depth") for url in urls]
-            else:
-                followed, others = scope.sort(urls, page.url)
-                self.queue.add_all(followed, like)
-            for url, reason in others:
-                self._skip(like.replace(url=url), reason, page)
+            self._enqueue(urls, like, page)
         if page.links_over:
             self.statistics.skipped("max_links", page.links_over)
 
-    def _enqueue(self, request: Request, page: Page) -> None:
-        """Enqueue what a page leads to, or keep why it is left out."""
-        if request.depth > self.max_depth:
-            reason: str | None = "max_depth"
+    def _enqueue(self, urls: list[str], like: Request, page: Page) -> None:
+        """Enqueue requests that a page leads to, or keep why they are left out.
+
+        They are like one request, but for their URLs.
+        """
+        if like.depth > self.max_depth:
+            others = [(url, "max_depth") for url in urls]
         else:
-            reason = self._parts.scope.reason(request.url, page.url)
-        if reason is None:
-            self.queue.add(request)
-        else:
-            self._skip(request, reason, page)
+            followed, others = self._parts.scope.sort(urls, page.url)
+            self.queue.add_all(followed, like)
+        for url, reason in others:
+            self._skip(like.replace(url=url), reason, page)
 
     def _skip(self, request: Request, reason: str, page: Page) -> None:
         self.statistics.skipped(reason)

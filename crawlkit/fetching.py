@@ -37,10 +37,11 @@ from .http.addresses import is_bad_port, is_private_host
 from .http.bodies import read_body
 from .http.clients import Attempt, Clients, is_reachable, private_address, timeout_of
 from .http.deadlines import Deadline, Deadlines
-from .http.failures import failure, place_of, too_many_headers
+from .http.failures import failure, too_many_headers
 from .http.hops import Hop, may_travel
 from .http.lean import Answer, Lean
 from .http.limits import Limits as Limits
+from .http.proxies import place_of
 from .request import Request, host_of
 from .response import Response, http_date
 from .sessions import Session
@@ -252,7 +253,7 @@ class AiohttpFetcher(Fetcher):
             request,
             hop,
             lambda hop: ask(hop, session, limits),
-            cookie=session.cookie_header(hop.url),
+            cookies=session.cookie_header,
         )
 
     async def _authorized(

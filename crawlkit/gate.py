@@ -104,9 +104,8 @@ class Gate:
             return f"robots: {line}"
         host = host_of(to_url)
         if host != host_of(from_url):
-            # Not for a connection to be free: two hosts whose pages redirect to each other would
-            # both wait for the other one.
-            # In a loop, as others who wait for the same host may have been quicker.
+            # Not until a connection is free: two hosts whose pages redirect to each other would
+            # both wait for the other one. And in a loop: another who waits may have been quicker.
             while (wait := self._throttle.next_start(host) - self._clock.now()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
             # It counts for the pace of that host, and for the connections of the first one.

@@ -216,15 +216,6 @@ def export_items(
     return count
 
 
-def check_ending(path: str | os.PathLike[str]) -> None:
-    """Refuse a file name whose ending `export_items` does not know.
-
-    Raises:
-        OptionError: With the endings that it knows.
-    """
-    _writer_for(path)
-
-
 _Writer = Callable[[Iterator["StoredItem"], IO[bytes], bool, bool], None]
 
 

@@ -45,7 +45,6 @@ log = logging.getLogger("crawlkit.job")
 P = TypeVar("P", bound=Persistent)
 
 EXIT_FINISHED = 0
-EXIT_CRASHED = 1
 RESERVE = 0.25
 """Share of the grace that is kept for the last checkpoint and the end of the process."""
 LEAST_RESERVE = 0.5

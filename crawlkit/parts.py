@@ -22,6 +22,7 @@ from .options import Options
 from .output import ItemWriter
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
+from .politeness.rules import MAX_BODY
 from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .rendering.picking import RenderingFetcher
@@ -34,9 +35,6 @@ from .sitemapplaces import SitemapPlaces
 from .sitemaps import MAX_SIZE, PIECE
 from .start import StartRequests
 from .statistics import Statistics
-
-ROBOTS_BODY = 500 * 1024
-"""Bytes of a robots.txt that are read (RFC 9309, section 2.5)."""
 
 
 class Parts:
@@ -102,7 +100,7 @@ class Parts:
         )
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
-        self.robots_limits = replace(limits, body=ROBOTS_BODY, truncate=True)
+        self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
         self.fetcher = RenderingFetcher(
             AiohttpFetcher(
                 limits=limits,

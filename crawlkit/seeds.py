@@ -25,7 +25,8 @@ AT_ONCE = 500
 """Start requests after which a checkpoint is taken."""
 SITEMAP = "parse_sitemap"
 """The handler of sitemaps."""
-_LEFT = "sitemaps_left"  # of a sitemap's request: how many others may hang below it
+# Of a sitemap's request: how many sitemaps led to it, and how many others may hang below it.
+_LEVEL, _LEFT = "sitemap_level", "sitemaps_left"
 
 
 class Seeds:
@@ -98,20 +99,21 @@ class Seeds:
         self,
         page: Page,
         request_of: Callable[[Entry], Request | str | None],
-        enqueue: Callable[[Request, Page], None],
+        enqueue: Callable[[list[str], Request, Page], None],
     ) -> None:
         """Enqueue what a sitemap lists.
 
         Args:
             page: The sitemap.
             request_of: What to enqueue for a page that is listed, if anything.
-            enqueue: Enqueues a request, or says why it is left out.
+            enqueue: Enqueues requests that are like one but for their URLs, or says why not.
 
         Raises:
             PageTypeError: It is no sitemap, or breaks off. What could be read is enqueued.
             LimitError: It is too large. Likewise.
         """
         url, depth = page.request.url, page.request.depth + 1
+        level = page.request.user_data.get(_LEVEL, 0) + 1
         private = page.response.is_private
         room = share = None
         async for entries in self._sitemaps.entries(url, page.response):
@@ -120,7 +122,7 @@ class Seeds:
             # From here to the checkpoint there is no await: the place and the requests agree.
             for entry in entries:
                 if entry.kind == "sitemap":
-                    if depth > MAX_LEVELS:
+                    if level > MAX_LEVELS:
                         self._statistics.skipped("max_depth")
                         continue
                     if not room:
@@ -128,13 +130,13 @@ class Seeds:
                         continue
                     room -= 1
                     given: Request | str | None = Request(
-                        entry.url, handler=SITEMAP, user_data={_LEFT: share}
+                        entry.url, handler=SITEMAP, user_data={_LEVEL: level, _LEFT: share}
                     )
                 else:
                     given = request_of(entry)
                 if given is not None:
-                    request = as_request(given)
-                    enqueue(request.replace(depth=depth, private=private), page)
+                    request = as_request(given).replace(depth=depth, private=private)
+                    enqueue([request.url], request, page)
             self._sitemaps.advance(url, entries)
             await self._checkpoint()
         self._sitemaps.done(url)

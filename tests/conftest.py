@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from crawlkit.clock import Clock
+from crawlkit.fetching import AiohttpFetcher
+from crawlkit.sessions import Session
+from crawlkit.stores.base import Store
 from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
+
+from .backends import BACKENDS, Backend
+from .scripted import Server, opened, running
 
 PYTHON_DOCS = Path("/usr/share/doc/python3.11/html")
 
@@ -85,3 +92,38 @@ def shop() -> Iterator[ShopSite]:
     """The shop without slow pages, in a thread of its own."""
     with ShopSite(slow=False) as running:
         yield running
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server that answers with the bytes that it is told, right or wrong."""
+    async with running() as made:
+        yield made
+
+
+@pytest.fixture
+async def fetcher() -> AsyncIterator[AiohttpFetcher]:
+    """A fetcher that is open."""
+    async with opened() as made:
+        yield made
+
+
+@pytest.fixture
+def session() -> Session:
+    """A session that nobody has used."""
+    return Session("s", Clock())
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each kind of store in turn."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store of each kind."""
+    store = backend.make(tmp_path)
+    await store.open()
+    yield store
+    await store.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
-from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     NetworkError,
@@ -21,19 +19,7 @@ from crawlkit.request import Request
 from crawlkit.sessions import Session
 from crawlkit.urls import canonical
 
-from .scripted import LIMITS, Server, error_of, http, opened, private, redirect, running
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running() as made:
-        yield made
-
-
-@pytest.fixture
-def session() -> Session:
-    return Session("s", Clock())
-
+from .scripted import LIMITS, Server, error_of, http, opened, private, redirect
 
 PRIVATE = [
     "0.0.0.0",

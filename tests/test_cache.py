@@ -259,7 +259,8 @@ async def test_headers_of_the_request_choose_the_variant_in_every_mode_and_sessi
         own = {"Accept-Language": language}
         headers = CIMultiDict({**own, "User-Agent": agent})  # the session's
         request = Request(URL, headers=own, cache="forever")
-        return await cache.exchange(request, Hop(URL, headers=headers), origin.send, cookie=agent)
+        hop = Hop(URL, headers=headers)
+        return await cache.exchange(request, hop, origin.send, cookies=lambda _: agent)
 
     for language in ("en", "de"):
         origin.body = language.encode()

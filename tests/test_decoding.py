@@ -14,14 +14,13 @@ from collections.abc import AsyncIterator, Callable
 import brotli
 import pytest
 
-from crawlkit.clock import Clock
 from crawlkit.errors import FetchError, LimitError, NetworkError
 from crawlkit.fetching import AiohttpFetcher
 from crawlkit.http.decoding import BLOCK, MAX_CODINGS, MAX_MEMBERS, Decoding, codings_of
 from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
-from .scripted import Server, error_of, http, opened, private, running, then_close
+from .scripted import Server, error_of, http, opened, private, then_close
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -212,20 +211,9 @@ def test_a_body_that_is_encoded_too_often_is_refused() -> None:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running() as made:
-        yield made
-
-
-@pytest.fixture
 async def fetcher() -> AsyncIterator[AiohttpFetcher]:
     async with opened(limits=Limits(idle=5, total=20, body=1_000_000)) as made:
         yield made
-
-
-@pytest.fixture
-def session() -> Session:
-    return Session("s", Clock())
 
 
 async def test_a_request_says_what_can_be_decoded(

@@ -8,7 +8,7 @@ import ssl
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -67,23 +67,6 @@ zj0EAwIDRwAwRAIgcEiSr1WfxtEdZTlJIqMcySw4IIUbFVOBAlv/u3YBDG0CIA3d
 M04z1Z2zO1NE7mgEaGMLnJ+bYZ8HcZcs/c63c/Gg
 -----END CERTIFICATE-----
 """
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running() as made:
-        yield made
-
-
-@pytest.fixture
-async def fetcher() -> AsyncIterator[AiohttpFetcher]:
-    async with opened() as made:
-        yield made
-
-
-@pytest.fixture
-def session() -> Session:
-    return Session("s", Clock())
 
 
 # -- a plain page -----------------------------------------------------------------------------
@@ -754,9 +737,9 @@ class Cache:
         hop: Hop,
         send: Callable[[Hop], Awaitable[Response]],
         *,
-        cookie: str,
+        cookies: Callable[[str], str],
     ) -> Response:
-        assert cookie == "a=1"  # as the site would be told
+        assert cookies(hop.url) == "a=1"  # as the site would be told
         self.asked.append((request.url, hop.url))
         if hop.url not in self.kept:
             self.kept[hop.url] = await send(hop)

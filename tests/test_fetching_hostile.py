@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
 
 import pytest
 
-from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     FetchTimeoutError,
@@ -20,7 +18,7 @@ from crawlkit.errors import (
 from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
-from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect, running
+from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect
 
 Writer = asyncio.StreamWriter
 
@@ -107,17 +105,6 @@ HOSTILE: dict[str, tuple[Answer, type[FetchError] | tuple[type[FetchError], ...]
     "a redirect to a file": (redirect("file:///etc/passwd"), TO, 0),
     "a redirect to a mail server": (redirect("http://127.0.0.1:25/"), TO, 0),
 }
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running() as made:
-        yield made
-
-
-@pytest.fixture
-def session() -> Session:
-    return Session("s", Clock())
 
 
 class Watch:

@@ -22,21 +22,9 @@ from crawlkit.response import Response
 from crawlkit.sessions import Session
 from crawlkit.urls import Base
 
-from .scripted import Answer, Server, error_of, http, opened, private, running, then_close
+from .scripted import Answer, Server, error_of, http, opened, private, then_close
 
 HEADERS = {"Accept": "*/*", "User-Agent": "shopbot"}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with running() as made:
-        yield made
-
-
-@pytest.fixture
-async def fetcher() -> AsyncIterator[AiohttpFetcher]:
-    async with opened() as made:
-        yield made
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
 from crawlkit.errors import FetchTimeoutError, NetworkError, OptionError, ProxyError
 from crawlkit.fetching import AiohttpFetcher, Limits
-from crawlkit.http.proxies import FIRST_REST, MAX_OTHERS, MAX_REST, ProxyPool, shown
+from crawlkit.http.proxies import FIRST_REST, MAX_OTHERS, MAX_REST, ProxyPool, place_of, shown
 from crawlkit.sessions import Session, SessionPool
 from crawlkit.testing import ManualClock, Site
 
@@ -270,6 +270,7 @@ def test_passwords_are_in_no_message_log_or_repr(
 )
 def test_a_proxy_is_shown_without_its_credentials(proxy: str | None, text: str) -> None:
     assert shown(proxy) == text
+    assert place_of(proxy) == text.rpartition("/")[2]
 
 
 def test_without_proxies_a_pick_costs_less_than_a_microsecond(

@@ -56,8 +56,8 @@ class Reading:
         await self.seeds.read_sitemap(page, lambda entry: entry.url, self.enqueue)
         self.read.append(self.waiting.popleft().url)
 
-    def enqueue(self, request: Request, page: Page) -> None:
-        self.waiting.append(request)
+    def enqueue(self, urls: list[str], like: Request, page: Page) -> None:
+        self.waiting.extend(like.replace(url=url) for url in urls)
 
     async def to_the_end(self) -> None:
         while self.waiting:
@@ -71,6 +71,13 @@ class Reading:
 def several(count: int) -> Callable[[str], list[str]]:
     """Each sitemap lists `count` new ones."""
     return lambda url: [f"{url}/{number}" for number in range(count)]
+
+
+async def test_how_far_from_the_start_a_sitemap_was_found_takes_nothing_from_it() -> None:
+    reading = Reading(several(1), at_most=100)
+    reading.waiting[0] = reading.waiting[0].replace(depth=50)
+    await reading.to_the_end()
+    assert len(reading.read) == 1 + MAX_LEVELS
 
 
 @pytest.mark.parametrize("count", [1, 3, 70])

@@ -7,7 +7,7 @@ import gzip
 import time
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from crawlkit.sitemaps import MAX_SIZE, Entry, SitemapParser
 from crawlkit.stores.base import Store
 from crawlkit.urls import canonical
 
-from .backends import BACKENDS, NOW, Backend, content
+from .backends import NOW, content
 
 SITE = "https://shop.example"
 MAP = f"{SITE}/sitemap.xml"
@@ -538,19 +538,6 @@ class Life:
             lists += 1
         self.places.done(MAP)
         await self.checkpoint()
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
-    store = backend.make(tmp_path)
-    await store.open()
-    yield store
-    await store.close()
 
 
 def places_in(store: Store) -> set[str]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from crawlkit.request import Request
 from crawlkit.stores.base import BUNDLE, Claim, Store
 
 from .backends import (
-    BACKENDS,
     NOW,
     A,
     B,
@@ -38,20 +35,6 @@ from .backends import (
     skipped,
     urls,
 )
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
-    store = backend.make(tmp_path)
-    await store.open()
-    yield store
-    await store.close()
-
 
 # -- the dedup set --------------------------------------------------------------------------------
 

@@ -23,10 +23,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from ..cookies import hostname
 from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
 from .addresses import is_private_host, is_public
-from .failures import MAX_HEADERS, place_of
+from .failures import MAX_HEADERS
 from .lean import READ_BUFFER
 from .limits import Limits
 from .protocol import Connector
+from .proxies import place_of
 
 MAX_NAMES = 10_000
 """Names whose addresses are remembered."""

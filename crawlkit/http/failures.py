@@ -19,6 +19,7 @@ from ..errors import (
 from ..request import host_of
 from .limits import Limits
 from .protocol import CHAFF, FLOOD
+from .proxies import place_of
 
 MAX_HEADERS = 256
 """Header fields of a response; `Limits.headers` bounds their bytes."""
@@ -91,8 +92,3 @@ def reason(error: BaseException) -> str:
     cause = getattr(error, "os_error", None) or error.__cause__ or error
     text = getattr(cause, "strerror", None) or getattr(cause, "message", None) or one_line(cause)
     return str(text).strip().partition("\n")[0].rstrip(":.")[:200]
-
-
-def place_of(proxy: str | None) -> str:
-    """A proxy's ``host[:port]``, without its credentials."""
-    return host_of(proxy or "").rpartition("@")[2]

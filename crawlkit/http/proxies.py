@@ -312,11 +312,15 @@ def checked(proxy: str) -> str:
     return proxy
 
 
+def place_of(proxy: str | None) -> str:
+    """A proxy's ``host[:port]``, without its credentials, whatever stands in them."""
+    return (proxy or "").rpartition("://")[2].rpartition("@")[2].partition("/")[0]
+
+
 def shown(proxy: str | None) -> str:
     """A proxy's address without its credentials, for people."""
-    scheme, separator, rest = (proxy or "").partition("://")
-    place = (rest if separator else scheme).rpartition("@")[2].partition("/")[0]
-    return f"{scheme}://{place}" if separator else place
+    scheme, separator, _ = (proxy or "").partition("://")
+    return f"{scheme}://{place_of(proxy)}" if separator else place_of(proxy)
 
 
 def _nameless(proxy: str) -> str:

@@ -26,7 +26,8 @@ from ..cookies import hostname
 from ..errors import FetchTimeoutError, NetworkError, PrivateAddressError, ProxyError
 from ..http.addresses import is_private_host, is_public
 from ..http.clients import private_address
-from ..http.failures import place_of, reason
+from ..http.failures import reason
+from ..http.proxies import place_of
 from .tunnels import MAX_HEAD, Streams, connect, connect_through, connect_to_proxy, credentials
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]

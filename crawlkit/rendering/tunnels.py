@@ -14,7 +14,8 @@ from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from ..errors import NetworkError, ProxyError, UsageError
-from ..http.failures import place_of, reason
+from ..http.failures import reason
+from ..http.proxies import place_of
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

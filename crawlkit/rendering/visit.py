@@ -22,8 +22,9 @@ from ..errors import (
     UrlError,
     UsageError,
 )
-from ..http.failures import place_of, too_many_headers
+from ..http.failures import too_many_headers
 from ..http.hops import origin_of
+from ..http.proxies import place_of
 from ..request import host_of
 from ..response import Response
 from ..urls import Base, canonical
