@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import RenderError, UsageError
+from ..errors import RenderError, UsageError, one_line
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as PlaywrightBrowser
@@ -185,7 +185,7 @@ class Browser:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._browser.close()
         except Exception as error:
-            log.debug("the browser did not close: %s", error)
+            log.debug("the browser did not close: %s", one_line(error))
             # Where it is gone already, its number may be that of another process by now.
             if self.is_alive:
                 self.kill()
@@ -193,7 +193,7 @@ class Browser:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._playwright.stop()
         except Exception as error:
-            log.debug("Playwright's driver did not stop: %s", error)
+            log.debug("Playwright's driver did not stop: %s", one_line(error))
 
     def kill(self) -> None:
         """End it at once. Its other processes go when they notice."""

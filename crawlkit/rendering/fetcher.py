@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from multidict import CIMultiDict
 
-from ..errors import FetchTimeoutError, ProxyError, RenderError, UsageError
+from ..errors import FetchTimeoutError, ProxyError, RenderError, UsageError, one_line
 from ..fetching import Fetcher, MayFollow
 from ..http.addresses import is_public
 from ..http.hops import may_travel
@@ -394,7 +394,7 @@ async def _undo(making: asyncio.Task[T], browser: Browser) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             made = await making
     except Exception as error:
-        log.debug("not made: %s", error)  # and so there is nothing to close
+        log.debug("not made: %s", one_line(error))  # and so there is nothing to close
     else:
         await _close(made, browser)
 
@@ -408,4 +408,4 @@ async def _close(what: Page | BrowserContext, browser: Browser) -> None:
         log.warning("the browser does not close a page; it is killed")
         browser.kill()
     except Exception as error:
-        log.debug("not closed: %s", error)  # it is gone already
+        log.debug("not closed: %s", one_line(error))  # it is gone already

@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from typing import TypeAlias
 
 from ..cookies import hostname
-from ..errors import FetchTimeoutError, NetworkError, PrivateAddressError, ProxyError
+from ..errors import FetchTimeoutError, NetworkError, PrivateAddressError, ProxyError, one_line
 from ..http.addresses import is_private_host, is_public
 from ..http.clients import private_address
 from ..http.failures import reason
@@ -168,7 +168,7 @@ class Guard:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the browser sees a connection that ends
         except ValueError as error:
-            log.debug("a request to the guard makes no sense: %s", error)
+            log.debug("a request to the guard makes no sense: %s", one_line(error))
             writer.write(_status(400, "Bad Request"))
         finally:
             writer.close()
@@ -192,7 +192,7 @@ class Guard:
         except Exception as error:
             # A page must not take an answer of ours for one of the server: http gets none.
             access.note(host, error)
-            log.debug("refused: %s", error)
+            log.debug("refused: %s", one_line(error))
             if is_tunnel:
                 writer.write(_status(502, "Bad Gateway"))
             return
