@@ -99,7 +99,7 @@ class Browser:
             url, method=method, headers=dict(headers), cache="http", retry_count=retry_count
         )
         hop = Hop(url, method, None, headers or None)
-        return await self.cache.exchange(request, hop, self.origin.send, cookie=cookie)
+        return await self.cache.exchange(request, hop, self.origin.send, cookies=lambda _: cookie)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 from collections.abc import Coroutine
@@ -29,7 +30,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 """Programs that are looked for on the PATH."""
 CLOSE_TIMEOUT = 5.0
 """Seconds that the browser has to close in good order, before it is killed."""
+PROFILE_TRIES, PROFILE_REST = 20, 0.1
+"""How often, and how many seconds apart, it is tried to remove what a browser has left behind."""
 
+# Playwright makes it in the temporary directory, under a name that begins so.
+_PROFILE = re.compile(r"--user-data-dir=(\S*playwright_chromiumdev_profile-\w+)")
 _FLAGS = (
     # Nothing is looked up or connected to but through the proxy, not even by mistake.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
@@ -59,9 +64,12 @@ log = logging.getLogger("crawlkit.rendering.browser")
 class Browser:
     """One process of Chromium; use `start` to make it."""
 
-    def __init__(self, playwright: Playwright, browser: PlaywrightBrowser, pid: int) -> None:
+    def __init__(
+        self, playwright: Playwright, browser: PlaywrightBrowser, pid: int, profile: Path | None
+    ) -> None:
         self._playwright = playwright
         self._browser = browser
+        self._profile = profile
         self.pid = pid
         """The browser's process."""
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -76,7 +84,7 @@ class Browser:
         Args:
             proxy: URL of the only way to the network, for contexts that are given none.
             load_resources: Whether images and fonts are loaded.
-            executable: Path of the program; by default see `candidates`.
+            executable: Path of the program; by default see `find_chromium`.
             sandbox: Whether pages run in Chromium's sandbox, which root cannot have; ``None`` for
                 everyone but root.
 
@@ -114,10 +122,12 @@ class Browser:
                 ) from error
             session = await browser.new_browser_cdp_session()
             found = await session.send("SystemInfo.getProcessInfo")
+            system = await session.send("SystemInfo.getInfo")
             await session.detach()
             pid = next(one["id"] for one in found["processInfo"] if one["type"] == "browser")
             log.debug("started %s %s, pid %d", path, browser.version, pid)
-            return cls(driver, browser, pid)
+            profile = _PROFILE.search(system["commandLine"])
+            return cls(driver, browser, pid, Path(profile[1]) if profile else None)
         except BaseException:
             await driver.stop()
             raise
@@ -194,6 +204,13 @@ class Browser:
                 await self._playwright.stop()
         except Exception as error:
             log.debug("Playwright's driver did not stop: %s", one_line(error))
+        # Playwright removes the profile when the browser is gone, but the browser's other processes
+        # may outlive it for a moment, and write there once more.
+        for _ in range(PROFILE_TRIES):
+            if self._profile is None or not self._profile.exists():
+                break
+            await asyncio.to_thread(shutil.rmtree, self._profile, ignore_errors=True)
+            await asyncio.sleep(PROFILE_REST)
 
     def kill(self) -> None:
         """End it at once. Its other processes go when they notice."""
