@@ -95,9 +95,11 @@ def parse(
     ):
         # libxml2 knows fewer encodings than Python.
         body, encoding = response.text.encode("utf-8", "replace"), "utf-8"
-    body = body.strip()
-    if b"\0" in body:
-        body = body.replace(b"\0", b"")
+    if b"\0" in body and response.encoding == "utf-8":
+        body = body.replace(b"\0", b"").strip()
+    else:
+        # In this order, as parsel does it where the body is not UTF-8.
+        body = body.strip().replace(b"\0", b"")
     if len(body) > SMALL:
         _check(body, form, encoding, response.url, max_elements)
     parser = (_new_parser if in_thread else _parser)(form, encoding)

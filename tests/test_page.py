@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 from parsel import Selector
@@ -267,6 +267,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@example(["<p>", " ", "\x00"], "utf-8")
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from(["utf-8", "windows-1252"]))
 def test_html_is_parsed_exactly_as_parsel_parses_it(pieces: list[str], charset: str) -> None:
     body = "".join(pieces).encode()
