@@ -6,7 +6,7 @@ A part meets only two things of this file: the `Checkpoint` that its `collect` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,6 +140,20 @@ class Append(NamedTuple):
     data: bytes
 
 
+class Merge(NamedTuple):
+    """How a document is brought together with what another worker saved of it meanwhile.
+
+    Attributes:
+        base: The document as this worker last knew it in the store; ``None`` where it was not
+            there.
+        combine: Takes base, mine and theirs, and gives what to store. Plain and quick: it runs
+            inside the commit, and again where that is tried again.
+    """
+
+    base: bytes | None
+    combine: Callable[[bytes | None, bytes, bytes], bytes]
+
+
 @dataclass(slots=True)
 class Checkpoint:
     """One instant of a run, committed whole or not at all.
@@ -161,6 +175,10 @@ class Checkpoint:
         least: Counters that keep the smallest value.
         most: Counters that keep the largest value.
         appends: Bytes for files beside the store.
+        merges: Documents that several workers change, with how; of all others the last one counts.
+        rests: Hosts that rest between requests or are paused, as Unix time of the next start and
+            seconds from one start to the next: whoever claims the host next goes on from there.
+        shares: Hosts of which this worker keeps only so many shares from now on; see `Store`.
     """
 
     at: float = 0.0
@@ -179,6 +197,9 @@ class Checkpoint:
     least: dict[str, Number] = field(default_factory=dict)
     most: dict[str, Number] = field(default_factory=dict)
     appends: list[Append] = field(default_factory=list)
+    merges: dict[str, Merge] = field(default_factory=dict)
+    rests: dict[str, tuple[float, float]] = field(default_factory=dict)
+    shares: dict[str, int] = field(default_factory=dict)
     _part: str = ""
 
     @contextmanager
@@ -229,6 +250,7 @@ class Checkpoint:
                 self.least,
                 self.most,
                 self.appends,
+                self.shares,
             )
         )
 

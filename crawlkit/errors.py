@@ -10,6 +10,7 @@
     │   ├── StoreLockedError     another process is writing this run
     │   ├── StoreDamagedError    a file of the run does not hold what was written
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
+    │   ├── StoreFencedError     another worker was given what this one had; exit code 75
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
     ├── FetchError               a request got no usable response; it is tried again
     │   ├── NetworkError         no connection, no such host, reset, bad TLS, bad HTTP
@@ -88,6 +89,15 @@ class StoreDamagedError(StoreError):
 
 class StoreVersionError(StoreError):
     """Saved by a version of crawlkit, or of a part, that this code cannot read."""
+
+
+class StoreFencedError(StoreError):
+    """This worker was not heard of for too long, and another was given what it had.
+
+    Nothing is lost and nothing was applied twice: started again, it takes part again.
+    """
+
+    exit_code = 75
 
 
 class StoreWriteError(StoreError):

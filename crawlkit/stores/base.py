@@ -28,6 +28,8 @@ from ..request import Request
 
 BUNDLE = 50
 """Requests of one host and priority are stored together, this many at most."""
+WHOLE = 16
+"""Shares of a host. A worker that has all of them is the only one that asks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,20 @@ class Claim:
     """What a claim brought.
 
     Attributes:
-        leases: Requests that now belong to this process, best priority first.
+        leases: Requests that now belong to this worker, best priority first.
         next_due: Unix time at which the next waiting request may be claimed, if one waits.
-        is_exhausted: The store holds no request but those that this process has claimed.
+        is_exhausted: The store holds no request but those that this worker has claimed.
+        shares: Of each host among the leases, how much of its limits this worker has: `WHOLE`
+            sixteenths, or fewer where other workers have the rest. A host that is missing here is
+            this worker's alone.
+        rests: Hosts among the leases that rest, as ``(next start, delay)``; see `Checkpoint.rests`.
     """
 
     leases: list[Lease] = field(default_factory=list)
     next_due: float | None = None
     is_exhausted: bool = True
+    shares: Mapping[str, int] = field(default_factory=dict)
+    rests: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +60,17 @@ class Receipt:
     Attributes:
         enqueued: How many of the fresh requests were new.
         duplicates: How many were not, with those that the checkpoint knew of.
+        merged: Documents that another worker had changed meanwhile, as they were merged.
+        totals: The run's counters that belong to no host and no handler, all workers together;
+            empty where one process writes the run, which knows them.
+        wanted: Hosts of which another worker, which is idle, would take a share.
     """
 
     enqueued: int = 0
     duplicates: int = 0
+    merged: Mapping[str, Document] = field(default_factory=dict)
+    totals: Mapping[str, Number] = field(default_factory=dict)
+    wanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +85,24 @@ class StoredItem:
 
 
 class Store(ABC):
-    """A run, opened for writing by one process.
+    """A run, opened for writing by one worker: one process, which may be one of many.
 
-    ``address`` is what a user would pass to ``--store`` to come back to it.
+    Where several workers write a run, each has a name and an epoch. What it claims, and the locks
+    that it holds, are its own until it closes the store, dies, or is not heard of for the time of a
+    lease; then another may take them, and its epoch is over: whatever it still tries to commit is
+    refused whole, so that nothing is applied twice. A worker that comes back under its name begins
+    a new epoch, and takes what it had at once.
+
+    A host is claimed by one worker at a time, all `WHOLE` shares of it; a worker that gives shares
+    away in a checkpoint makes room for another.
+
+    Attributes:
+        address: What a user would pass to ``--store`` to come back to it.
+        is_shared: Whether other workers may write the run at the same time.
     """
 
     address: str
+    is_shared: bool = False
 
     @abstractmethod
     async def open(self, *, fresh: bool = False) -> None:
@@ -100,14 +127,16 @@ class Store(ABC):
         """Claim requests, best priority first, none before its time.
 
         Whole bundles are claimed, at most `limit` of them: of many hosts a bundle each, so that
-        all of them can be asked side by side. A claim is undone when the process dies; nothing is
-        written.
+        all of them can be asked side by side. A claim is undone when the worker dies.
 
         Args:
             limit: How many requests are wanted.
-            window: The hosts that this process is working on, with how many more requests of each
+            window: The hosts that this worker is working on, with how many more requests of each
                 it can use. Hosts that are not in it are wanted too.
             now: Unix time.
+
+        Raises:
+            StoreFencedError: What this worker had was given to others.
         """
 
     @abstractmethod
@@ -120,8 +149,30 @@ class Store(ABC):
         Raises:
             StoreWriteError: It could not be written; nothing was changed and it can be tried again.
             StoreDamagedError: It can never be written.
+            StoreFencedError: What this worker had was given to others; nothing was changed.
             StoreError: It finishes requests that were given back; nothing was changed.
         """
+
+    async def extend(self) -> None:  # noqa: B027 - nobody else waits for a lease to run out
+        """Say that this worker is alive, as every commit does.
+
+        Raises:
+            StoreFencedError: What this worker had was given to others.
+        """
+
+    async def try_lock(self, name: str) -> bool:
+        """Take the lock of the run that is called `name`; `False` while another worker has it."""
+        return True
+
+    async def unlock(self, name: str) -> None:  # noqa: B027 - nobody else waits for it
+        """Give a lock back."""
+
+    async def finish(self) -> bool:
+        """Say that the crawl is finished; `True` for one worker of a run, the first to say so.
+
+        A run to which requests are added later can be finished again.
+        """
+        return True
 
     @abstractmethod
     def reader(self) -> Reader:
