@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import Checkpoint, Document, Saved, decode
 from .clock import isoformat
 
 SAMPLES = 512
@@ -85,6 +85,10 @@ class Samples:
     def all(self) -> list[Sample]:
         """The samples, the oldest first."""
         return [Sample(isoformat(row[0]), *row[1:]) for row in self._kept.rows]
+
+    def resume(self, document: Document) -> None:
+        """Go on from those that another worker has taken, as they are stored."""
+        self._kept = decode(document.data, "statistics/samples", _Kept)
 
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""
