@@ -153,7 +153,7 @@ class Parts:
             max_pauses=options.max_pauses,
         )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
-        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        self.items = job.persist("items", ItemWriter(options.output, stored=stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces(read)),
@@ -185,7 +185,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
     )
 
 
-def _stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
+def stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
     """What the run has saved of items already."""
 
     def stored() -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from .verbs import Verb, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
+    from ..runner import Runnable
     from ..statistics import Statistics
 
 
@@ -70,6 +71,15 @@ def _ready_to_go() -> Iterator[None]:
 @click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Crawl in so many processes; each has --concurrency requests in flight.",
+)
+@click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
+@click.option("--seat", type=int, hidden=True)
+@click.option("--joins", is_flag=True, hidden=True)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -87,6 +97,10 @@ def run(
     yes: bool,
     settings: tuple[str, ...],
     offline: bool,
+    workers: int | None,
+    worker: str | None,
+    seat: int | None,
+    joins: bool,
     no_progress: bool,
     log_level: str,
     **given: Any,
@@ -110,23 +124,37 @@ def run(
         options["start_urls"] = [canonical(url) for url in urls]
     if store is not None:
         options["store"] = store
+    if worker is not None:
+        options["worker"] = worker
+    if seat is not None:
+        options |= _seat(seat, options, kind)
     crawler = kind(**options)
+    crawler.joins = joins
     address = crawler.job.store.address
+    if seat is not None or joins:
+        _log(log_level)
+        return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
     click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    same = {**given, "store": store, "set": settings, "offline": offline}
+    again = _command(program(), target, *urls, **same, workers=workers, worker=worker)
+    runnable: Runnable = crawler
+    if workers is not None and workers > 1:
+        # Imported here, as few crawls need it.
+        from .workers import Workers
+
+        same |= {"store": address, "output": None, "grace": None, "log_level": log_level}
+        each = _command(
+            f"{shlex.quote(sys.executable)} -m crawlkit", target, *urls, **same, no_progress=True
+        )
+        runnable = Workers(crawler, workers, each)
     with nullcontext() if no_progress else progress_of(crawler):
         # Inside, so that the log goes around the line that shows the progress.
-        logging.basicConfig(
-            level=log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            datefmt="%H:%M:%S",
-            stream=sys.stderr,
-        )
-        code = run_crawler(crawler, fresh=fresh)
-    again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
-    click.echo("\n".join(_closing(crawler, address, code, again)))
+        _log(log_level)
+        code = run_crawler(runnable, fresh=fresh)
+    click.echo("\n".join(_closing(crawler, address, code, shlex.join(again))))
     if code != 0:
         _leave_threads_behind(code)
     return code
@@ -144,6 +172,23 @@ def _leave_threads_behind(code: int) -> None:
         os._exit(code)
 
 
+def _log(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+
+
+def _seat(seat: int, options: dict[str, Any], kind: type[Crawler]) -> dict[str, Any]:
+    # Imported here, as only workers need it.
+    from .workers import seat_options
+
+    lease = options.get("lease", kind.lease)
+    return seat_options(options["store"], options["worker"], seat, lease)
+
+
 # -- before -----------------------------------------------------------------------------------
 
 
@@ -156,9 +201,9 @@ def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[st
         yield name, kind.parse_option(name, text)
 
 
-def _command(*arguments: str, **options: Any) -> str:
+def _command(start: str, *arguments: str, **options: Any) -> list[str]:
     """The command that goes on with this crawl."""
-    words = [*program().split(), "run", *arguments]
+    words = [*shlex.split(start), "run", *arguments]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
             option = f"--{name.replace('_', '-')}"
@@ -166,7 +211,7 @@ def _command(*arguments: str, **options: Any) -> str:
                 words.append(option)
             elif one not in (None, False):
                 words += [option, str(one)]
-    return shlex.join(words)
+    return words
 
 
 def _earlier(address: str) -> Statistics | None:
