@@ -527,7 +527,8 @@ class Statistics:
     @property
     def pending(self) -> int:  # noqa: D102
         done = self.requests_finished + self.requests_failed + self.requests_dropped
-        return self.requests_total - done - self.in_flight
+        # Of several workers one may have handled what it does not know yet that others enqueued.
+        return max(0, self.requests_total - done - self.in_flight)
 
     @property
     def duration_finished(self) -> Durations:  # noqa: D102

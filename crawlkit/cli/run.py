@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,13 +27,19 @@ if TYPE_CHECKING:
     from ..statistics import Statistics
 
 
+def _go(*_: object) -> NoReturn:
+    # Not by an exception: it could come while the target is being imported, which it would stop.
+    sys.stdout.flush()
+    os._exit(EXIT_UNFINISHED)
+
+
 @contextmanager
 def _ready_to_go() -> Iterator[None]:
     """Exit with 75 also at a SIGTERM that comes before the crawl listens to it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_UNFINISHED))
+    before = signal.signal(signal.SIGTERM, _go)
     try:
         yield
     finally:

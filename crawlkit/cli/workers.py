@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Loader
-from ..errors import UsageError
+from ..errors import StoreError, UsageError
 from ..events import CrawlerStatus
 from ..output import ItemWriter
 from ..parts import stored_items
-from ..run import open_run
+from ..run import load_statistics
 from ..stores.memory import MemoryStore
 from ..stores.sqlite import SqliteStore
 from ..workers.copying import Copier
@@ -71,8 +71,7 @@ class Workers:
                 await store.open(fresh=True)
                 await store.close()
             await self._supervise(None, _Stored(store.address))
-        with open_run(store.address) as run:
-            self._crawler.statistics = run.statistics
+        self._crawler.statistics = load_statistics(store.address)
 
     async def _crawl_here(self, store: SqliteStore, fresh: bool) -> None:
         """The run of a directory, which this process writes for all workers."""
@@ -93,6 +92,7 @@ class Workers:
             self._command_of,
             self._count,
             server=server,
+            has_begun=status.has_begun,
             look=status.status,
             show=crawler.job.emit,
             tell=_tell,
@@ -120,13 +120,22 @@ class _Stored:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._lives_before = self._lives()
+
+    async def has_begun(self) -> bool:
+        return await asyncio.to_thread(self._lives) > self._lives_before
+
+    def _lives(self) -> int:
+        try:
+            return load_statistics(self._address).lives
+        except StoreError:
+            return 0
 
     async def status(self) -> CrawlerStatus:
         return await asyncio.to_thread(self._status)
 
     def _status(self) -> CrawlerStatus:
-        with open_run(self._address) as run:
-            statistics = run.statistics
+        statistics = load_statistics(self._address)
         return CrawlerStatus(
             statistics.requests_finished,
             statistics.requests_failed,

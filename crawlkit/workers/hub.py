@@ -105,6 +105,7 @@ class Hub:
         self._locks: dict[str, Member] = {}
         self._counters: dict[str, Number] = {}
         self._documents: dict[str, Document | None] = {}  # those that are merged
+        self._lives_before: Number = 0
         self._in_flight: dict[str, int] = {}  # by the name of the worker's note
         self._is_finished = False
 
@@ -121,6 +122,10 @@ class Hub:
         """Close the run. Called in the event loop."""
         await self.store.close()
 
+    async def has_begun(self) -> bool:
+        """Whether this life of the run is counted. Called in the event loop."""
+        return self._counters.get("lives", 0) > self._lives_before
+
     async def status(self) -> CrawlerStatus:
         """Where the crawl stands, all workers together. Called in the event loop."""
         n = self._counters
@@ -133,6 +138,7 @@ class Hub:
 
     def _begin(self) -> None:
         self._counters = self.store.counters_now()
+        self._lives_before = self._counters.get("lives", 0)
         # What a life before this one has left in flight is pending.
         stale = self.store.document_names_now(NOTES)
         if stale:

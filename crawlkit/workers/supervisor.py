@@ -23,6 +23,8 @@ from .serving import StoreServer
 log = logging.getLogger("crawlkit.workers")
 
 EXIT_FINISHED, EXIT_USAGE = 0, 2
+FIRST = "1"
+"""The worker who begins a life of the run; the others join."""
 PATIENCE = 3
 """Deaths of each worker in a row after which it is over, if nothing gets done in between."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
@@ -43,6 +45,8 @@ class Supervisor:
             whether it takes part in what another worker has begun.
         count: How many workers.
         server: Serves the store to them; ``None`` where they find it themselves.
+        has_begun: Whether a worker has counted this life of the run; until then it is the first
+            worker who does.
         look: Where the crawl stands.
         show: Shows it.
         tell: Takes each line that a worker logs.
@@ -58,6 +62,7 @@ class Supervisor:
         count: int,
         *,
         server: StoreServer | None,
+        has_begun: Callable[[], Awaitable[bool]],
         look: Callable[[], Awaitable[CrawlerStatus]],
         show: Callable[[CrawlerStatus], Awaitable[None]],
         tell: Callable[[str], None],
@@ -67,12 +72,12 @@ class Supervisor:
         self._command = command
         self._count = count
         self._server = server
+        self._ask_begun = has_begun
         self._look = look
         self._show = show
         self._tell = tell
         self._grace = grace
         self._workers: dict[str, WorkerProcess] = {}
-        self._has_begun = False
         self._is_stopping = asyncio.Event()
         self._failure: WorkersError | None = None
         self._deaths = 0
@@ -114,7 +119,7 @@ class Supervisor:
         """See to it that there is such a worker; whether it has seen the end of the crawl."""
         while not self._is_stopping.is_set():
             worker = self._workers[name] = WorkerProcess(name, self._tell)
-            joins, self._has_begun = self._has_begun, True
+            joins = name != FIRST or await self._has_begun()
             here, there = socket.socketpair() if self._server is not None else (None, None)
             if self._server is not None and here is not None:
                 self._server.serve(here)
@@ -140,6 +145,12 @@ class Supervisor:
         log.warning("worker %s %s; another takes its place", worker.name, how)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), wait)
+
+    async def _has_begun(self) -> bool:
+        try:
+            return await self._ask_begun()
+        except StoreError:
+            return True
 
     async def _done_so_far(self) -> int:
         try:
