@@ -297,7 +297,7 @@ class RequestQueue:
 
     def wants(self) -> tuple[int, dict[str, int]]:
         """How many requests to claim, and how many more of each host there is room for."""
-        self._gifts = self._throttle.gifts
+        self._gifts = self._throttle.shares.gifts
         window = {host: LANE_ROOM - len(lane.waiting) for host, lane in self._lanes.items()}
         return (self._low if len(window) < MAX_LANES else 0), window
 
@@ -330,7 +330,7 @@ class RequestQueue:
         if receipt.enqueued or checkpoint.again:
             self._is_dry = self._is_exhausted = False
         if checkpoint.shares:
-            self._throttle.given()
+            self._throttle.shares.given()
         for host in receipt.wanted:
             self._throttle.split(host)
         for host, (start, delay) in receipt.rests.items():

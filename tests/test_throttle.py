@@ -535,10 +535,10 @@ def shared(clock: ManualClock, **options: Any) -> Throttle:
 
 def test_half_of_a_host_is_half_of_its_limit_and_twice_its_delay(clock: ManualClock) -> None:
     throttle = shared(clock, concurrency_per_host=8, delay=1.0)
-    throttle.share(HOST, WHOLE // 2, throttle.gifts)
+    throttle.share(HOST, WHOLE // 2, throttle.shares.gifts)
     throttle.started(HOST)
     assert throttle.ready_at(HOST) == clock.now() + 2.0
-    throttle.share(HOST, WHOLE, throttle.gifts)
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
     throttle.finished(HOST)
     clock.advance(5)
     throttle.started(HOST)
@@ -547,7 +547,7 @@ def test_half_of_a_host_is_half_of_its_limit_and_twice_its_delay(clock: ManualCl
 
 def test_the_shares_of_a_host_are_remembered_while_it_is_idle(clock: ManualClock) -> None:
     throttle = shared(clock, concurrency_per_host=8)
-    throttle.share(HOST, WHOLE // 4, throttle.gifts)
+    throttle.share(HOST, WHOLE // 4, throttle.shares.gifts)
     for _ in range(2):
         assert started(throttle) == 2
         for _ in range(2):
@@ -576,16 +576,16 @@ def test_a_share_is_given_away_only_once_no_more_is_in_flight_than_may_be_then(
 def test_a_claim_from_before_a_gift_does_not_take_it_back(clock: ManualClock) -> None:
     throttle = shared(clock, concurrency_per_host=4)
     throttle.started(HOST)
-    before = throttle.gifts
+    before = throttle.shares.gifts
     throttle.split(HOST)
     assert checkpoint_of(throttle).shares == {HOST: WHOLE // 2}
     throttle.share(HOST, WHOLE, before)
     assert started(throttle) == 1
-    during = throttle.gifts
-    throttle.given()
+    during = throttle.shares.gifts
+    throttle.shares.given()
     throttle.share(HOST, WHOLE, during)
     assert started(throttle) == 0
-    throttle.share(HOST, WHOLE, throttle.gifts)
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
     assert started(throttle) == 2
 
 
