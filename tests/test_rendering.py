@@ -106,7 +106,7 @@ def script(code: str) -> str:
     return f"{HTML}<div id=out></div><script>{code}</script>"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
