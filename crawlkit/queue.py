@@ -30,6 +30,9 @@ MAX_LANES = 2000
 LOOK_AGAIN = 0.1
 """Seconds until a host is looked at again that somebody else keeps at its limit."""
 
+MANY_HOSTS = 64
+"""Hosts of what a checkpoint would bring, from which on one of them is taken to be free."""
+
 
 class Lane:
     """The claimed requests of one host, best first."""
@@ -91,6 +94,7 @@ class RequestQueue:
 
         # What the next checkpoint takes along, and how much of it is on its way.
         self._fresh: list[Pending] = []
+        self._fresh_hosts: set[str] = set()  # of these, and of those to be tried again
         self._duplicates = 0
         self._again: list[Pending] = []
         self._left: list[Ticket] = []
@@ -109,7 +113,9 @@ class RequestQueue:
         if not self._enqueued.add(identity(request)):
             self._duplicates += 1
             return False
-        self._fresh.append(Pending(request, fingerprint(request), host_of(request.url)))
+        host = host_of(request.url)
+        self._fresh.append(Pending(request, fingerprint(request), host))
+        self._fresh_hosts.add(host)
         self.changes += 1
         return True
 
@@ -122,10 +128,12 @@ class RequestQueue:
         unknown = self._enqueued.add_all(urls)
         self._duplicates += len(urls) - len(unknown)
         if unknown:
-            self._fresh += [
+            fresh = [
                 Pending(request, fingerprint(request), host_of(request.url))
                 for request in alike(unknown, like)
             ]
+            self._fresh += fresh
+            self._fresh_hosts.update([pending.host for pending in fresh])
             self.changes += len(unknown)
 
     def skip(self, outcome: Outcome) -> None:
@@ -145,7 +153,7 @@ class RequestQueue:
             self._waiters.append(waiter)
             # More work is of no use to a worker that has to wait for the limit.
             if len(self.in_flight) < self._limit and (
-                not self._is_dry or self._fresh or self._again or not self.in_flight
+                not self._is_dry or self._may_be_done or self.is_starving
             ):
                 self.hungry.set()
             await waiter
@@ -165,6 +173,7 @@ class RequestQueue:
     def retry(self, lease: Lease, request: Request, due: float) -> None:
         """Try the request again, as `request` and not before the Unix time `due`."""
         self._again.append(Pending(request, lease.fingerprint, lease.host, due))
+        self._fresh_hosts.add(lease.host)
         self._left.append(lease.ticket)
         self.changes += 1
         self.budget += 1
@@ -211,6 +220,8 @@ class RequestQueue:
                 lane.is_lined_up = False
             self._line_up(lane)
             self._wake(1)
+        elif self.is_starving:
+            self.hungry.set()
 
     def _next(self) -> Lease | None:
         if self.budget <= 0 or len(self.in_flight) >= self._limit:
@@ -271,11 +282,23 @@ class RequestQueue:
 
     @property
     def is_starving(self) -> bool:
-        """A worker is idle although a checkpoint would bring requests that it could work on."""
+        """A worker is idle although a checkpoint would bring requests that it could work on.
+
+        Not so where all of these would wait for the pace of their hosts, as the worker does.
+        """
         return (
-            bool(self._waiters and (self._fresh or self._again))
+            bool(self._waiters)
+            and not self._ready
             and len(self.in_flight) < self._limit
+            and self.budget > 0
+            and self._comes_at() <= self._clock.now()
         )
+
+    def _comes_at(self) -> float:
+        """Unix time from which a checkpoint would bring requests that may start; 0.0 is now."""
+        if len(self._fresh_hosts) > MANY_HOSTS:
+            return 0.0
+        return min(map(self._throttle.ready_at, self._fresh_hosts), default=math.inf)
 
     @property
     def is_settled(self) -> bool:
@@ -283,6 +306,11 @@ class RequestQueue:
         return not (
             self.in_flight or self._waiting or self._fresh or self._again or self._unsettled
         )
+
+    @property
+    def _may_be_done(self) -> bool:
+        """There is nothing that could be worked on, as far as memory knows."""
+        return not self.in_flight and (not self._waiting or self.budget <= 0)
 
     @property
     def is_spent(self) -> bool:
@@ -347,13 +375,19 @@ class RequestQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._resting and not self._is_closed:
-            delay = max(0.0, self._resting[0][0] - now)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_time)
+        if self._is_closed:
+            return
+        at = min(self._resting[0][0] if self._resting else math.inf, self._comes_at())
+        if at == math.inf and self._fresh_hosts and not self.in_flight:
+            at = now + LOOK_AGAIN  # as in `_next`
+        if now < at < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(at - now, self._on_time)
 
     def _on_time(self) -> None:
         now = self._clock.now()
         self._wake(self._rouse(now))
+        if self.is_starving:
+            self.hungry.set()
         self._set_timer(now)
 
     def _wake(self, count: int) -> None:
@@ -371,6 +405,7 @@ class RequestQueue:
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over everything that was enqueued or finished since the last call."""
         self._unsettled += len(self._fresh) + len(self._again)
+        self._fresh_hosts.clear()
         checkpoint.fresh, self._fresh = self._fresh, []
         checkpoint.duplicates, self._duplicates = self._duplicates, 0
         checkpoint.again, self._again = self._again, []

@@ -35,6 +35,7 @@ class Protocol(ResponseHandler):
     _messages = 0
     _received = 0
     _heard_at = 0.0
+    _is_waiting = False
 
     def start_timeout(self) -> None:
         """A request was sent, and the server's time begins."""
@@ -51,17 +52,51 @@ class Protocol(ResponseHandler):
         if self._received > MAX_FRAMING:
             self._weigh()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading, where reading was paused.
+
+        aiohttp asks for this twice with each response, and has an empty piece parsed each time.
+        """
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    # aiohttp makes a new timer for each piece that comes in, and one for each response. Here there
+    # is one for the connection: when it runs out, it looks how long ago the last piece was.
+
     def _reschedule_timeout(self) -> None:
-        # aiohttp makes a new timer for each piece that comes in; here the one that runs out looks
-        # how long ago the last one was.
         self._heard_at = self._loop.time()
+        self._is_waiting = True
         if self._read_timeout_handle is None and self._read_timeout:
             self._set_timer(self._read_timeout)
+
+    def _drop_timeout(self) -> None:
+        self._is_waiting = False
+
+    def _end_timer(self) -> None:
+        super()._drop_timeout()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._end_timer()
+        super().close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._end_timer()
+        super().abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone."""
+        self._end_timer()
+        super().connection_lost(exc)
 
     def _set_timer(self, seconds: float) -> None:
         self._read_timeout_handle = self._loop.call_later(seconds, self._on_timer)
 
     def _on_timer(self) -> None:
+        if not self._is_waiting:
+            self._read_timeout_handle = None
+            return
         left = self._heard_at + (self._read_timeout or 0.0) - self._loop.time()
         if left > 0.0:
             self._set_timer(left)
