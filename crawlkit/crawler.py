@@ -103,6 +103,8 @@ class Crawler(Hooks, Options):
             store_patience=self.store_patience,
             durability=self.durability,
             clock=self.clock,
+            triggers=self.triggers,
+            preemption=self.preemption,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key

@@ -83,6 +83,20 @@ class SystemInfo(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CpuInfo(Event):
+    """What the platform says of the processor, where there is a platform.
+
+    Attributes:
+        is_overloaded: Whether it has more to do than it can, where the platform says so.
+        cpu: Share of the processor time that this crawl may use and does, where the platform says.
+    """
+
+    name: ClassVar[str] = "cpuInfo"
+    is_overloaded: bool | None = None
+    cpu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestHandled(Event):
     """A handler has succeeded and the page's effects were applied.
 
@@ -196,6 +210,7 @@ EVENTS: dict[str, type[Event]] = {
         Migrating,
         Aborting,
         SystemInfo,
+        CpuInfo,
         RequestHandled,
         RequestRetried,
         RequestFailed,

@@ -68,6 +68,11 @@ def _ready_to_go() -> Iterator[None]:
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
 @click.option(
+    "--preemption",
+    type=click.Choice(["aws", "aws-rebalance", "gcp", "azure"]),
+    help="Listen to the preemption notices of this cloud.",
+)
+@click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
 )
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
