@@ -312,7 +312,7 @@ class Crawler(Hooks, Options):
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
-                await self.job.emit(RequestHandled(lease.request, page.status, duration))
+                await self.job.emit(RequestHandled(lease.request, page.status, duration, page))
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
         request = lease.request
@@ -527,6 +527,7 @@ class Crawler(Hooks, Options):
                 statistics.pending,
                 statistics.in_flight,
                 statistics.items_saved,
+                statistics.cache_hits,
             )
         )
 
