@@ -51,6 +51,7 @@ from .request import Request, host_of
 from .response import Response
 from .runner import run
 from .seeds import SITEMAP
+from .sessions import Session
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
 
@@ -328,7 +329,15 @@ class Crawler(Hooks, Options):
             self._judge.miss(error, lease, session, started_at)
             raise
         self._judge.hear(response, lease, session, started_at)
-        page = Page(
+        page = self.page_of(request, response, session)
+        if page.needs_preparing and request.handler != SITEMAP:
+            async with self._preparing:
+                await page.prepare()
+        return page
+
+    def page_of(self, request: Request, response: Response, session: Session) -> Page:
+        """A response as the page that a handler gets."""
+        return Page(
             request,
             response,
             session,
@@ -338,10 +347,6 @@ class Crawler(Hooks, Options):
             max_links=self.max_links,
             max_elements=self.max_elements,
         )
-        if page.needs_preparing and request.handler != SITEMAP:
-            async with self._preparing:
-                await page.prepare()
-        return page
 
     async def _fetch_robots(self, request: Request, url: str) -> Response:
         robots = Request(

@@ -29,6 +29,7 @@ from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
 
+from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -410,8 +411,11 @@ def test_a_new_crawler_runs_as_it_is_and_its_test_passes(site: Site) -> None:
     assert "2 pages, 2 items" in ok("run", "my_shop.py")
     titles = [json.loads(line)["title"] for line in ok("items", "runs/my-shop").splitlines()]
     assert titles == ["/", "/a"]
-    options = ["-q", "-p", "no:cacheprovider", "test_my_shop.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *options], check=True, capture_output=True)
+    options = ["-q", "-p", "no:cacheprovider", *PLUGIN, "test_my_shop.py"]
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], check=True, capture_output=True, text=True
+    )
+    assert "2 passed" in tested.stdout
 
 
 def test_new_never_overwrites_anything() -> None:
