@@ -29,11 +29,11 @@ WIDTH = 200
 @contextmanager
 def pages_shown(crawler: Crawler) -> Iterator[None]:
     """Print each page's items and links while the crawl lasts, on standard output."""
-    scope = Scope(crawler.scope, include=crawler.include, exclude=crawler.exclude)
 
     def on_handled(event: RequestHandled) -> None:
         if event.page is not None:
-            click.echo("\n".join(_page(crawler, scope, event.page, event.duration)))
+            took = f"{event.request.handler}, {span(event.duration)}"
+            click.echo("\n".join(page_lines(crawler, event.page, took)))
 
     def on_retried(event: RequestRetried) -> None:
         why = f"{one_line(event.error)}; again in {span(event.delay)}"
@@ -60,11 +60,17 @@ def _headline(what: str, url: str, detail: str, colour: str) -> str:
     return f"{styled(what, colour)} {styled(printable(url), 'bold')}  {detail}"
 
 
-def _page(crawler: Crawler, scope: Scope, page: Page, duration: float) -> Iterator[str]:
-    took = f"{page.request.handler}, {span(duration)}"
+def page_lines(crawler: Crawler, page: Page, detail: str) -> Iterator[str]:
+    """What a handler did with a page.
+
+    Args:
+        crawler: The crawler, whose rules say which links are followed.
+        page: The page, handled.
+        detail: What else to say in the first line.
+    """
     if page.response.cache:
-        took += f", {page.response.cache} in the page cache"
-    yield _headline(str(page.status), page.url, took, "green")
+        detail += f", {page.response.cache} in the page cache"
+    yield _headline(str(page.status), page.url, detail, "green" if page.status < 400 else "red")
     for data in page.items[:ITEMS]:
         yield "  item"
         yield from _item(data)
@@ -74,7 +80,7 @@ def _page(crawler: Crawler, scope: Scope, page: Page, duration: float) -> Iterat
         yield _cut(f"  error   {one_line(error)}")
     if page.updates:
         yield f"  state   {plural(len(page.updates), 'change')}"
-    yield from _links(crawler, scope, page)
+    yield from _links(crawler, page)
     if not (page.items or page.links or page.rejected or page.updates):
         yield "  nothing: no item was saved and no link followed"
 
@@ -93,8 +99,9 @@ def _value(value: object) -> str:
     return harmless(json.dumps(value, ensure_ascii=False).encode()).decode()
 
 
-def _links(crawler: Crawler, scope: Scope, page: Page) -> Iterator[str]:
+def _links(crawler: Crawler, page: Page) -> Iterator[str]:
     """Where the page leads to, by handler; and what of it is left out, by reason."""
+    scope = Scope(crawler.scope, include=crawler.include, exclude=crawler.exclude)
     followed: dict[str, list[str]] = {}
     skipped: dict[str, list[str]] = {}
     is_nofollow = crawler.obey_robots and page.links and page.says_nofollow(crawler.robots.token)
