@@ -43,6 +43,7 @@ from .gate import HostPaused
 from .hooks import Hooks
 from .items import ItemType
 from .job import Job, P
+from .notebook import show
 from .options import Options
 from .page import Page, handler_name
 from .parts import Parts
@@ -143,6 +144,8 @@ class Crawler(Hooks, Options):
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> Statistics:
         """Run the crawl inside the loop that is running: in a notebook, a web server, a test.
 
+        In a notebook a display shows where it stands.
+
         Args:
             fresh: Throw away what the run holds, and start anew.
             signals: Whether SIGTERM and Ctrl-C stop the crawl.
@@ -152,6 +155,7 @@ class Crawler(Hooks, Options):
         """
         await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
+        stop_showing = show(self)
         try:
             self.statistics.begin_life(self.clock.now())
             if self.max_pages is not None:
@@ -169,6 +173,7 @@ class Crawler(Hooks, Options):
             await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
+            stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
         return self.statistics
 
