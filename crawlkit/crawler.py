@@ -43,6 +43,7 @@ from .gate import HostPaused
 from .hooks import Hooks
 from .items import ItemType
 from .job import Job, P
+from .notebook import show
 from .options import Options
 from .page import Page, handler_name
 from .parts import Parts
@@ -51,6 +52,7 @@ from .request import Request, host_of
 from .response import Response
 from .runner import run
 from .seeds import SITEMAP
+from .sessions import Session
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
 
@@ -144,6 +146,8 @@ class Crawler(Hooks, Options):
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> Statistics:
         """Run the crawl inside the loop that is running: in a notebook, a web server, a test.
 
+        In a notebook a display shows where it stands.
+
         Args:
             fresh: Throw away what the run holds, and start anew.
             signals: Whether SIGTERM and Ctrl-C stop the crawl.
@@ -153,6 +157,7 @@ class Crawler(Hooks, Options):
         """
         await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
+        stop_showing = show(self)
         try:
             self.statistics.begin_life(self.clock.now())
             if self.max_pages is not None:
@@ -170,6 +175,7 @@ class Crawler(Hooks, Options):
             await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
+            stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
         return self.statistics
 
@@ -314,7 +320,7 @@ class Crawler(Hooks, Options):
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
-                await self.job.emit(RequestHandled(lease.request, page.status, duration))
+                await self.job.emit(RequestHandled(lease.request, page.status, duration, page))
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
         request = lease.request
@@ -330,7 +336,15 @@ class Crawler(Hooks, Options):
             self._judge.miss(error, lease, session, started_at)
             raise
         self._judge.hear(response, lease, session, started_at)
-        page = Page(
+        page = self.page_of(request, response, session)
+        if page.needs_preparing and request.handler != SITEMAP:
+            async with self._preparing:
+                await page.prepare()
+        return page
+
+    def page_of(self, request: Request, response: Response, session: Session) -> Page:
+        """A response as the page that a handler gets."""
+        return Page(
             request,
             response,
             session,
@@ -340,10 +354,6 @@ class Crawler(Hooks, Options):
             max_links=self.max_links,
             max_elements=self.max_elements,
         )
-        if page.needs_preparing and request.handler != SITEMAP:
-            async with self._preparing:
-                await page.prepare()
-        return page
 
     async def _fetch_robots(self, request: Request, url: str) -> Response:
         robots = Request(
@@ -529,6 +539,7 @@ class Crawler(Hooks, Options):
                 statistics.pending,
                 statistics.in_flight,
                 statistics.items_saved,
+                statistics.cache_hits,
             )
         )
 

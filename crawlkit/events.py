@@ -16,6 +16,7 @@ from .errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, Saved
+    from .page import Page
     from .request import Request
 
 log = logging.getLogger("crawlkit.events")
@@ -104,12 +105,14 @@ class RequestHandled(Event):
         request: The request.
         status: HTTP status.
         duration: Seconds from its start to its effects.
+        page: The page, with the items and links that its handler gave.
     """
 
     name: ClassVar[str] = "requestHandled"
     request: Request
     status: int
     duration: float
+    page: Page | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,7 @@ class CrawlerStatus(Event):
         pending: Requests that wait.
         in_flight: Requests being fetched or handled.
         items: Items saved, over all lives.
+        cache_hits: Pages that came from the page cache, over all lives.
     """
 
     name: ClassVar[str] = "crawlerStatus"
@@ -189,6 +193,7 @@ class CrawlerStatus(Event):
     pending: int
     in_flight: int
     items: int
+    cache_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

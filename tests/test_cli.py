@@ -25,12 +25,11 @@ import crawlkit
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
 from crawlkit.cli.output import size, span
-from crawlkit.cli.progress import LOG_INTERVAL, Progress
-from crawlkit.events import CrawlerStatus
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
-from crawlkit.testing import ManualClock, Site
+from crawlkit.testing import Site
 
+from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -412,8 +411,11 @@ def test_a_new_crawler_runs_as_it_is_and_its_test_passes(site: Site) -> None:
     assert "2 pages, 2 items" in ok("run", "my_shop.py")
     titles = [json.loads(line)["title"] for line in ok("items", "runs/my-shop").splitlines()]
     assert titles == ["/", "/a"]
-    options = ["-q", "-p", "no:cacheprovider", "test_my_shop.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *options], check=True, capture_output=True)
+    options = ["-q", "-p", "no:cacheprovider", *PLUGIN, "test_my_shop.py"]
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], check=True, capture_output=True, text=True
+    )
+    assert "2 passed" in tested.stdout
 
 
 def test_new_never_overwrites_anything() -> None:
@@ -618,33 +620,6 @@ def wait_until(condition: Any) -> None:
 
 
 # -- how it looks -------------------------------------------------------------------------------
-
-
-def status(finished: int, **more: int) -> CrawlerStatus:
-    return CrawlerStatus(
-        finished, **({"failed": 0, "pending": 7, "in_flight": 2, "items": 9} | more)
-    )
-
-
-def test_progress_says_where_the_crawl_stands_and_how_fast_it_is() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append)
-    for second in range(3):
-        progress.update(status(1200 + 50 * second, failed=second))
-        clock.advance(1)
-    assert lines[0] == "1,200 done, 7 pending, 2 in flight, 9 items, starting, 0.0 ms"
-    assert lines[2] == (
-        "1,300 done, 2 failed, 7 pending, 2 in flight, 9 items, 50.0 pages/s, 2.00 s"
-    )
-
-
-def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append, interval=LOG_INTERVAL)
-    for second in range(35):
-        clock.advance(1)
-        progress.update(status(second))
-    assert [line.split()[0] for line in lines] == ["9", "19", "29"]
 
 
 def test_progress_without_a_terminal_goes_to_the_log(
