@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from . import outcomes
 from .checkpoint import Checkpoint, Lease, Ticket
 from .clock import Clock
+from .errorgroups import GroupKey
 from .errors import (
     FetchError,
     HandlerError,
@@ -295,6 +296,7 @@ class Crawler(Hooks, Options):
 
     async def _process(self, lease: Lease) -> None:
         started_at, started = self.clock.now(), perf_counter()
+        page: Page | None = None
         try:
             refusal = await self._gate.refusal(lease)
             if self.sitemaps_from_robots and not lease.request.depth:
@@ -316,7 +318,8 @@ class Crawler(Hooks, Options):
             self.queue.release(lease)
             raise
         except Exception as error:
-            await self._fail(lease, error, perf_counter() - started)
+            response = None if page is None else page.response
+            await self._fail(lease, error, perf_counter() - started, response)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
@@ -336,11 +339,7 @@ class Crawler(Hooks, Options):
             self._judge.miss(error, lease, session, started_at)
             raise
         self._judge.hear(response, lease, session, started_at)
-        page = self.page_of(request, response, session)
-        if page.needs_preparing and request.handler != SITEMAP:
-            async with self._preparing:
-                await page.prepare()
-        return page
+        return self.page_of(request, response, session)
 
     def page_of(self, request: Request, response: Response, session: Session) -> Page:
         """A response as the page that a handler gets."""
@@ -364,6 +363,9 @@ class Crawler(Hooks, Options):
 
     async def _handle(self, page: Page) -> None:
         name = page.request.handler
+        if page.needs_preparing and name != SITEMAP:
+            async with self._preparing:
+                await page.prepare()
         handler = self._handlers.get(name) or self._handler(name)
         await _done(handler(page))
 
@@ -381,7 +383,7 @@ class Crawler(Hooks, Options):
         if page.items:
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
-            self.statistics.error(error, request.url)
+            self._count_error(error, request.url, page.response)
         if is_nofollow:
             for link in page.links:
                 self._skip(link, "nofollow", page)
@@ -438,7 +440,7 @@ class Crawler(Hooks, Options):
     def _put_back(self, lease: Lease, failure: FetchError | None) -> None:
         """Leave a request for later; it costs no retry."""
         if failure is not None:
-            self.statistics.error(failure, lease.request.url)
+            self._count_error(failure, lease.request.url, failure.response)
         self._gate.ended(lease, has_outcome=False)
         self.queue.put_back(lease)
 
@@ -456,7 +458,9 @@ class Crawler(Hooks, Options):
             self.throttle.hold(lease.host, error.retry_after)
             self._put_back(lease, error)
 
-    async def _fail(self, lease: Lease, error: Exception, duration: float) -> None:
+    async def _fail(
+        self, lease: Lease, error: Exception, duration: float, response: Response | None = None
+    ) -> None:
         """A try failed: tell the user, then try again or give up."""
         request = lease.request
         will_retry = request.retry_count < self.max_retries and is_retryable(request, error)
@@ -468,7 +472,9 @@ class Crawler(Hooks, Options):
         except asyncio.CancelledError:
             self.queue.release(lease)
             raise
-        self.statistics.error(error, request.url)
+        if isinstance(error, FetchError):
+            response = error.response or response
+        group = self._count_error(error, request.url, response)
         self._ended(lease, has_outcome=not will_retry)
         if will_retry:
             delay = backoff(request.retry_count)
@@ -479,9 +485,18 @@ class Crawler(Hooks, Options):
         else:
             if request.handler == SITEMAP:
                 self._seeds.give_up(request.url)
-            self.queue.finish(lease, outcomes.failed(lease, error, self.clock.now(), duration))
+            self.queue.finish(
+                lease, outcomes.failed(lease, error, group, self.clock.now(), duration)
+            )
             self.statistics.failed(request.handler, lease.host, duration, request.retry_count)
             await self.job.emit(RequestFailed(request, error))
+
+    def _count_error(self, error: Exception, url: str, response: Response | None) -> GroupKey:
+        """Count an error, and keep the response if it is the first one of its group."""
+        group = self.statistics.error(error, url)
+        if response is not None:
+            self._parts.specimens.keep(group, response, self.clock.now())
+        return group
 
     async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
 from .clock import isoformat
-from .errorgroups import ErrorStatistics
+from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
 from .items import decode_item
 from .request import Request, fingerprint
+from .specimens import Specimen, read_specimen
 from .statistics import HostStatistics, Statistics, tallies
 from .stores import open_reader
 from .stores.base import Reader, StoredItem
@@ -50,6 +51,7 @@ class Explanation:
         retries: How many times it was tried again.
         error: The error's kind, for a failed one.
         detail: The error in one line, or the rule by which it was skipped.
+        group: The id of the group that the error of a failed one was counted in.
     """
 
     url: str
@@ -63,6 +65,7 @@ class Explanation:
     retries: int = 0
     error: str | None = None
     detail: str | None = None
+    group: str | None = None
 
     def __str__(self) -> str:
         """The same in one sentence."""
@@ -161,6 +164,18 @@ class Run:
     def errors(self) -> list[ErrorStatistics]:
         """The groups of errors, the most frequent first."""
         return [ErrorStatistics.of(group) for group in self._reader.errors()]
+
+    def specimen(self, key: str | GroupKey) -> Specimen | None:
+        """The first response of a group of errors, or ``None`` where none was kept.
+
+        Args:
+            key: The group's id (`ErrorStatistics.id`), or its kind, place and masked message.
+
+        Raises:
+            StoreDamagedError: It is not what was saved.
+        """
+        name = key if isinstance(key, str) else group_id(key)
+        return read_specimen(self.document, name)
 
     def check(self) -> Iterator[str]:
         """Everything that is wrong with what is stored, a line each; nothing if all is well."""
@@ -330,6 +345,9 @@ def _runs_near(path: Path) -> list[str]:
 
 def _explain(url: str, known: Outcome) -> Explanation:
     is_done = known.outcome not in ("pending", "in_flight")
+    detail, group = known.detail, None
+    if known.outcome == "failed":
+        detail, group = without_group(detail)
     return Explanation(
         url=url,
         outcome=known.outcome,  # type: ignore[arg-type]  # what is stored is one of them
@@ -341,5 +359,6 @@ def _explain(url: str, known: Outcome) -> Explanation:
         duration=known.duration,
         retries=known.retries,
         error=known.error,
-        detail=known.detail,
+        detail=detail,
+        group=group,
     )

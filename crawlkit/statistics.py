@@ -16,7 +16,7 @@ import msgspec
 from .checkpoint import Checkpoint, Number, Outcome, Saved
 from .clock import Clock, isoformat
 from .durations import Durations, Sketch
-from .errorgroups import ErrorGroups, ErrorStatistics
+from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
 from .response import CacheResult
 from .samples import Sample, Samples
@@ -321,15 +321,15 @@ class Statistics:
         if result != "miss":
             self.cache_bytes_saved += size
 
-    def error(self, error: BaseException, url: str, place: str | None = None) -> None:
-        """Count an error in its group.
+    def error(self, error: BaseException, url: str, place: str | None = None) -> GroupKey:
+        """Count an error in its group, and say in which.
 
         Args:
             error: What was raised.
             url: The URL during whose handling it was.
             place: Where it arose; the innermost line of the user's code where it is ``None``.
         """
-        self._errors.record(error, url, place, self._clock.now())
+        return self._errors.record(error, url, place, self._clock.now())
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""

@@ -25,6 +25,7 @@ import crawlkit
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
 from crawlkit.cli.output import size, span
+from crawlkit.errorgroups import group_id
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
@@ -33,6 +34,9 @@ from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
 
 ROOT = Path(__file__).parent.parent
+
+GROUP = group_id(("ValueError", "shop.py:7", "no price"))
+"""The one group of errors of `write_run`."""
 
 SHOP = """\
 from crawlkit import Crawler
@@ -285,6 +289,7 @@ def test_why_explains_a_url(address: str) -> None:
         "retries": 1,
         "error": None,
         "detail": None,
+        "group": None,
     }
     assert "no scheme" in fails(2, "why", address, "shop.example")
 
@@ -297,10 +302,11 @@ def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
 
 
 def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
-    line = f"ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
+    line = f"{GROUP}  ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
     assert ok("failed", address, "ls") == line
     (request,) = json.loads(ok("failed", address, "ls", "--json"))
     assert (request["url"], request["retries"]) == (f"{SITE}/broken", 3)
+    assert (request["group"], request["detail"]) == (GROUP, "ValueError: no price")
 
 
 @pytest.mark.parametrize(
@@ -309,6 +315,7 @@ def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
         ("--error", "ValueError", "StatusError"),
         ("--handler", "parse_item", "parse"),
         ("--host", "shop.example", "example"),
+        ("--status", "200", "404"),
         ("--url", "https://SHOP.example/broken#x", "https://shop.example/"),
     ],
 )
@@ -317,6 +324,12 @@ def test_failed_requests_can_be_chosen(address: str, option: str, right: str, wr
     assert "broken" in ok("failed", address, "ls", option, right)
     assert ok("failed", address, "retry", option, wrong).startswith("0 requests")
     assert ok("failed", address, "drop", option, right).startswith("1 request of")
+
+
+def test_failed_requests_of_one_group_of_errors_can_be_chosen(address: str) -> None:
+    assert "broken" in ok("failed", address, "ls", "--group", GROUP)
+    assert f"there is {GROUP}" in fails(2, "failed", address, "retry", "--group", "zz")
+    assert ok("failed", address, "retry", "--group", GROUP[:3]).startswith("1 request put back")
 
 
 def test_a_failed_request_that_is_put_back_is_pending_with_all_its_retries(address: str) -> None:

@@ -188,6 +188,24 @@ async def test_a_status_is_no_error(browser: BrowserFetcher, site: Site) -> None
     assert "nothing" in response.text
 
 
+async def test_a_page_that_went_wrong_comes_with_a_screenshot(
+    browser: BrowserFetcher, site: Site, session: Session
+) -> None:
+    site.add_page("/", f"{HTML}all is well")
+    site.add_page("/gone", f"{HTML}gone", status=410)
+    well = Request(site.url("/"), private=True)
+    gone = Request(site.url("/gone"), private=True)
+    for request, has_screenshot in (
+        (well, False),
+        (gone, True),
+        (well.replace(retry_count=1), True),  # something was wrong with it when it was last tried
+    ):
+        response = await browser.fetch(request, session)
+        picture = response.screenshot
+        assert (picture is not None) == has_screenshot
+        assert picture is None or picture.startswith(b"\xff\xd8\xff")  # JPEG
+
+
 async def test_a_form_is_sent(browser: BrowserFetcher, site: Site) -> None:
     async def form(request: web.BaseRequest) -> str:
         return f"{HTML}{request.method} {request.headers['Content-Type']} {await request.text()}"
