@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import sysconfig
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from types import FrameType
 
 import msgspec
 
-from .checkpoint import Checkpoint, ErrorGroup
+from .checkpoint import Checkpoint, ErrorGroup, Outcome
 from .clock import isoformat
 from .errors import CrawlkitError
 from .request import host_of
@@ -33,6 +35,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
     """Errors that are alike.
 
     Attributes:
+        id: What the group is called in commands: 8 characters, the same in every run.
         kind: The error's type.
         message: Its message, varying parts masked.
         place: ``file:line`` or the handler where it arose; may be empty.
@@ -42,6 +45,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
         examples: A few URLs, at most five.
     """
 
+    id: str
     kind: str
     message: str
     place: str
@@ -54,6 +58,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
     def of(cls, group: ErrorGroup) -> ErrorStatistics:
         """What is stored, for reading."""
         return cls(
+            id=group_id(group.key),
             kind=group.kind,
             message=group.message,
             place=group.place,
@@ -116,6 +121,20 @@ class ErrorGroups:
         return [ErrorStatistics.of(group) for group in groups]
 
 
+def group_id(key: tuple[str, str, str]) -> str:
+    """What a group of errors is called in commands."""
+    return blake2b("\0".join(key).encode("utf-8", "replace"), digest_size=4).hexdigest()
+
+
+_NAMED = re.compile(r" \[([0-9a-f]{8})\]$").search
+
+
+def group_of_failure(failure: Outcome) -> str | None:
+    """The id of the group that a failed request's error was counted in, where that was kept."""
+    found = _NAMED(failure.detail or "")
+    return None if found is None else found[1]
+
+
 def _empty(key: tuple[str, str, str], now: float) -> ErrorGroup:
     kind, place, message = key
     return ErrorGroup(kind=kind, message=message, place=place, first_at=now, last_at=now)
@@ -154,7 +173,26 @@ def message_of(error: BaseException, host: str = "") -> str:
     if host:
         message = message.replace(host, "<host>")
     names = isinstance(error, _ABOUT_NAMES)
-    status = str(getattr(error, "status", ""))
+    return _masked(message, names, str(getattr(error, "status", "")))
+
+
+def message_of_failure(failure: Outcome) -> str:
+    """The message of the group that a failed request's error was counted in.
+
+    It is what `message_of` made of the error, but for the first 400 characters of one that has
+    characters which cannot be printed.
+    """
+    kind = failure.error or ""
+    message = (failure.detail or "").removeprefix(kind).removeprefix(": ")[:_LONGEST]
+    error = getattr(builtins, kind, None)
+    names = isinstance(error, type) and issubclass(error, _ABOUT_NAMES)
+    if failure.host:
+        message = message.replace(failure.host, "<host>")
+    return _masked(message, names, str(failure.status or ""))
+
+
+def _masked(message: str, names: bool, status: str) -> str:
+    """The message without its varying parts, but for names of the program and the status."""
 
     def masked(match: re.Match[str]) -> str:
         text = match.group()
