@@ -23,6 +23,7 @@ from .errorgroups import GroupKey
 from .errors import (
     FetchError,
     HandlerError,
+    OptionError,
     PageTypeError,
     ProxyError,
     RedirectError,
@@ -39,6 +40,7 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
 from .hooks import Hooks
@@ -56,6 +58,7 @@ from .seeds import SITEMAP
 from .sessions import Session
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
+from .urls import canonical
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -124,6 +127,9 @@ class Crawler(Hooks, Options):
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._proxy_failures: Counter[Ticket] = Counter()
+        self._retrying = FailureRetry(self.job, parts.queue, parts.statistics)
+        self._workers: asyncio.TaskGroup | None = None
+        self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self._is_seeded = False
         self._is_finished = False
@@ -221,6 +227,72 @@ class Crawler(Hooks, Options):
         """
         return await self.page_cache.cached(key, compute, ttl)
 
+    # -- steering: from a listener, a handler, or another task of the loop ---------------------
+
+    def pause(self) -> None:
+        """Begin no further request until `resume`; those in flight end as usual.
+
+        Checkpoints go on, and the crawl can be stopped meanwhile. A crawl that is started again is
+        not paused.
+        """
+        self.queue.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.queue.resume()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the crawl was told to `pause`."""
+        return self.queue.is_paused
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Have at most `concurrency` requests in flight, in this life of the run.
+
+        Where it is lowered, those that are too many end as usual.
+
+        Raises:
+            OptionError: It is less than 1.
+        """
+        if concurrency < 1:
+            raise OptionError(f"concurrency cannot be {concurrency}; give a number from 1 on")
+        self.concurrency = concurrency
+        self.queue.resize(concurrency)
+        self.queue.limit = self._parts.capacity.allow(concurrency)
+        self._hire()
+
+    async def retry_failed(
+        self,
+        *,
+        group: str | None = None,
+        error: str | None = None,
+        handler: str | None = None,
+        host: str | None = None,
+        url: str | None = None,
+    ) -> int:
+        """Put requests that were given up back into the queue; how many there were.
+
+        They have all their retries before them. When this returns it is durable; if the process
+        dies before, those that were not yet put back are still failed.
+
+        Args:
+            group: Only errors of this group, by its ``id`` in ``statistics.errors``.
+            error: Only errors of this kind.
+            handler: Only requests for this handler.
+            host: Only requests to this ``host[:port]``.
+            url: Only the request of this URL.
+
+        Raises:
+            UsageError: The crawl is over, or about to stop; or there is no such group.
+            StoreError: It could not be written down yet.
+        """
+        which = Which(
+            url=None if url is None else canonical(url), host=host, handler=handler, error=error
+        )
+        if group is not None:
+            which = which.of_group(group, self.statistics.errors)
+        return await self._retrying.retry(which)
+
     # -- the crawl ----------------------------------------------------------------------------
 
     async def _work_until_done(self) -> bool:
@@ -244,13 +316,21 @@ class Crawler(Hooks, Options):
 
     async def _work(self) -> None:
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._seed())
-                tasks.create_task(self._feed())
-                for _ in range(self.concurrency):
-                    tasks.create_task(self._worker())
+            async with asyncio.TaskGroup() as self._workers:
+                self._workers.create_task(self._seed())
+                self._workers.create_task(self._feed())
+                self._hire()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            self._workers = None
+
+    def _hire(self) -> None:
+        """Have a worker for each request that may be in flight; those that are too many wait."""
+        if self._workers is not None and not self.queue.is_closed:
+            for _ in range(self._hired, self.concurrency):
+                self._workers.create_task(self._worker())
+            self._hired = max(self._hired, self.concurrency)
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""

@@ -62,6 +62,7 @@ class RequestQueue:
         limit: How many requests are in flight at most, right now: `concurrency`, or less where the
             machine can bear no more. It may be changed at any time.
         hungry: Set when the feeder should look for more work.
+        is_paused: Whether nothing is given out for now.
         in_flight: What workers are busy with.
         budget: How many more requests may be started; infinite unless there is a limit.
         changes: Grows with everything that is enqueued, so that one can tell whether anything was.
@@ -70,7 +71,7 @@ class RequestQueue:
     def __init__(self, clock: Clock, throttle: Throttle, *, concurrency: int = 16) -> None:
         self._clock = clock
         self._throttle = throttle
-        self._low = 2 * concurrency + BUNDLE
+        self.resize(concurrency)
         self._limit = concurrency
         self._enqueued = DedupSet()
         self._skips = DedupSet(bits=14)
@@ -89,6 +90,7 @@ class RequestQueue:
 
         self.hungry = asyncio.Event()
         self.in_flight: dict[Ticket, Lease] = {}
+        self.is_paused = False
         self.budget = math.inf
         self.changes = 0
 
@@ -97,11 +99,13 @@ class RequestQueue:
         self._fresh_hosts: set[str] = set()  # of these, and of those to be tried again
         self._duplicates = 0
         self._again: list[Pending] = []
+        self._forget: list[tuple[str, int]] = []
         self._left: list[Ticket] = []
         self._outcomes: list[Outcome] = []
         self._skipped: list[Outcome] = []
         self._unsettled = 0
         self._known_in_flight: set[Ticket] = set()
+        self._reviving: set[tuple[str, int]] = set()
 
     # -- enqueue ----------------------------------------------------------------------------------
 
@@ -140,6 +144,21 @@ class RequestQueue:
         """Keep why a link was not enqueued, for those who ask."""
         if self._skips.add(outcome.url):
             self._skipped.append(outcome)
+
+    def revive(self, failed: Pending) -> bool:
+        """Enqueue a failed request once more, in the checkpoint in which its outcome is forgotten.
+
+        `False` where the same was asked for already and is not committed yet.
+        """
+        key = (failed.host, failed.fingerprint)
+        if key in self._reviving:
+            return False
+        self._reviving.add(key)
+        self._forget.append(key)
+        self._again.append(failed)
+        self.changes += 1
+        self.budget += 1
+        return True
 
     # -- the worker's side ------------------------------------------------------------------------
 
@@ -199,6 +218,25 @@ class RequestQueue:
         self.hungry.set()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is given out."""
+        return self._is_closed
+
+    def pause(self) -> None:
+        """Give out nothing until `resume`. What is in flight ends as usual."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.is_paused = False
+        self._wake(1)  # each that starts wakes the next
+        self.hungry.set()
+
+    def resize(self, concurrency: int) -> None:
+        """Size the window for so many requests in flight."""
+        self._low = 2 * concurrency + BUNDLE
+
+    @property
     def limit(self) -> int:
         """How many requests are in flight at most. More than that, once lowered, end as usual."""
         return self._limit
@@ -224,7 +262,7 @@ class RequestQueue:
             self.hungry.set()
 
     def _next(self) -> Lease | None:
-        if self.budget <= 0 or len(self.in_flight) >= self._limit:
+        if self.is_paused or self.budget <= 0 or len(self.in_flight) >= self._limit:
             return None
         now = self._clock.now()
         self._rouse(now)
@@ -290,6 +328,7 @@ class RequestQueue:
             bool(self._waiters)
             and not self._ready
             and len(self.in_flight) < self._limit
+            and not self.is_paused
             and self.budget > 0
             and self._comes_at() <= self._clock.now()
         )
@@ -342,6 +381,7 @@ class RequestQueue:
     def settle(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         """The checkpoint was committed: what it enqueued can be claimed."""
         self._unsettled -= len(checkpoint.fresh) + len(checkpoint.again)
+        self._reviving.difference_update(checkpoint.forget)
         if receipt.enqueued or checkpoint.again:
             self._is_dry = self._is_exhausted = False
         self.hungry.set()
@@ -409,6 +449,7 @@ class RequestQueue:
         checkpoint.fresh, self._fresh = self._fresh, []
         checkpoint.duplicates, self._duplicates = self._duplicates, 0
         checkpoint.again, self._again = self._again, []
+        checkpoint.forget, self._forget = self._forget, []
         checkpoint.left, self._left = self._left, []
         checkpoint.outcomes, self._outcomes = self._outcomes, []
         checkpoint.skipped, self._skipped = self._skipped, []

@@ -192,19 +192,27 @@ class Run:
         """
         return (decode_item(item, meta=meta) for item in self.stored_items(handler))
 
-    def stored_items(self, handler: str | None = None) -> Iterator[StoredItem]:
-        """The items as they are stored: what `export_items` takes."""
-        return self._streamed(self._reader.items(handler=handler))
+    def stored_items(self, handler: str | None = None, *, after: int = 0) -> Iterator[StoredItem]:
+        """The items as they are stored, from number `after` + 1 on: what `export_items` takes."""
+        return self._streamed(self._reader.items(after=after, handler=handler))
 
     # -- requests -----------------------------------------------------------------------------
 
-    def requests(self, outcome: OutcomeName, *, host: str | None = None) -> Iterator[Outcome]:
+    def requests(
+        self,
+        outcome: OutcomeName,
+        *,
+        host: str | None = None,
+        after: tuple[str, int] | None = None,
+    ) -> Iterator[Outcome]:
         """The requests with this outcome.
 
         Args:
             outcome: ``handled``, ``failed`` or ``skipped``; or ``pending`` or ``in_flight``, for
                 which ``at`` is the Unix time before which the request waits, or 0.
             host: Only those of this ``host[:port]``.
+            after: ``(host, fingerprint)`` of one that was handled, failed or skipped: only those
+                that come after it.
 
         Raises:
             UsageError: There is no such outcome.
@@ -214,7 +222,7 @@ class Run:
         if outcome in ("pending", "in_flight"):
             to_do = self._streamed(self._to_do(host))
             return (request for request in to_do if request.outcome == outcome)
-        return self._streamed(self._reader.outcomes(outcome, host=host))
+        return self._streamed(self._reader.outcomes_after(outcome, after, host=host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.

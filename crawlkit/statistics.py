@@ -229,6 +229,7 @@ class Statistics:
         self._running_since: float | None = None
         self._life = _Life()
         self._samples = Samples()
+        self._sampled = self._finished.mark()
 
         self._collected = _Counters({}, {}, {})
         self._collected_life = _Life()
@@ -333,6 +334,7 @@ class Statistics:
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
+        lately, self._sampled = self._finished.since(self._sampled), self._finished.mark()
         if self._samples.wants(now):
             self._samples.add(
                 now,
@@ -343,6 +345,8 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
+                lately.p50,
+                lately.p95,
             )
 
     # -- failed requests that somebody has looked at ---------------------------------------------
@@ -397,6 +401,7 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
+        self._sampled = self._finished.mark()
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
