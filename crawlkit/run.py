@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -152,9 +152,10 @@ class Run:
         # In this order: if the crawl ends in between, its last checkpoint is already there.
         is_live = self.is_live
         statistics = Statistics(read_hosts=lambda: self.hosts(BUSIEST_HOSTS))
-        statistics.restore(Saved("statistics", self._reader.snapshot()))
-        if not is_live:
-            statistics.in_flight = 0  # a process that was killed has left them; they are pending
+        snapshot = self._reader.snapshot()
+        statistics.restore(Saved("statistics", snapshot))
+        # A process that was killed has left some; they are pending.
+        statistics.in_flight = len(_in_flight(snapshot.documents.items())) if is_live else 0
         return statistics
 
     def hosts(self, limit: int | None = None) -> dict[str, HostStatistics]:
@@ -271,10 +272,7 @@ class Run:
 
     def _in_flight(self) -> set[tuple[str, int]]:
         # They are pending as long as they have no outcome; the queue notes which they are.
-        saved = self.document(_IN_FLIGHT) if self.is_live else None
-        return (
-            set() if saved is None else set(decode(saved.data, _IN_FLIGHT, list[tuple[str, int]]))
-        )
+        return _in_flight(self._reader.documents(_IN_FLIGHT)) if self.is_live else set()
 
     # -- what the crawler saved -----------------------------------------------------------------
 
@@ -349,6 +347,15 @@ def _runs_near(path: Path) -> list[str]:
         return list(dict.fromkeys(runs))[:10]
     except OSError:
         return []  # where one may not look, there is nothing to be seen
+
+
+def _in_flight(documents: Iterable[tuple[str, Document]]) -> set[tuple[str, int]]:
+    """Host and fingerprint of what is in flight, from the notes of all workers."""
+    found: set[tuple[str, int]] = set()
+    for name, document in documents:
+        if name == _IN_FLIGHT or name.startswith(f"{_IN_FLIGHT}/"):
+            found.update(decode(document.data, name, list[tuple[str, int]]))
+    return found
 
 
 def _explain(url: str, known: Outcome) -> Explanation:

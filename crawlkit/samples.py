@@ -7,7 +7,7 @@ from itertools import repeat
 
 import msgspec
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import Checkpoint, Document, Saved, decode
 from .clock import isoformat
 
 SAMPLES = 512
@@ -109,6 +109,10 @@ class Samples:
         kept = self._kept
         yield from repeat((None, None), len(kept.rows) - len(kept.latencies))
         yield from kept.latencies
+
+    def resume(self, document: Document) -> None:
+        """Go on from those that another worker has taken, as they are stored."""
+        self._kept = decode(document.data, "statistics/samples", _Kept)
 
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""

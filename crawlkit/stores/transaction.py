@@ -31,16 +31,17 @@ def _encode(value: Any) -> bytes:
     except UnicodeEncodeError:
         # Half a surrogate pair, as in an error's message about bytes that are no text. It must not
         # keep a checkpoint from being written, now and at every later try.
-        return _encode_valid(_without_surrogates(msgspec.to_builtins(value)))
+        return _encode_valid(without_surrogates(msgspec.to_builtins(value)))
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
+    """JSON-like values with a replacement for each half of a surrogate pair."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list | tuple):
-        return [_without_surrogates(inner) for inner in value]
+        return [without_surrogates(inner) for inner in value]
     if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+        return {without_surrogates(k): without_surrogates(v) for k, v in value.items()}
     return value
 
 
@@ -60,6 +61,7 @@ FROM (
         AND host NOT IN (
             SELECT id FROM hosts WHERE name IN (SELECT value FROM json_each(:full))
         )
+        AND host NOT IN (SELECT value FROM json_each(:foreign))
     ORDER BY due LIMIT :limit
 ) b JOIN hosts h ON h.id = b.host
 """
@@ -78,6 +80,7 @@ FROM (
         SELECT id FROM (
             SELECT id FROM hosts
             WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
+                AND id NOT IN (SELECT value FROM json_each(:foreign))
             ORDER BY best DESC LIMIT :limit
         )
     ) host
@@ -109,10 +112,22 @@ its last page; so hosts that are done, but not yet in the store, do not crowd ou
 
 UNCLAIMED = """
 SELECT
-    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:claimed))),
+    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:own))),
     (SELECT due FROM bundles
      WHERE due > 0 AND due > :now AND id NOT IN (SELECT value FROM json_each(:claimed))
      ORDER BY due LIMIT 1)
+"""
+
+UNCLAIMED_HOSTS = """
+SELECT mine.value FROM json_each(?1) mine
+WHERE EXISTS (
+    SELECT 1 FROM queued
+    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
+) OR EXISTS (
+    SELECT 1 FROM recent_queued
+    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
+)
+LIMIT ?3
 """
 
 # -- commit ---------------------------------------------------------------------------------------
