@@ -17,32 +17,12 @@ from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pend
 from ..errors import StoreError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
+from .encoding import encode
 from .schema import crc
 from .seen import SeenSet
 from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
-_encode_valid = msgspec.json.Encoder().encode
-
-
-def _encode(value: Any) -> bytes:
-    try:
-        return _encode_valid(value)
-    except UnicodeEncodeError:
-        # Half a surrogate pair, as in an error's message about bytes that are no text. It must not
-        # keep a checkpoint from being written, now and at every later try.
-        return _encode_valid(_without_surrogates(msgspec.to_builtins(value)))
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(inner) for inner in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
-    return value
-
 
 # -- claim ----------------------------------------------------------------------------------------
 
@@ -155,7 +135,7 @@ def write(
 
 
 def _rows(rows: Iterable[Any]) -> tuple[str]:
-    return (_encode(list(rows)).decode(),)
+    return (encode(list(rows)).decode(),)
 
 
 def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int]:
@@ -212,7 +192,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = _encode(without_host(part, host))
+            text = encode(without_host(part, host))
             number += 1
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:
@@ -336,7 +316,7 @@ def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
         outcome.retries,
         outcome.error,
         outcome.detail,
-        outcome.request and _encode(outcome.request).decode(),
+        outcome.request and encode(outcome.request).decode(),
     )
 
 
@@ -399,7 +379,7 @@ def _merge_counters(db: sqlite3.Connection, counters: Mapping[str, Number], merg
         INSERT INTO counters (name, value) SELECT key, value FROM json_each(?) WHERE true
         ON CONFLICT (name) DO UPDATE SET value = {merged}
         """,
-        (_encode(counters).decode(),),
+        (encode(counters).decode(),),
     )
 
 
