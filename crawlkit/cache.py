@@ -16,6 +16,9 @@ from multidict import CIMultiDict
 from .caching.derived import DerivedData
 from .caching.entry import CacheEntry
 from .caching.exchange import HttpExchange, Send
+from .caching.flights import Flights
+from .caching.freshness import is_for_part
+from .caching.parts import part_of
 from .caching.responses import CachedResponses, Place
 from .caching.store import CacheStore
 from .clock import Clock
@@ -87,7 +90,8 @@ class PageCache:
         self._clock = clock or Clock()
         self._store = CacheStore(directory, size_limit=size_limit, clock=self._clock)
         self._responses = CachedResponses(self._store, self._clock)
-        self._http = HttpExchange(self._responses, self._place_of, self._clock)
+        self._flights = Flights()
+        self._http = HttpExchange(self._responses, self._flights, self._place_of, self._clock)
         self._derived = DerivedData(self._store, self._clock)
 
     async def open(self) -> None:
@@ -218,22 +222,34 @@ class PageCache:
     # -- modes that do not ask HTTP ---------------------------------------------------------------
 
     async def _exchange_by_age(self, place: Place, send: Send, mode: CacheMode) -> Response:
-        request, hop = place.request, place.hop
-        is_part = hop.headers is not None and "Range" in hop.headers
-        if not is_part:
-            stored = await self._responses.look_up(place)
-            if stored is not None and self._is_good(stored.entry, request, mode):
-                response = await self._responses.response_of(stored, "hit")
-                if response is not None:
-                    return response
+        response = await self._kept(place, mode)
+        if response is not None:
+            return response
         if mode == "offline":
-            raise _offline(hop)
-        requested = self._clock.now()
-        response = await send(hop)
-        response.cache = "miss"
-        if not is_part and response.status in KEPT_STATUSES:
-            await self._responses.keep(place, response, requested)
-        return response
+            raise _offline(place.hop)
+        if await self._flights.landed(place.row):
+            response = await self._kept(place, mode)
+            if response is not None:
+                return response
+        with self._flights.flying(place.row):
+            requested = self._clock.now()
+            response = await send(place.hop)
+            response.cache = "miss"
+            is_part = response.status == 206 and is_for_part(place.hop.headers)
+            if response.status in KEPT_STATUSES or is_part:
+                await self._responses.keep(place, response, requested)
+            return response
+
+    async def _kept(self, place: Place, mode: CacheMode) -> Response | None:
+        """What is kept for a request in a mode that does not ask HTTP."""
+        stored = await self._responses.look_up(place)
+        if stored is not None and self._is_good(stored.entry, place.request, mode):
+            return await self._responses.response_of(stored, "hit")
+        asked, whole = place.hop.headers, place.whole()
+        if asked is None or whole is place:
+            return None
+        page = await self._kept(whole, mode)
+        return None if page is None else part_of(page, asked)
 
     def _is_good(self, entry: CacheEntry, request: Request, mode: CacheMode) -> bool:
         """Whether an entry answers a request in a mode that does not ask HTTP."""

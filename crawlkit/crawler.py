@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 from . import outcomes
 from .checkpoint import Checkpoint, Lease, Ticket
 from .clock import Clock
+from .errorgroups import GroupKey
 from .errors import (
     FetchError,
     HandlerError,
+    OptionError,
     PageTypeError,
     ProxyError,
     RedirectError,
@@ -38,11 +40,13 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
 from .hooks import Hooks
 from .items import ItemType
 from .job import Job, P
+from .notebook import show
 from .options import Options
 from .page import Page, handler_name
 from .parts import Parts
@@ -51,8 +55,10 @@ from .request import Request, host_of
 from .response import Response
 from .runner import run
 from .seeds import SITEMAP
+from .sessions import Session
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
+from .urls import canonical
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -103,6 +109,8 @@ class Crawler(Hooks, Options):
             store_patience=self.store_patience,
             durability=self.durability,
             clock=self.clock,
+            triggers=self.triggers,
+            preemption=self.preemption,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
@@ -119,6 +127,9 @@ class Crawler(Hooks, Options):
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._proxy_failures: Counter[Ticket] = Counter()
+        self._retrying = FailureRetry(self.job, parts.queue, parts.statistics)
+        self._workers: asyncio.TaskGroup | None = None
+        self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self._is_seeded = False
         self._is_finished = False
@@ -142,6 +153,8 @@ class Crawler(Hooks, Options):
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> Statistics:
         """Run the crawl inside the loop that is running: in a notebook, a web server, a test.
 
+        In a notebook a display shows where it stands.
+
         Args:
             fresh: Throw away what the run holds, and start anew.
             signals: Whether SIGTERM and Ctrl-C stop the crawl.
@@ -151,6 +164,7 @@ class Crawler(Hooks, Options):
         """
         await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
+        stop_showing = show(self)
         try:
             self.statistics.begin_life(self.clock.now())
             if self.max_pages is not None:
@@ -168,6 +182,7 @@ class Crawler(Hooks, Options):
             await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
+            stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
         return self.statistics
 
@@ -212,6 +227,72 @@ class Crawler(Hooks, Options):
         """
         return await self.page_cache.cached(key, compute, ttl)
 
+    # -- steering: from a listener, a handler, or another task of the loop ---------------------
+
+    def pause(self) -> None:
+        """Begin no further request until `resume`; those in flight end as usual.
+
+        Checkpoints go on, and the crawl can be stopped meanwhile. A crawl that is started again is
+        not paused.
+        """
+        self.queue.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.queue.resume()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the crawl was told to `pause`."""
+        return self.queue.is_paused
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Have at most `concurrency` requests in flight, in this life of the run.
+
+        Where it is lowered, those that are too many end as usual.
+
+        Raises:
+            OptionError: It is less than 1.
+        """
+        if concurrency < 1:
+            raise OptionError(f"concurrency cannot be {concurrency}; give a number from 1 on")
+        self.concurrency = concurrency
+        self.queue.resize(concurrency)
+        self.queue.limit = self._parts.capacity.allow(concurrency)
+        self._hire()
+
+    async def retry_failed(
+        self,
+        *,
+        group: str | None = None,
+        error: str | None = None,
+        handler: str | None = None,
+        host: str | None = None,
+        url: str | None = None,
+    ) -> int:
+        """Put requests that were given up back into the queue; how many there were.
+
+        They have all their retries before them. When this returns it is durable; if the process
+        dies before, those that were not yet put back are still failed.
+
+        Args:
+            group: Only errors of this group, by its ``id`` in ``statistics.errors``.
+            error: Only errors of this kind.
+            handler: Only requests for this handler.
+            host: Only requests to this ``host[:port]``.
+            url: Only the request of this URL.
+
+        Raises:
+            UsageError: The crawl is over, or about to stop; or there is no such group.
+            StoreError: It could not be written down yet.
+        """
+        which = Which(
+            url=None if url is None else canonical(url), host=host, handler=handler, error=error
+        )
+        if group is not None:
+            which = which.of_group(group, self.statistics.errors)
+        return await self._retrying.retry(which)
+
     # -- the crawl ----------------------------------------------------------------------------
 
     async def _work_until_done(self) -> bool:
@@ -235,13 +316,21 @@ class Crawler(Hooks, Options):
 
     async def _work(self) -> None:
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._seed())
-                tasks.create_task(self._feed())
-                for _ in range(self.concurrency):
-                    tasks.create_task(self._worker())
+            async with asyncio.TaskGroup() as self._workers:
+                self._workers.create_task(self._seed())
+                self._workers.create_task(self._feed())
+                self._hire()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            self._workers = None
+
+    def _hire(self) -> None:
+        """Have a worker for each request that may be in flight; those that are too many wait."""
+        if self._workers is not None and not self.queue.is_closed:
+            for _ in range(self._hired, self.concurrency):
+                self._workers.create_task(self._worker())
+            self._hired = max(self._hired, self.concurrency)
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
@@ -287,6 +376,7 @@ class Crawler(Hooks, Options):
 
     async def _process(self, lease: Lease) -> None:
         started_at, started = self.clock.now(), perf_counter()
+        page: Page | None = None
         try:
             refusal = await self._gate.refusal(lease)
             if self.sitemaps_from_robots and not lease.request.depth:
@@ -308,11 +398,12 @@ class Crawler(Hooks, Options):
             self.queue.release(lease)
             raise
         except Exception as error:
-            await self._fail(lease, error, perf_counter() - started)
+            response = None if page is None else page.response
+            await self._fail(lease, error, perf_counter() - started, response)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
-                await self.job.emit(RequestHandled(lease.request, page.status, duration))
+                await self.job.emit(RequestHandled(lease.request, page.status, duration, page))
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
         request = lease.request
@@ -328,7 +419,11 @@ class Crawler(Hooks, Options):
             self._judge.miss(error, lease, session, started_at)
             raise
         self._judge.hear(response, lease, session, started_at)
-        page = Page(
+        return self.page_of(request, response, session)
+
+    def page_of(self, request: Request, response: Response, session: Session) -> Page:
+        """A response as the page that a handler gets."""
+        return Page(
             request,
             response,
             session,
@@ -338,10 +433,6 @@ class Crawler(Hooks, Options):
             max_links=self.max_links,
             max_elements=self.max_elements,
         )
-        if page.needs_preparing and request.handler != SITEMAP:
-            async with self._preparing:
-                await page.prepare()
-        return page
 
     async def _fetch_robots(self, request: Request, url: str) -> Response:
         robots = Request(
@@ -352,6 +443,9 @@ class Crawler(Hooks, Options):
 
     async def _handle(self, page: Page) -> None:
         name = page.request.handler
+        if page.needs_preparing and name != SITEMAP:
+            async with self._preparing:
+                await page.prepare()
         handler = self._handlers.get(name) or self._handler(name)
         await _done(handler(page))
 
@@ -369,7 +463,7 @@ class Crawler(Hooks, Options):
         if page.items:
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
-            self.statistics.error(error, request.url)
+            self._count_error(error, request.url, page.response)
         if is_nofollow:
             for link in page.links:
                 self._skip(link, "nofollow", page)
@@ -426,7 +520,7 @@ class Crawler(Hooks, Options):
     def _put_back(self, lease: Lease, failure: FetchError | None) -> None:
         """Leave a request for later; it costs no retry."""
         if failure is not None:
-            self.statistics.error(failure, lease.request.url)
+            self._count_error(failure, lease.request.url, failure.response)
         self._gate.ended(lease, has_outcome=False)
         self.queue.put_back(lease)
 
@@ -444,7 +538,9 @@ class Crawler(Hooks, Options):
             self.throttle.hold(lease.host, error.retry_after)
             self._put_back(lease, error)
 
-    async def _fail(self, lease: Lease, error: Exception, duration: float) -> None:
+    async def _fail(
+        self, lease: Lease, error: Exception, duration: float, response: Response | None = None
+    ) -> None:
         """A try failed: tell the user, then try again or give up."""
         request = lease.request
         will_retry = request.retry_count < self.max_retries and is_retryable(request, error)
@@ -456,7 +552,9 @@ class Crawler(Hooks, Options):
         except asyncio.CancelledError:
             self.queue.release(lease)
             raise
-        self.statistics.error(error, request.url)
+        if isinstance(error, FetchError):
+            response = error.response or response
+        group = self._count_error(error, request.url, response)
         self._ended(lease, has_outcome=not will_retry)
         if will_retry:
             delay = backoff(request.retry_count)
@@ -467,9 +565,18 @@ class Crawler(Hooks, Options):
         else:
             if request.handler == SITEMAP:
                 self._seeds.give_up(request.url)
-            self.queue.finish(lease, outcomes.failed(lease, error, self.clock.now(), duration))
+            self.queue.finish(
+                lease, outcomes.failed(lease, error, group, self.clock.now(), duration)
+            )
             self.statistics.failed(request.handler, lease.host, duration, request.retry_count)
             await self.job.emit(RequestFailed(request, error))
+
+    def _count_error(self, error: Exception, url: str, response: Response | None) -> GroupKey:
+        """Count an error, and keep the response if it is the first one of its group."""
+        group = self.statistics.error(error, url)
+        if response is not None:
+            self._parts.specimens.keep(group, response, self.clock.now())
+        return group
 
     async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:
@@ -527,6 +634,7 @@ class Crawler(Hooks, Options):
                 statistics.pending,
                 statistics.in_flight,
                 statistics.items_saved,
+                statistics.cache_hits,
             )
         )
 

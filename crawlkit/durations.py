@@ -89,8 +89,7 @@ class Sketch:
             for bucket, n in buckets:
                 reached += n
                 if reached > rank:
-                    # The point of the bucket from which both its ends are equally far, relatively.
-                    return min(max(2 * _GAMMA**bucket / (_GAMMA + 1), self._least), self._most)
+                    return min(max(_middle(bucket), self._least), self._most)
             return self._most
 
         return Durations(
@@ -103,6 +102,22 @@ class Sketch:
             p95=quantile(0.95),
             p99=quantile(0.99),
         )
+
+    def mark(self) -> dict[int, int]:
+        """What was counted so far, for `since`."""
+        return self._buckets.copy()
+
+    def since(self, mark: dict[int, int]) -> Durations:
+        """What was counted since `mark`; its least, mean and most are as exact as quantiles are."""
+        later = Sketch()
+        for bucket, n in self._buckets.items():
+            if (more := n - mark.get(bucket, 0)) > 0:
+                seconds = _middle(bucket)
+                later._buckets[bucket] = more
+                later._sum += more * seconds
+                later._least = min(later._least, seconds)
+                later._most = max(later._most, seconds)
+        return later.summary()
 
     # -- as counters ----------------------------------------------------------------------------
 
@@ -131,6 +146,11 @@ class Sketch:
             self._most = value
         else:
             self._buckets[int(name.removeprefix("bucket/"))] = int(value)
+
+
+def _middle(bucket: int) -> float:
+    """The point of the bucket from which both its ends are equally far, relatively."""
+    return 2 * _GAMMA**bucket / (_GAMMA + 1)
 
 
 def _bucket_of(seconds: float) -> int:

@@ -32,6 +32,11 @@ A message is one line: what, where, what to do next.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .response import Response
+
 
 class CrawlkitError(Exception):
     """The base of every error that crawlkit raises.
@@ -105,9 +110,13 @@ class StoreWriteError(StoreError):
 
 
 class FetchError(CrawlkitError):
-    """A request got no usable response; it is tried again while retries last."""
+    """A request got no usable response; it is tried again while retries last.
+
+    ``response`` is what came instead, where the status of a response is the failure.
+    """
 
     retryable = True
+    response: Response | None = None
 
 
 class NetworkError(FetchError):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -37,7 +37,10 @@ from .machine import Machine
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
-from .triggers.signals import EXIT_UNFINISHED, Signals
+from .triggers.base import Preemption, Trigger
+from .triggers.signals import EXIT_UNFINISHED
+from .triggers.usual import usual_triggers
+from .triggers.watching import Watching
 from .values import State, Values
 
 log = logging.getLogger("crawlkit.job")
@@ -81,6 +84,9 @@ class Job:
         durability: ``normal`` or ``full``, see `SqliteStore`.
         clock: The run's clock.
         signals: Whether to listen to SIGTERM and Ctrl-C.
+        triggers: Further sources of events from outside, see `Trigger`.
+        preemption: The cloud whose notices of preemption are heeded: ``aws``, ``aws-rebalance``
+            (its recommendations, too), ``gcp`` or ``azure``.
 
     Attributes:
         bus: Where events go through.
@@ -100,6 +106,8 @@ class Job:
         durability: Any = "normal",
         clock: Clock | None = None,
         signals: bool = True,
+        triggers: Iterable[Trigger] = (),
+        preemption: Preemption | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
@@ -114,7 +122,7 @@ class Job:
         self._patience = store_patience
         self._loader: Loader | None = None
         self._listens = signals
-        self._signals = Signals(self._on_terminate, self._on_interrupt, grace=grace)
+        self._watching = Watching([*usual_triggers(preemption), *triggers])
         self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
         self._saving = asyncio.Lock()
         self._unwritten: Checkpoint | None = None
@@ -191,8 +199,7 @@ class Job:
         except BaseException:
             await self.store.close()
             raise
-        if signals:
-            self._signals.install()
+        await self._watching.begin(self, signals=signals)
         for work in (self._keep_saving(), self._keep_measuring()):
             self._background.append(asyncio.create_task(work))
 
@@ -216,7 +223,7 @@ class Job:
             await self._save_at_last()
             await self.bus.emit(Exit(code), deadline=self._last_patience)
         finally:
-            self._signals.remove()
+            await self._watching.end(self._last_patience)
             await self.store.close()
         return code
 
@@ -262,13 +269,17 @@ class Job:
         """
         grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
         self._stop_within(grace)
+        # In a task of its own, for which the end of the job waits, and not for the trigger.
+        await asyncio.shield(self._notify(self._leave(time_remaining)))
+
+    async def _leave(self, time_remaining: float | None) -> None:
         await self.bus.emit(Migrating(time_remaining))
         await self.try_checkpoint(is_migrating=True)
 
     async def abort(self) -> None:
         """A graceful stop was asked for: tell everyone, and stop."""
         self._stop_within(self._grace)
-        await self.bus.emit(Aborting())
+        await asyncio.shield(self._notify(self.bus.emit(Aborting())))
 
     def _stop_within(self, grace: float) -> None:
         """Stop, and have something of the grace left for the last checkpoint.
@@ -280,6 +291,7 @@ class Job:
         self.stop(grace - reserve)
         self.bus.hurry(reserve)
         self._reserve = min(self._reserve, reserve)
+        self._watching.end_within(grace)
 
     @property
     def _last_patience(self) -> float:
@@ -292,14 +304,6 @@ class Job:
         if self._deadline is None:
             return inf
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
-
-    def _on_terminate(self) -> None:
-        log.info("told to go (SIGTERM): finishing what runs, then saving")
-        self._notify(self.migrate())
-
-    def _on_interrupt(self) -> None:
-        log.info("stopping: finishing what runs, then saving (Ctrl-C again stops at once)")
-        self._notify(self.abort())
 
     def _cancel_body(self) -> None:
         if self._body is not None:
@@ -456,10 +460,11 @@ class Job:
         if self.bus.listens(event.name):
             self._notify(self.bus.emit(event))
 
-    def _notify(self, work: Coroutine[Any, Any, None]) -> None:
+    def _notify(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
+        return task
 
 
 def reserve_of(grace: float) -> float:

@@ -14,6 +14,7 @@ import msgspec
 from .errors import OptionError
 from .request import CacheMode
 from .scope import UrlPattern
+from .triggers.base import Preemption, Trigger
 
 DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
 
@@ -102,6 +103,11 @@ class Options:
             have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again.
+
+    Migration:
+        preemption: The cloud whose notices of preemption end the crawl in good order: ``aws``,
+            ``aws-rebalance`` (already when it recommends to go), ``gcp`` or ``azure``.
+        triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
     """
 
     name: str = ""
@@ -166,6 +172,9 @@ class Options:
     grace: float = 10.0
     durability: Literal["normal", "full"] = "normal"
     store_patience: float = 30.0
+
+    preemption: Preemption | None = None
+    triggers: Iterable[Trigger] = ()
 
     _AT_LEAST: ClassVar[dict[str, float]] = {
         "concurrency": 1,
@@ -235,7 +244,7 @@ class Options:
 
 
 _LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
-_NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules")
+_NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules", "triggers")
 
 
 def option_types() -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .checkpoint import Lease, Outcome
-from .errors import BlockedError, CrawlkitError, StatusError, one_line
+from .errorgroups import GroupKey, group_id, kind_of, with_group
+from .errors import BlockedError, StatusError, one_line
 from .request import Request, fingerprint
 
 
@@ -23,7 +24,7 @@ def handled(lease: Lease, status: int, now: float, duration: float) -> Outcome:
     )
 
 
-def failed(lease: Lease, error: Exception, now: float, duration: float) -> Outcome:
+def failed(lease: Lease, error: Exception, group: GroupKey, now: float, duration: float) -> Outcome:
     """It was given up; it is kept whole, so that it can be tried again later."""
     request = lease.request
     return Outcome(
@@ -36,8 +37,8 @@ def failed(lease: Lease, error: Exception, now: float, duration: float) -> Outco
         error.status if isinstance(error, StatusError | BlockedError) else None,
         duration,
         request.retry_count,
-        error=error.kind if isinstance(error, CrawlkitError) else type(error).__name__,
-        detail=one_line(error),
+        error=kind_of(error),
+        detail=with_group(one_line(error), group_id(group)),
         request=request,
     )
 

@@ -33,6 +33,7 @@ from .seeds import Seeds
 from .sessions import SessionPool
 from .sitemapplaces import SitemapPlaces
 from .sitemaps import MAX_SIZE, PIECE
+from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
 
@@ -139,6 +140,7 @@ class Parts:
             max_pauses=options.max_pauses,
         )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
+        self.specimens = job.persist("specimens", Specimens())
         self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),

@@ -35,6 +35,8 @@ class Response:
         cache: What the page cache did: ``hit``, ``miss``, ``revalidated`` (the site confirmed what
             was in it), ``stale`` (the site could not be asked), or ``""`` where it was not used.
         is_stored: Whether it was put into the page cache.
+        screenshot: What a browser showed, as JPEG, where it rendered a page that is a failure, or
+            one that is tried again after a failure; else ``None``.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Response:
         "is_private",
         "is_stored",
         "redirects",
+        "screenshot",
         "status",
         "url",
     )
@@ -75,6 +78,7 @@ class Response:
         self.is_private = is_private
         self.cache: CacheResult = ""
         self.is_stored = False
+        self.screenshot: bytes | None = None
         self._encoding: str | None = None
         self._text: str | None = None
 

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
 from .clock import isoformat
-from .errorgroups import ErrorStatistics
+from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
 from .items import decode_item
 from .request import Request, fingerprint
+from .specimens import Specimen, read_specimen
 from .statistics import HostStatistics, Statistics, tallies
 from .stores import open_reader
 from .stores.base import Reader, StoredItem
@@ -50,6 +51,7 @@ class Explanation:
         retries: How many times it was tried again.
         error: The error's kind, for a failed one.
         detail: The error in one line, or the rule by which it was skipped.
+        group: The id of the group that the error of a failed one was counted in.
     """
 
     url: str
@@ -63,6 +65,7 @@ class Explanation:
     retries: int = 0
     error: str | None = None
     detail: str | None = None
+    group: str | None = None
 
     def __str__(self) -> str:
         """The same in one sentence."""
@@ -162,6 +165,18 @@ class Run:
         """The groups of errors, the most frequent first."""
         return [ErrorStatistics.of(group) for group in self._reader.errors()]
 
+    def specimen(self, key: str | GroupKey) -> Specimen | None:
+        """The first response of a group of errors, or ``None`` where none was kept.
+
+        Args:
+            key: The group's id (`ErrorStatistics.id`), or its kind, place and masked message.
+
+        Raises:
+            StoreDamagedError: It is not what was saved.
+        """
+        name = key if isinstance(key, str) else group_id(key)
+        return read_specimen(self.document, name)
+
     def check(self) -> Iterator[str]:
         """Everything that is wrong with what is stored, a line each; nothing if all is well."""
         return self._streamed(self._reader.check())
@@ -177,19 +192,27 @@ class Run:
         """
         return (decode_item(item, meta=meta) for item in self.stored_items(handler))
 
-    def stored_items(self, handler: str | None = None) -> Iterator[StoredItem]:
-        """The items as they are stored: what `export_items` takes."""
-        return self._streamed(self._reader.items(handler=handler))
+    def stored_items(self, handler: str | None = None, *, after: int = 0) -> Iterator[StoredItem]:
+        """The items as they are stored, from number `after` + 1 on: what `export_items` takes."""
+        return self._streamed(self._reader.items(after=after, handler=handler))
 
     # -- requests -----------------------------------------------------------------------------
 
-    def requests(self, outcome: OutcomeName, *, host: str | None = None) -> Iterator[Outcome]:
+    def requests(
+        self,
+        outcome: OutcomeName,
+        *,
+        host: str | None = None,
+        after: tuple[str, int] | None = None,
+    ) -> Iterator[Outcome]:
         """The requests with this outcome.
 
         Args:
             outcome: ``handled``, ``failed`` or ``skipped``; or ``pending`` or ``in_flight``, for
                 which ``at`` is the Unix time before which the request waits, or 0.
             host: Only those of this ``host[:port]``.
+            after: ``(host, fingerprint)`` of one that was handled, failed or skipped: only those
+                that come after it.
 
         Raises:
             UsageError: There is no such outcome.
@@ -199,7 +222,7 @@ class Run:
         if outcome in ("pending", "in_flight"):
             to_do = self._streamed(self._to_do(host))
             return (request for request in to_do if request.outcome == outcome)
-        return self._streamed(self._reader.outcomes(outcome, host=host))
+        return self._streamed(self._reader.outcomes_after(outcome, after, host=host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.
@@ -330,6 +353,9 @@ def _runs_near(path: Path) -> list[str]:
 
 def _explain(url: str, known: Outcome) -> Explanation:
     is_done = known.outcome not in ("pending", "in_flight")
+    detail, group = known.detail, None
+    if known.outcome == "failed":
+        detail, group = without_group(detail)
     return Explanation(
         url=url,
         outcome=known.outcome,  # type: ignore[arg-type]  # what is stored is one of them
@@ -341,5 +367,6 @@ def _explain(url: str, known: Outcome) -> Explanation:
         duration=known.duration,
         retries=known.retries,
         error=known.error,
-        detail=known.detail,
+        detail=detail,
+        group=group,
     )

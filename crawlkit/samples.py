@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import msgspec
 
 from .checkpoint import Checkpoint, Saved
@@ -26,6 +29,9 @@ class Sample(msgspec.Struct, frozen=True):
         items: Items saved so far.
         bytes: Bytes of bodies received so far.
         memory: Bytes of resident memory of the process.
+        p50: Seconds that half of the requests took at most which were handled in the second before;
+            ``None`` where there were none.
+        p95: The same of 95 in 100.
     """
 
     time: str | None
@@ -36,15 +42,21 @@ class Sample(msgspec.Struct, frozen=True):
     items: int
     bytes: int
     memory: int
+    p50: float | None = None
+    p95: float | None = None
 
 
 class _Kept(msgspec.Struct):
-    """The document: a sample is the fields of `Sample` in their order, its time in Unix seconds."""
+    """The document: a sample is the fields of `Sample` in their order, its time in Unix seconds.
+
+    `latencies` has `p50` and `p95` of the last rows; rows of an older version have none.
+    """
 
     interval: float = INTERVAL
     rows: list[tuple[float, int, int, int, int, int, int, int]] = msgspec.field(
         default_factory=list
     )
+    latencies: list[tuple[float | None, float | None]] = msgspec.field(default_factory=list)
 
 
 class Samples:
@@ -73,18 +85,30 @@ class Samples:
         items: int,
         bytes: int,
         memory: int,
+        p50: float | None = None,
+        p95: float | None = None,
     ) -> None:
         """Keep one; the arguments are those of `Sample`, `now` is Unix time."""
         kept = self._kept
         if len(kept.rows) >= SAMPLES:
+            kept.latencies = list(self._latencies())[::2]
             kept.rows = kept.rows[::2]
             kept.interval *= 2
         kept.rows.append((now, finished, failed, pending, in_flight, items, bytes, memory))
+        kept.latencies.append((p50, p95))
         self._is_changed = True
 
     def all(self) -> list[Sample]:
         """The samples, the oldest first."""
-        return [Sample(isoformat(row[0]), *row[1:]) for row in self._kept.rows]
+        return [
+            Sample(isoformat(row[0]), *row[1:], *latency)
+            for row, latency in zip(self._kept.rows, self._latencies(), strict=True)
+        ]
+
+    def _latencies(self) -> Iterator[tuple[float | None, float | None]]:
+        kept = self._kept
+        yield from repeat((None, None), len(kept.rows) - len(kept.latencies))
+        yield from kept.latencies
 
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""

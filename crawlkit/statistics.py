@@ -16,7 +16,7 @@ import msgspec
 from .checkpoint import Checkpoint, Number, Outcome, Saved
 from .clock import Clock, isoformat
 from .durations import Durations, Sketch
-from .errorgroups import ErrorGroups, ErrorStatistics
+from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
 from .response import CacheResult
 from .samples import Sample, Samples
@@ -229,6 +229,7 @@ class Statistics:
         self._running_since: float | None = None
         self._life = _Life()
         self._samples = Samples()
+        self._sampled = self._finished.mark()
 
         self._collected = _Counters({}, {}, {})
         self._collected_life = _Life()
@@ -321,18 +322,19 @@ class Statistics:
         if result != "miss":
             self.cache_bytes_saved += size
 
-    def error(self, error: BaseException, url: str, place: str | None = None) -> None:
-        """Count an error in its group.
+    def error(self, error: BaseException, url: str, place: str | None = None) -> GroupKey:
+        """Count an error in its group, and say in which.
 
         Args:
             error: What was raised.
             url: The URL during whose handling it was.
             place: Where it arose; the innermost line of the user's code where it is ``None``.
         """
-        self._errors.record(error, url, place, self._clock.now())
+        return self._errors.record(error, url, place, self._clock.now())
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
+        lately, self._sampled = self._finished.since(self._sampled), self._finished.mark()
         if self._samples.wants(now):
             self._samples.add(
                 now,
@@ -343,6 +345,8 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
+                lately.p50,
+                lately.p95,
             )
 
     # -- failed requests that somebody has looked at ---------------------------------------------
@@ -397,6 +401,7 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
+        self._sampled = self._finished.mark()
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:

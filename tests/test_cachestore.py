@@ -500,6 +500,19 @@ async def test_a_write_that_fails_at_any_statement_leaves_nobody_waiting(
     await asyncio.wait_for(store.close(), 10)
 
 
+@pytest.mark.parametrize("prefix", [b"pp", b"p\xff", b"p\xff\xff"])
+async def test_what_begins_with_a_prefix_is_removed_and_nothing_else_whatever_its_last_byte(
+    directory: Path, prefix: bytes
+) -> None:
+    store = await opened(directory)
+    keys = [prefix, prefix + b"\xff", b"p", b"po\xff", b"q"]
+    for key in keys:
+        await store.write(key, lambda: b"value", None)
+    assert await store.delete_prefix(prefix)
+    assert [key for key in keys if await stored(store, key)] == [b"p", b"po\xff", b"q"]
+    await store.close()
+
+
 @pytest.mark.parametrize("obstacle", ["file", "below a file", "read-only"])
 async def test_a_directory_that_cannot_be_had_turns_the_cache_off_with_one_warning(
     tmp_path: Path, obstacle: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

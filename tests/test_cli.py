@@ -25,15 +25,18 @@ import crawlkit
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
 from crawlkit.cli.output import size, span
-from crawlkit.cli.progress import LOG_INTERVAL, Progress
-from crawlkit.events import CrawlerStatus
+from crawlkit.errorgroups import group_id
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
-from crawlkit.testing import ManualClock, Site
+from crawlkit.testing import Site
 
+from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
 
 ROOT = Path(__file__).parent.parent
+
+GROUP = group_id(("ValueError", "shop.py:7", "no price"))
+"""The one group of errors of `write_run`."""
 
 SHOP = """\
 from crawlkit import Crawler
@@ -286,6 +289,7 @@ def test_why_explains_a_url(address: str) -> None:
         "retries": 1,
         "error": None,
         "detail": None,
+        "group": None,
     }
     assert "no scheme" in fails(2, "why", address, "shop.example")
 
@@ -298,10 +302,11 @@ def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
 
 
 def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
-    line = f"ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
+    line = f"{GROUP}  ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
     assert ok("failed", address, "ls") == line
     (request,) = json.loads(ok("failed", address, "ls", "--json"))
     assert (request["url"], request["retries"]) == (f"{SITE}/broken", 3)
+    assert (request["group"], request["detail"]) == (GROUP, "ValueError: no price")
 
 
 @pytest.mark.parametrize(
@@ -310,6 +315,7 @@ def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
         ("--error", "ValueError", "StatusError"),
         ("--handler", "parse_item", "parse"),
         ("--host", "shop.example", "example"),
+        ("--status", "200", "404"),
         ("--url", "https://SHOP.example/broken#x", "https://shop.example/"),
     ],
 )
@@ -318,6 +324,12 @@ def test_failed_requests_can_be_chosen(address: str, option: str, right: str, wr
     assert "broken" in ok("failed", address, "ls", option, right)
     assert ok("failed", address, "retry", option, wrong).startswith("0 requests")
     assert ok("failed", address, "drop", option, right).startswith("1 request of")
+
+
+def test_failed_requests_of_one_group_of_errors_can_be_chosen(address: str) -> None:
+    assert "broken" in ok("failed", address, "ls", "--group", GROUP)
+    assert f"there is {GROUP}" in fails(2, "failed", address, "retry", "--group", "zz")
+    assert ok("failed", address, "retry", "--group", GROUP[:3]).startswith("1 request put back")
 
 
 def test_a_failed_request_that_is_put_back_is_pending_with_all_its_retries(address: str) -> None:
@@ -412,8 +424,11 @@ def test_a_new_crawler_runs_as_it_is_and_its_test_passes(site: Site) -> None:
     assert "2 pages, 2 items" in ok("run", "my_shop.py")
     titles = [json.loads(line)["title"] for line in ok("items", "runs/my-shop").splitlines()]
     assert titles == ["/", "/a"]
-    options = ["-q", "-p", "no:cacheprovider", "test_my_shop.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *options], check=True, capture_output=True)
+    options = ["-q", "-p", "no:cacheprovider", *PLUGIN, "test_my_shop.py"]
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], check=True, capture_output=True, text=True
+    )
+    assert "2 passed" in tested.stdout
 
 
 def test_new_never_overwrites_anything() -> None:
@@ -611,40 +626,13 @@ def environment() -> dict[str, str]:
 
 
 def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 # -- how it looks -------------------------------------------------------------------------------
-
-
-def status(finished: int, **more: int) -> CrawlerStatus:
-    return CrawlerStatus(
-        finished, **({"failed": 0, "pending": 7, "in_flight": 2, "items": 9} | more)
-    )
-
-
-def test_progress_says_where_the_crawl_stands_and_how_fast_it_is() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append)
-    for second in range(3):
-        progress.update(status(1200 + 50 * second, failed=second))
-        clock.advance(1)
-    assert lines[0] == "1,200 done, 7 pending, 2 in flight, 9 items, starting, 0.0 ms"
-    assert lines[2] == (
-        "1,300 done, 2 failed, 7 pending, 2 in flight, 9 items, 50.0 pages/s, 2.00 s"
-    )
-
-
-def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append, interval=LOG_INTERVAL)
-    for second in range(35):
-        clock.advance(1)
-        progress.update(status(second))
-    assert [line.split()[0] for line in lines] == ["9", "19", "29"]
 
 
 def test_progress_without_a_terminal_goes_to_the_log(

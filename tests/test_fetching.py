@@ -506,7 +506,7 @@ async def test_a_cancelled_fetch_is_cancelled_and_no_error(
         ),
         (
             http(b"zz\r\nabc", "200 OK", "Transfer-Encoding: chunked", length=False),
-            "malformed HTTP",
+            "malformed chunks",
         ),
         (http(b"abc", "200 OK", "Content-Encoding: gzip"), "is not gzip, as it says: Error -3"),
         (

@@ -106,7 +106,7 @@ def script(code: str) -> str:
     return f"{HTML}<div id=out></div><script>{code}</script>"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -186,6 +186,24 @@ async def test_a_status_is_no_error(browser: BrowserFetcher, site: Site) -> None
     response = await browser.fetch(Request(site.url("/")), visitor())
     assert response.status == 503
     assert "nothing" in response.text
+
+
+async def test_a_page_that_went_wrong_comes_with_a_screenshot(
+    browser: BrowserFetcher, site: Site, session: Session
+) -> None:
+    site.add_page("/", f"{HTML}all is well")
+    site.add_page("/gone", f"{HTML}gone", status=410)
+    well = Request(site.url("/"), private=True)
+    gone = Request(site.url("/gone"), private=True)
+    for request, has_screenshot in (
+        (well, False),
+        (gone, True),
+        (well.replace(retry_count=1), True),  # something was wrong with it when it was last tried
+    ):
+        response = await browser.fetch(request, session)
+        picture = response.screenshot
+        assert (picture is not None) == has_screenshot
+        assert picture is None or picture.startswith(b"\xff\xd8\xff")  # JPEG
 
 
 async def test_a_form_is_sent(browser: BrowserFetcher, site: Site) -> None:

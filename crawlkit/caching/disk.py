@@ -223,8 +223,9 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
             self.execute(f"UPDATE Cache SET access_time = ? WHERE rowid IN ({part})", (now,))
 
     def delete_prefix(self, prefix: bytes) -> None:
-        """Remove every value whose key begins so; the last byte of a prefix is not 255."""
-        end = prefix[:-1] + bytes([prefix[-1] + 1])
+        """Remove every value whose key begins so; a prefix is not of 255s alone."""
+        head = prefix.rstrip(b"\xff")  # these have no next one
+        end = head[:-1] + bytes([head[-1] + 1])
         self.execute("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, end))
 
     def evict(self, size_limit: int) -> int:

@@ -23,6 +23,7 @@ main = Verbs(
         "check": "state",
         "cache": "cache",
         "new": "new",
+        "shell": "shell",
     },
     params=[version_option(__version__)],
 )

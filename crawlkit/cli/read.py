@@ -102,11 +102,12 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
     yield from _by("host", s.by_host, "bytes", [t.bytes_received for t in s.by_host.values()])
     if s.errors:
         yield ""
-        yield "errors"
+        yield f"errors (see one with 'crawlkit failed {address} show ID')"
         for error in s.errors[:10]:
             place = f" ({error.place})" if error.place else ""
-            yield f"  {error.count:>7,} x {printable(f'{error.kind}: {error.message}')}{place}"
-            yield from (f"            {printable(url)}" for url in error.examples[:2])
+            told = printable(f"{error.kind}: {error.message}")
+            yield f"  {error.id} {error.count:>7,} x {told}{place}"
+            yield from (f"                     {printable(url)}" for url in error.examples[:2])
         if len(s.errors) > 10:
             yield f"  and {plural(len(s.errors) - 10, 'group')} more; see them with --json"
 

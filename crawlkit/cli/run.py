@@ -9,16 +9,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OptionError, StoreError, UsageError, printable
+from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural, span
+from .output import plural
 from .verbs import Verb, program
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ def _ready_to_go() -> Iterator[None]:
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
 @click.option(
+    "--preemption",
+    type=click.Choice(["aws", "aws-rebalance", "gcp", "azure"]),
+    help="Listen to the preemption notices of this cloud.",
+)
+@click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
 )
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
@@ -78,6 +83,14 @@ def _ready_to_go() -> Iterator[None]:
     show_default=True,
     help="What to log, on standard error.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to log: lines for people, or a JSON object a line.",
+)
+@click.option("--show", is_flag=True, help="Print the items and links of each page.")
 @_ready_to_go()
 def run(
     target: str,
@@ -89,6 +102,8 @@ def run(
     offline: bool,
     no_progress: bool,
     log_level: str,
+    log_format: str,
+    show: bool,
     **given: Any,
 ) -> int:
     """Run a crawler; a run that was stopped goes on.
@@ -98,7 +113,10 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
+    from .closing import closing
+    from .logs import requests_logged, set_up
     from .progress import progress_of
+    from .show import pages_shown
     from .target import load_target
 
     kind = load_target(target)
@@ -116,17 +134,16 @@ def run(
     if fresh and not yes:
         _confirm(address, earlier)
     click.echo(_opening(crawler.name, address, None if fresh else earlier))
-    with nullcontext() if no_progress else progress_of(crawler):
-        # Inside, so that the log goes around the line that shows the progress.
-        logging.basicConfig(
-            level=log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            datefmt="%H:%M:%S",
-            stream=sys.stderr,
-        )
+    is_live = log_format == "text"
+    with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
+        # Inside, so that the log goes around the lines that show the progress.
+        set_up(log_level, log_format)
+        shown.enter_context(requests_logged(crawler, address))
+        if show:
+            shown.enter_context(pages_shown(crawler))
         code = run_crawler(crawler, fresh=fresh)
     again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
-    click.echo("\n".join(_closing(crawler, address, code, again)))
+    click.echo(closing(crawler, address, code, again))
     if code != 0:
         _leave_threads_behind(code)
     return code
@@ -208,34 +225,3 @@ def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     if earlier.finished_at and not earlier.pending:
         text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
     return text
-
-
-# -- after ------------------------------------------------------------------------------------
-
-
-def _closing(crawler: Crawler, address: str, code: int, again: str) -> Iterator[str]:
-    """What happened, what failed most and why, where the items are, what to run next."""
-    statistics = crawler.statistics
-    what = "finished" if code == 0 else "stopped"
-    lives = "" if statistics.lives == 1 else f" in {statistics.lives} lives"
-    yield (
-        f"{what} {crawler.name} after {span(statistics.runtime_seconds)}{lives}: "
-        f"{plural(statistics.requests_finished, 'page')}, "
-        f"{plural(statistics.items_saved, 'item')}, {statistics.requests_failed:,} failed, "
-        f"{statistics.pending + statistics.in_flight:,} pending"
-    )
-    if statistics.errors:
-        worst = statistics.errors[0]
-        place = f" ({worst.place})" if worst.place else ""
-        example = f", as at {worst.examples[0]}" if worst.examples else ""
-        yield printable(
-            f"most errors: {worst.count:,} x {worst.kind}: {worst.message}{place}{example}"
-        )
-    if code != 0:
-        yield f"go on with:  {again}"
-    if statistics.items_saved:
-        copy = f" (and in {crawler.output})" if crawler.output else ""
-        yield f"items:       {program()} items {address} -o items.csv{copy}"
-    if statistics.requests_failed:
-        yield f"failures:    {program()} failed {address} ls   (to try them again: retry)"
-    yield f"statistics:  {program()} stats {address}"

@@ -12,9 +12,11 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -36,10 +38,18 @@ _PLAIN = re.compile(r"(https?://[a-z0-9._\-:\[\]]+)(/[!-\"$-~]*)").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
 
 
+class _Request(aiohttp.ClientRequest):
+    """A request that is never sent, but whose connections are asked for time and again."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
+
+
 class _Origin(NamedTuple):
     """What the requests for one origin have in common."""
 
-    request: aiohttp.ClientRequest  # for its connections
+    request: _Request
     head: bytes  # all that follows the target, up to the empty line
 
 
@@ -174,7 +184,7 @@ class Lean:
     def _origin(self, name: str) -> _Origin | None:
         try:
             url = URL(f"{name}/", encoded=True)
-            request = aiohttp.ClientRequest("GET", url, headers=self._headers)
+            request = _Request("GET", url, headers=self._headers)
         except (ValueError, aiohttp.InvalidURL):
             return None
         fields = [f"{field}: {value}" for field, value in request.headers.items()]

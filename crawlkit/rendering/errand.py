@@ -40,6 +40,7 @@ class Errand:
         load_resources: Whether media and the like are loaded.
         limits: What it may cost.
         may_follow: Asked wherever the window is led.
+        wants_screenshot: Asked with the status whether to take a picture of the page.
         is_private: Whether ``host:port`` is at private addresses only; given where the page is, so
             that a way out is noticed.
     """
@@ -54,6 +55,7 @@ class Errand:
     load_resources: bool
     limits: Limits
     may_follow: MayFollow | None
+    wants_screenshot: Callable[[int], bool]
     is_private: Callable[[str], Awaitable[bool]] | None
 
     def inside(self, is_private: Callable[[str], Awaitable[bool]]) -> Errand:

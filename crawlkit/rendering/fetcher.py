@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter
@@ -42,6 +42,9 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that a page has to close; where it does not, the browser is of no use any more."""
 VERDICT = 0.5
 """Seconds after the crash of a page in which it shows whether the browser crashed with it."""
+
+SCREENSHOTS = 100
+"""Pictures of pages that went wrong, of each status, in the life of a fetcher."""
 
 _LIMITS = Limits()
 # What a page is sent with is the browser's own affair.
@@ -131,6 +134,7 @@ class BrowserFetcher(Fetcher):
         self._launching: asyncio.Task[Browser] | None = None
         self._visitors: OrderedDict[tuple[object, ...], Visitor] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
+        self._screenshots: Counter[int] = Counter()
 
     async def open(self) -> None:
         """Nothing yet: the browser is started for the first request."""
@@ -203,6 +207,7 @@ class BrowserFetcher(Fetcher):
             load_resources=self._load_resources,
             limits=limits,
             may_follow=may_follow,
+            wants_screenshot=partial(self._wants_screenshot, request),
             is_private=None,
         )
         may_be_private = request.private
@@ -264,6 +269,13 @@ class BrowserFetcher(Fetcher):
         if proxy is not None and self._proxies is not None:
             self._proxies.worked(proxy)
         return response
+
+    def _wants_screenshot(self, request: Request, status: int) -> bool:
+        """Whether a picture is taken: where something is wrong, or was when it was last tried."""
+        if status < 400 and not request.retry_count:
+            return False
+        self._screenshots[status] += 1
+        return self._screenshots[status] <= SCREENSHOTS
 
     def _proxy(self, url: str, session: Session) -> str | None:
         return session.proxy if self._proxies is None else self._proxies.pick(url, session)

@@ -38,6 +38,8 @@ MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 
 SETTLE = 5.0
 """Seconds after its load event for which a page is waited for that never gets idle."""
+SCREENSHOT_TIMEOUT = 5.0
+"""Seconds that a picture of a page may take."""
 PAGES_OF_BYTES = 8
 """All that a page loads may be so many times the limit of a body."""
 
@@ -145,6 +147,8 @@ class Visit:
             await self._settle("load" if self._status >= 400 else wait)
             response = await self._read()
             if response is not None and not self._is_navigating:
+                if self._errand.wants_screenshot(self._status):
+                    response.screenshot = await self._screenshot()
                 return response
 
     async def _prepare(self) -> None:
@@ -234,6 +238,19 @@ class Visit:
         headers = [pair for pair in self._headers if pair[0].lower() not in _OF_THE_BODY]
         headers.append(("Content-Type", "text/html; charset=utf-8"))
         return self._response(self._address(found["url"]), headers, body)
+
+    async def _screenshot(self) -> bytes | None:
+        """What the window shows, as JPEG; `None` where the browser cannot say."""
+        from playwright.async_api import Error  # loaded already, as there is a page
+
+        try:
+            async with asyncio.timeout(SCREENSHOT_TIMEOUT):
+                answer = await self._cdp.send(
+                    "Page.captureScreenshot", {"format": "jpeg", "quality": 60}
+                )
+        except (Error, TimeoutError):
+            return None  # the page itself has come, and that is what counts
+        return base64.b64decode(answer["data"])
 
     def _address(self, url: str) -> str:
         """The URL of the document, which a script may have changed within its origin."""

@@ -212,6 +212,26 @@ class Reader(ABC):
     def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:
         """Requests that were ``handled``, ``failed`` or ``skipped``, streamed."""
 
+    def outcomes_after(
+        self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
+    ) -> Iterator[Outcome]:
+        """What `outcomes` gives, page by page: in an order that holds, from a place in it on.
+
+        This one passes over what comes before, which holds as far as `outcomes` has an order. A
+        store that can find the place does so.
+
+        Args:
+            outcome: ``handled``, ``failed`` or ``skipped``.
+            after: ``(host, fingerprint)`` of the last one that is known; ``None`` begins.
+            host: Only those of this ``host[:port]``.
+        """
+        found = self.outcomes(outcome, host=host)
+        if after is not None:
+            for passed in found:
+                if (passed.host, passed.fingerprint) == after:
+                    break
+        yield from found
+
     @abstractmethod
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:
         """Requests that are still to do, each with the Unix time before which it waits, or 0."""

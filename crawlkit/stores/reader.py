@@ -31,6 +31,8 @@ SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.dur
 FROM outcomes o JOIN hosts h ON h.id = o.host
 """
 
+_HOST = "(SELECT id FROM hosts WHERE name = ?)"
+
 _IS_SEEN = """(
     EXISTS (
         SELECT 1 FROM seen s WHERE s.host = one.host AND s.fingerprint = one.fingerprint
@@ -143,16 +145,35 @@ class SqliteReader(Reader):
             yield StoredItem(number, data.encode(), url, item_handler, at)
 
     def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:  # noqa: D102
-        for row in self._rows(
-            f"{_OUTCOME} WHERE o.outcome = ? AND (?2 IS NULL OR h.name = ?2)", outcome, host
-        ):
+        return self.outcomes_after(outcome, host=host)
+
+    def outcomes_after(  # noqa: D102
+        self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
+    ) -> Iterator[Outcome]:
+        # In the order of the table, and of the index on those that were not handled.
+        query = f"{_OUTCOME} WHERE o.outcome = ?"
+        values: list[str | int] = [outcome]
+        if host is not None:
+            query += f" AND o.host = {_HOST}"
+            values.append(host)
+        if after is not None:
+            query += f" AND (o.host, o.fingerprint) > ({_HOST}, ?)"
+            values += after
+        for row in self._rows(f"{query} ORDER BY o.host, o.fingerprint", *values):
             yield _outcome(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
         for name, due, size, gone, stored_crc, text in self._rows(
-            "SELECT h.name, b.due, b.size, b.gone, b.crc, b.requests "
-            "FROM bundles b JOIN hosts h ON h.id = b.host "
-            "WHERE ?1 IS NULL OR h.name = ?1 ORDER BY b.priority DESC, b.id",
+            # Sorted without the requests: of those there may be more than memory holds.
+            """
+            SELECT h.name, b.due, b.size, b.gone, b.crc, b.requests
+            FROM (
+                SELECT id FROM bundles
+                WHERE ?1 IS NULL OR host = (SELECT id FROM hosts WHERE name = ?1)
+                ORDER BY priority DESC, id LIMIT -1
+            ) best
+            CROSS JOIN bundles b ON b.id = best.id CROSS JOIN hosts h ON h.id = b.host
+            """,
             host,
         ):
             if crc(text) != stored_crc:

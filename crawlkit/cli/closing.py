@@ -1,0 +1,105 @@
+"""The summary at the end of a run: what happened, what failed and why, and what to do next."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import printable
+from .output import columns, plural, span, styled
+from .verbs import program
+
+if TYPE_CHECKING:
+    from ..crawler import Crawler
+    from ..errorgroups import ErrorStatistics
+    from ..statistics import Statistics
+
+ERRORS = 3
+"""Groups of errors that are told."""
+
+LABEL = 13
+"""Columns of the labels on the left."""
+
+
+def closing(crawler: Crawler, address: str, code: int, again: str) -> str:
+    """The summary.
+
+    Args:
+        crawler: What was run.
+        address: Where its run is.
+        code: The exit code.
+        again: The command that was given, with which a run that was stopped goes on.
+    """
+    statistics = crawler.statistics
+    lines = [_headline(crawler.name, statistics, code)]
+    lines += (_wrapped(f"{label:<{LABEL}}{text}") for label, text in _what(statistics))
+    lines += (f"{label:<{LABEL}}{text}" for label, text in _next(crawler, address, code, again))
+    return "\n".join(lines)
+
+
+def _headline(name: str, s: Statistics, code: int) -> str:
+    what, colour = ("finished", "green") if code == 0 else ("stopped", "yellow")
+    lives = "" if s.lives == 1 else f" in {s.lives} lives"
+    failed = f"{s.requests_failed:,} failed"
+    line = (
+        f"{what} {name} after {span(s.runtime_seconds)}{lives}: "
+        f"{plural(s.requests_finished, 'page')}, {plural(s.items_saved, 'item')}, "
+        f"{failed}, {s.pending + s.in_flight:,} pending"
+    )
+    line = styled(what, colour) + _wrapped(line).removeprefix(what)
+    return line.replace(failed, styled(failed, "red")) if s.requests_failed else line
+
+
+def _what(s: Statistics) -> Iterator[tuple[str, str]]:
+    """What there is to say beyond the numbers."""
+    if not s.requests_total:
+        yield "nothing:", "there was no URL to begin with; set start_urls, or name URLs"
+    for label, error in zip(("most errors:", "", ""), s.errors[:ERRORS], strict=False):
+        yield label, _error(error)
+    if len(s.errors) > ERRORS:
+        yield "", f"and {plural(len(s.errors) - ERRORS, 'kind')} more"
+    if s.requests_skipped:
+        reasons = sorted(s.skipped_by_reason.items(), key=lambda entry: -entry[1])
+        text = ", ".join(f"{count:,} {reason}" for reason, count in reasons if count)
+        yield "skipped:", f"{plural(s.requests_skipped, 'link')} ({text})"
+    if s.cache_hits:
+        asked = s.cache_hits + s.cache_misses + s.cache_revalidated
+        yield "from cache:", f"{s.cache_hits:,} of {plural(asked, 'page')}"
+    if s.requests_finished and not s.items_saved:
+        yield "items:", "none was saved; page.save(...) in a handler does that"
+
+
+def _error(error: ErrorStatistics) -> str:
+    place = f" ({error.place})" if error.place else ""
+    example = f", as at {error.examples[0]}" if error.examples else ""
+    return printable(f"{error.count:,} x {error.kind}: {error.message}{place}{example}")
+
+
+def _next(crawler: Crawler, address: str, code: int, again: str) -> Iterator[tuple[str, str]]:
+    """Commands, each on a line of its own that can be copied, however long it is."""
+    s = crawler.statistics
+    if code != 0:
+        yield "go on with:", again
+    elif s.pending and crawler.max_pages is not None:
+        yield "go on with:", f"a higher limit than --max-pages {crawler.max_pages}"
+    if s.items_saved:
+        copy = f" (and in {crawler.output})" if crawler.output else ""
+        yield "items:", f"{program()} items {address} -o items.csv{copy}"
+    if s.requests_failed:
+        yield "failures:", f"{program()} failed {address} ls   (to try them again: retry)"
+    yield "statistics:", f"{program()} stats {address}"
+
+
+def _wrapped(line: str) -> str:
+    """A line of text, on several lines of the terminal where it must be."""
+    width = columns()
+    if width is None or len(line) <= width:
+        return line
+    return textwrap.fill(
+        line,
+        max(width - 1, LABEL + 20),
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
