@@ -75,7 +75,9 @@ class Server:
             entry = pwd.getpwnam("postgres")
             self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
-        self._program("initdb", "-U", "crawl", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust")
+        self._program(
+            "initdb", "-U", "crawl", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust"
+        )
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(f"{_SETTINGS}port = {self.port}\n{settings}")
         (self.data / "pg_hba.conf").write_text(_ACCESS)

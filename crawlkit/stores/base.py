@@ -10,9 +10,11 @@ The conformance suite in ``tests/test_stores.py`` is this contract in executable
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from ..checkpoint import (
     READ_SINGLY,
@@ -61,9 +63,11 @@ class Receipt:
         enqueued: How many of the fresh requests were new.
         duplicates: How many were not, with those that the checkpoint knew of.
         merged: Documents that another worker had changed meanwhile, as they were merged.
-        totals: The run's counters that belong to no host and no handler, all workers together;
-            empty where one process writes the run, which knows them.
+        totals: The run's counters whose names have no slash, all workers together; empty where one
+            process writes the run, which knows them.
         wanted: Hosts of which another worker, which is idle, would take a share.
+        rests: What others who have shares of this worker's hosts have said of them since its last
+            commit, as in `Checkpoint.rests`.
     """
 
     enqueued: int = 0
@@ -71,6 +75,20 @@ class Receipt:
     merged: Mapping[str, Document] = field(default_factory=dict)
     totals: Mapping[str, Number] = field(default_factory=dict)
     wanted: tuple[str, ...] = ()
+    rests: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """A part of what all workers of a run may do together.
+
+    Attributes:
+        granted: How much this worker may do of it; what was given back is negative.
+        is_spent: All of it is done, so that nothing will ever be granted again.
+    """
+
+    granted: int
+    is_spent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +117,14 @@ class Store(ABC):
     Attributes:
         address: What a user would pass to ``--store`` to come back to it.
         is_shared: Whether other workers may write the run at the same time.
+        worker: The name of this worker; empty where it is the only one.
+        lease: Seconds for which what this worker has stays its own without a sign of life from it.
     """
 
     address: str
     is_shared: bool = False
+    worker: str = ""
+    lease: float = inf
 
     @abstractmethod
     async def open(self, *, fresh: bool = False) -> None:
@@ -166,6 +188,33 @@ class Store(ABC):
 
     async def unlock(self, name: str) -> None:  # noqa: B027 - nobody else waits for it
         """Give a lock back."""
+
+    async def news(self) -> None:
+        """Wait until a claim that brought nothing may bring something: work, or the end.
+
+        It may come back without a reason, as after a time.
+
+        Raises:
+            StoreFencedError: What this worker had was given to others.
+        """
+        await asyncio.Event().wait()  # nobody else brings anything
+
+    async def allot(self, counters: tuple[str, ...], most: int, wanted: int) -> Allotment:
+        """Take a part of what all workers of a run may do together, or give it back.
+
+        What is done is the sum of some counters. It and what all workers were granted and have not
+        done yet are never more than `most`: a commit that raises the counters lowers the grant of
+        its worker by as much, and a worker that is gone has no grant.
+
+        Args:
+            counters: Their names, which are also the name of the grant.
+            most: How much may be done over all lives of the run.
+            wanted: How much more this worker would do; negative to give so much back.
+
+        Returns:
+            What was granted of it, which may be nothing while others have it.
+        """
+        raise NotImplementedError  # who is alone knows what is left
 
     async def finish(self) -> bool:
         """Say that the crawl is finished; `True` for one worker of a run, the first to say so.

@@ -68,9 +68,7 @@ BEGIN
         ) h;
     END IF;
     _hosts := _hosts || {_TAKE.format(condition="due <= _now", order="due")};
-    _hosts := _hosts || {
-        _TAKE.format(condition=f"due > _now + {MAX_DELAY:g}", order="due DESC")
-    };
+    _hosts := _hosts || {_TAKE.format(condition=f"due > _now + {MAX_DELAY:g}", order="due DESC")};
     _hosts := _hosts || {_TAKE.format(condition="best IS NOT NULL", order="best DESC, id")};
     -- What has waited is claimed first, a request each, and then whole bundles by priority.
     WITH waiting AS MATERIALIZED (

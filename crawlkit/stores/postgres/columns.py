@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from psycopg import AdaptContext
+from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 

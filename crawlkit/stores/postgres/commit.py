@@ -105,7 +105,7 @@ TABLES = (
 
 ROUTINES = f"""
 CREATE OR REPLACE FUNCTION commit_checkpoint(
-    _me bigint, _number bigint, _tag bigint, _lease float8, _at float8, _duplicates bigint,
+    _me bigint, _number bigint, _tag bigint, _lease float8, _at float8, _fresh bigint,
     {", ".join(table.parameters for table in TABLES)}
 ) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -171,8 +171,7 @@ BEGIN
             UPDATE run SET finished_by = NULL WHERE finished_by IS NOT NULL;
         END IF;
     END IF;
-    _known := (SELECT count(*) FROM unnest(_arrivals_is_known) k WHERE NOT k)
-        - _enqueued + _duplicates;
+    _known := _fresh - _enqueued;
 
     -- And what is done.
     IF cardinality(_partly_bundle) > 0 THEN
@@ -430,7 +429,9 @@ def left_of(checkpoint: Checkpoint, claimed: Mapping[int, Bundle]) -> Left:
 
 def given_back() -> StoreError:
     """The error for requests that the worker does not have."""
-    return StoreError("a request that was given back cannot be finished; claim it again before that")
+    return StoreError(
+        "a request that was given back cannot be finished; claim it again before that"
+    )
 
 
 def hosts_of(checkpoint: Checkpoint) -> set[str]:
@@ -475,29 +476,36 @@ def write(
         The receipt, and the tag of the attempt that has done it: an earlier one, if its answer got
         lost.
     """
-    rows: dict[Table, Iterator[tuple[Any, ...]]] = {
-        ARRIVALS: _arrivals(checkpoint, hosts),
-        PARTLY: ((bundle, state.gone) for bundle, state in left.partly.items()),
-        EMPTIED: ((bundle,) for bundle in left.emptied),
-        FORGET: ((hosts[host], fingerprint) for host, fingerprint in checkpoint.forget),
-        OUTCOMES: _outcomes(checkpoint, hosts),
-        ITEMS: (
-            (item.at, item.url, item.handler, crc32(item.data), item.data)
-            for item in checkpoint.items
+    rows: list[tuple[Table, Iterator[tuple[Any, ...]]]] = [
+        (ARRIVALS, _arrivals(checkpoint, hosts)),
+        (PARTLY, ((bundle, state.gone) for bundle, state in left.partly.items())),
+        (EMPTIED, ((bundle,) for bundle in left.emptied)),
+        (FORGET, ((hosts[host], fingerprint) for host, fingerprint in checkpoint.forget)),
+        (OUTCOMES, _outcomes(checkpoint, hosts)),
+        (
+            ITEMS,
+            (
+                (item.at, item.url, item.handler, crc32(item.data), item.data)
+                for item in checkpoint.items
+            ),
         ),
-        DOCUMENTS: _documents(documents),
-        COUNTERS: (
-            (name, kind, value)
-            for kind, counters in enumerate((checkpoint.add, checkpoint.least, checkpoint.most))
-            for name, value in counters.items()
+        (DOCUMENTS, _documents(documents)),
+        (
+            COUNTERS,
+            (
+                (name, kind, value)
+                for kind, counters in enumerate((checkpoint.add, checkpoint.least, checkpoint.most))
+                for name, value in counters.items()
+            ),
         ),
-        ERRORS: _errors(checkpoint),
-        RESTS: ((hosts[host], at, delay) for host, (at, delay) in checkpoint.rests.items()),
-        SHARES: ((hosts[host], shares) for host, shares in checkpoint.shares.items()),
-    }
-    arguments: list[Any] = [epoch, number, tag, lease, checkpoint.at, checkpoint.duplicates]
-    for table in TABLES:
-        arguments += columns(table.kinds, rows[table])
+        (ERRORS, _errors(checkpoint)),
+        (RESTS, ((hosts[host], at, delay) for host, (at, delay) in checkpoint.rests.items())),
+        (SHARES, ((hosts[host], shares) for host, shares in checkpoint.shares.items())),
+    ]
+    arguments: list[Any] = [epoch, number, tag, lease, checkpoint.at]
+    arguments.append(len(checkpoint.fresh) + checkpoint.duplicates)
+    for table, values in rows:
+        arguments += columns(table.kinds, values)
     ((text,),) = connection.execute(_CALL, arguments, prepare=True)
     answer = _answer.decode(text)
     receipt = Receipt(

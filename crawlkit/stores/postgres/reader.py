@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, TypeVar
 from zlib import crc32
@@ -53,6 +54,7 @@ SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.dur
     o.error, o.detail, o.request
 FROM outcomes o JOIN hosts h ON h.id = o.host
 """
+_HOST = "(SELECT id FROM hosts WHERE name = %s)"
 
 
 def open_run(address: Address) -> PostgresReader:
@@ -158,6 +160,8 @@ class PostgresReader(Reader):
         self._db = connection
         self._streams = 0
         self._names = itertools.count(1)
+        # Who forgets to close it need not hear of that from psycopg.
+        weakref.finalize(self, connection.close)
 
     def documents(self, prefix: str = "") -> Iterator[tuple[str, Document]]:  # noqa: D102
         for name, version, crc, text in self._stream(
@@ -203,6 +207,21 @@ class PostgresReader(Reader):
             host,
         )
         for row in rows:
+            yield _outcome(row)
+
+    def outcomes_after(  # noqa: D102
+        self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
+    ) -> Iterator[Outcome]:
+        # In the order of the primary key.
+        statement = f"{_OUTCOME} WHERE o.outcome = %s"
+        values: list[Any] = [outcome]
+        if host is not None:
+            statement += f" AND o.host = {_HOST}"
+            values.append(host)
+        if after is not None:
+            statement += f" AND (o.host, o.fingerprint) > ({_HOST}, %s)"
+            values += after
+        for row in self._stream(f"{statement} ORDER BY o.host, o.fingerprint", *values):
             yield _outcome(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102

@@ -460,9 +460,9 @@ class PostgresStore(Store):
         if unknown:
             # In a transaction of its own, so that no other commit has to wait for this one's end.
             connection.execute(
-                "INSERT INTO hosts (name) SELECT name FROM unnest(%s) name "
-                "WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.name = name) "
-                "ORDER BY name ON CONFLICT DO NOTHING",
+                "INSERT INTO hosts (name) SELECT n.name FROM unnest(%s) n (name) "
+                "WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.name = n.name) "
+                "ORDER BY n.name ON CONFLICT DO NOTHING",
                 (Texts(unknown),),
             )
             rows = connection.execute(
