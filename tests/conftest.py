@@ -21,7 +21,8 @@ from crawlkit.stores.base import Store
 from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
 
-from .backends import BACKENDS, Backend
+from . import postgres
+from .backends import BACKENDS, Backend, names
 from .scripted import Server, opened, running
 
 PYTHON_DOCS = Path("/usr/share/doc/python3.11/html")
@@ -50,6 +51,8 @@ def is_installed(package: str) -> bool:
     """Whether a Debian package that tests need is there, also where it came in another way."""
     if package == "python3.11-doc":
         return (PYTHON_DOCS / "index.html").exists()
+    if package == "postgresql":
+        return postgres.binaries() is not None
     return shutil.which(package, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
 
 
@@ -114,7 +117,7 @@ def session() -> Session:
     return Session("s", Clock())
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=names())
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each kind of store in turn."""
     return BACKENDS[request.param]

@@ -36,6 +36,7 @@ from .backends import (
     content,
     findings,
     item,
+    names,
     outcome,
     pages,
     pending,
@@ -311,10 +312,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS.values() if b.is_durable])
+@pytest.mark.parametrize("name", names(durable=True))
 def test_after_kill_9_in_the_middle_of_commits_the_run_is_at_its_last_checkpoint(
-    backend: Backend, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
+    backend = BACKENDS[name]
     store = backend.make(tmp_path)
     rng = random.Random(9)
     committed = 0

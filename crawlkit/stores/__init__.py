@@ -1,24 +1,41 @@
-"""Where checkpoints go: the contract in `base`, a directory in `sqlite`, a test's `memory`."""
+"""Where checkpoints go: the contract in `base`, a directory in `sqlite`, a test's `memory`, and
+`postgres` for many machines.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import UsageError
+from ..errors import StoreError, UsageError
 from .base import Reader, Store
 from .memory import MemoryStore
+from .postgres.address import is_postgres, parse
 from .reader import open_directory
 from .sqlite import SqliteStore
 
+Durability = Literal["normal", "full"]
 
-def open_store(address: str, *, durability: Literal["normal", "full"] = "normal") -> Store:
-    """The store behind an address: a directory, or ``memory:``. It is opened by the job.
+
+def open_store(
+    address: str, *, durability: Durability = "normal", worker: str = "", lease: float | None = None
+) -> Store:
+    """The store behind an address: a directory, ``memory:`` or ``postgresql://``.
+
+    It is opened by the job.
+
+    Args:
+        address: The address.
+        durability: See `SqliteStore` and `PostgresStore`.
+        worker: The worker's name, where there may be several.
+        lease: Seconds for which what a worker has stays its own without a sign of life from it.
 
     Raises:
         UsageError: No store has such an address.
     """
     if address == "memory:":
         return MemoryStore()
+    if is_postgres(address):
+        return _postgres_store(address, durability, worker, lease)
     _refuse_scheme(address)
     return SqliteStore(address, durability=durability)
 
@@ -30,12 +47,45 @@ def open_reader(address: str) -> Reader:
         StoreError: There is no run, or it cannot be read.
         UsageError: No store has such an address.
     """
+    if is_postgres(address):
+        return _postgres_reader(address)
     _refuse_scheme(address)
     return open_directory(address)
+
+
+# Imported in here, as it brings psycopg along, which few have and fewer need.
+
+
+def _postgres_store(
+    address: str, durability: Durability, worker: str, lease: float | None
+) -> Store:
+    try:
+        from .postgres.store import LEASE, PostgresStore
+    except ImportError as error:
+        raise _missing(error) from None
+    return PostgresStore(
+        address, durability=durability, worker=worker, lease=LEASE if lease is None else lease
+    )
+
+
+def _postgres_reader(address: str) -> Reader:
+    try:
+        from .postgres.reader import open_run
+    except ImportError as error:
+        raise _missing(error) from None
+    return open_run(parse(address))
+
+
+def _missing(error: ImportError) -> StoreError:
+    return StoreError(
+        f"PostgreSQL cannot be used ({error.msg.partition(chr(10))[0]}); "
+        "install it with: pip install 'crawlkit[postgres]'"
+    )
 
 
 def _refuse_scheme(address: str) -> None:
     if "://" in address:
         raise UsageError(
-            f"no store has the address {address!r}; name a directory such as runs/shop"
+            f"no store has the address {address!r}; name a directory such as runs/shop, or "
+            "postgresql://user@host/database"
         )

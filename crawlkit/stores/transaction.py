@@ -17,33 +17,12 @@ from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pend
 from ..errors import StoreError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
+from .encoding import encode
 from .schema import crc
 from .seen import SeenSet
 from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
-_encode_valid = msgspec.json.Encoder().encode
-
-
-def _encode(value: Any) -> bytes:
-    try:
-        return _encode_valid(value)
-    except UnicodeEncodeError:
-        # Half a surrogate pair, as in an error's message about bytes that are no text. It must not
-        # keep a checkpoint from being written, now and at every later try.
-        return _encode_valid(without_surrogates(msgspec.to_builtins(value)))
-
-
-def without_surrogates(value: Any) -> Any:
-    """JSON-like values with a replacement for each half of a surrogate pair."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list | tuple):
-        return [without_surrogates(inner) for inner in value]
-    if isinstance(value, dict):
-        return {without_surrogates(k): without_surrogates(v) for k, v in value.items()}
-    return value
-
 
 # -- claim ----------------------------------------------------------------------------------------
 
@@ -170,7 +149,7 @@ def write(
 
 
 def _rows(rows: Iterable[Any]) -> tuple[str]:
-    return (_encode(list(rows)).decode(),)
+    return (encode(list(rows)).decode(),)
 
 
 def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int]:
@@ -227,7 +206,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = _encode(without_host(part, host))
+            text = encode(without_host(part, host))
             number += 1
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:
@@ -351,7 +330,7 @@ def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
         outcome.retries,
         outcome.error,
         outcome.detail,
-        outcome.request and _encode(outcome.request).decode(),
+        outcome.request and encode(outcome.request).decode(),
     )
 
 
@@ -414,7 +393,7 @@ def _merge_counters(db: sqlite3.Connection, counters: Mapping[str, Number], merg
         INSERT INTO counters (name, value) SELECT key, value FROM json_each(?) WHERE true
         ON CONFLICT (name) DO UPDATE SET value = {merged}
         """,
-        (_encode(counters).decode(),),
+        (encode(counters).decode(),),
     )
 
 

@@ -1,0 +1,173 @@
+"""A real PostgreSQL for tests: one server a session, and a run of its own for each test.
+
+It runs as a user that is not root, as it must; root becomes `postgres` for that. When the process
+that has started it is gone, however it ended, so is the server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_GUARD = """
+read line
+"$0/pg_ctl" -D "$1" -m immediate stop >/dev/null 2>&1
+rm -rf "$2"
+"""
+_SETTINGS = """
+fsync = off
+full_page_writes = off
+shared_buffers = 64MB
+max_connections = 200
+log_min_messages = warning
+log_line_prefix = '%m [%p] '
+lc_messages = 'C'
+unix_socket_directories = ''
+listen_addresses = '127.0.0.1'
+"""
+_ACCESS = """
+host all crawl,limited 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+def binaries() -> Path | None:
+    """Where PostgreSQL's programs are, of the newest version that is installed."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).resolve().parent
+    places = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    newest = max(places, key=lambda path: int(path.parts[-3]), default=None)
+    return None if newest is None else newest.parent
+
+
+class Server:
+    """A server of its own.
+
+    Args:
+        place: A directory in which its data is to be; one of its own where there is none.
+        settings: Lines for its configuration.
+    """
+
+    def __init__(self, place: Path | None = None, settings: str = "") -> None:
+        found = binaries()
+        if found is None:
+            raise RuntimeError("there is no PostgreSQL here: apt-get install postgresql")
+        self._programs = found
+        self.directory = Path(tempfile.mkdtemp(prefix="crawlkit-postgres-", dir=place))
+        self.data = self.directory / "data"
+        self.log = self.directory / "log"
+        self.port = _free_port()
+        self._numbers = itertools.count(1)
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            entry = pwd.getpwnam("postgres")
+            self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            os.chown(self.directory, entry.pw_uid, entry.pw_gid)
+        self._program(
+            "initdb", "-U", "crawl", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust"
+        )
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"{_SETTINGS}port = {self.port}\n{settings}")
+        (self.data / "pg_hba.conf").write_text(_ACCESS)
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, str(self._programs), str(self.data), str(self.directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            **self._user,
+        )
+        self.start()
+
+    def address(self, run: str | None = None, *, user: str = "crawl", port: int = 0) -> str:
+        """The address of a run; a new one where none is named."""
+        if run is None:
+            run = f"test-{os.getpid()}-{next(self._numbers)}"
+        return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres#{run}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self._program("pg_ctl", "-w", "-s", "-l", str(self.log), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it: ``smart``, ``fast`` or ``immediate``, which is a crash."""
+        self._program("pg_ctl", "-w", "-s", "-m", mode, "stop")
+
+    def restart(self, mode: str = "fast") -> None:
+        """Stop it and start it again."""
+        self.stop(mode)
+        self.start()
+
+    def backend_cpu(self) -> float:
+        """Seconds of processor time that it has used so far, all its processes together."""
+        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        seconds = 0.0
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == postmaster or status.parent.name == str(postmaster):
+                seconds += sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+        return seconds
+
+    def close(self) -> None:
+        """End it, and remove what it has written."""
+        if self._guard.stdin is not None and not self._guard.stdin.closed:
+            self._guard.stdin.close()
+            self._guard.wait()
+
+    def _program(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self._programs / name), "-D", str(self.data), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if name == "initdb" else subprocess.DEVNULL,
+            stderr=subprocess.PIPE if name == "initdb" else subprocess.DEVNULL,
+            cwd=self.directory,
+            **self._user,
+        )
+        if done.returncode != 0:
+            log = self.log.read_text()[-2000:] if self.log.exists() else ""
+            raise RuntimeError(f"{name} failed: {(done.stderr or b'').decode()} {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@functools.cache
+def server() -> Server:
+    """The server of this session."""
+    made = Server()
+    atexit.register(made.close)
+    return made
+
+
+def wait_until(condition: Any, seconds: float = 10.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not come to that")
+        time.sleep(0.02)
+
+
+def terminate(process: subprocess.Popen[Any]) -> None:
+    """End a process that is still there, frozen or not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
