@@ -39,6 +39,7 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .exporting.late import export_stored
 from .fetching import Fetcher
 from .gate import HostPaused
 from .hooks import Hooks
@@ -91,6 +92,7 @@ class Crawler(Hooks, Options):
         robots: What each host asks crawlers to leave alone.
         page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
+        is_output_written: Whether the file `output` holds all items that are saved.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
     """
 
@@ -116,6 +118,7 @@ class Crawler(Hooks, Options):
         self.page_cache = parts.page_cache
         self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
+        self.is_output_written = self.output is not None and parts.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
@@ -170,6 +173,9 @@ class Crawler(Hooks, Options):
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+        if self._parts.late_output is not None and not self.job.is_migrating:
+            await export_stored(self.job.store.reader, self._parts.late_output)
+            self.is_output_written = True
         return self.statistics
 
     def on(self, event: str, listener: Listener) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
+from .exporting.export import check_address
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
 from .http.credentials import Credentials
@@ -19,7 +20,7 @@ from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
 from .options import Options
-from .output import ItemWriter
+from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.rules import MAX_BODY
@@ -141,7 +142,11 @@ class Parts:
         )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.specimens = job.persist("specimens", Specimens())
-        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        live = options.output if options.output and is_live(options.output) else None
+        self.late_output = None if live else options.output
+        if self.late_output is not None:
+            check_address(self.late_output)
+        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces()),

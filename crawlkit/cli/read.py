@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..clock import isoformat
-from ..errors import printable
-from ..items import export_items, item_line
+from ..errors import UsageError, printable
+from ..exporting.export import export_items, passes_of, split_items
+from ..items import item_line
 from ..run import open_run
 from .output import (
     number,
@@ -21,6 +22,7 @@ from .output import (
     span,
     table,
 )
+from .progress import export_progress
 from .verbs import Verb, json_option, run_argument
 
 if TYPE_CHECKING:
@@ -197,7 +199,12 @@ def _print_differences(address: str, other: str, differing: dict[str, dict[str, 
     "-o",
     "--output",
     metavar="FILE",
-    help="Write them to FILE in the form of its ending: .jsonl, .ndjson, .json or .csv.",
+    help="Write them to FILE, a path or URL: .jsonl, .ndjson, .json, .csv or .parquet.",
+)
+@click.option(
+    "--split",
+    metavar="BY",
+    help="With -o, a file for each 'handler', or for each value of the field BY, such as 'type'.",
 )
 @click.option("--handler", metavar="NAME", help="Only those that this handler saved.")
 @click.option("--meta", is_flag=True, help="Add _url, _handler and _time to each item.")
@@ -206,18 +213,41 @@ def _print_differences(address: str, other: str, differing: dict[str, dict[str, 
     is_flag=True,
     help="In .csv, leave text alone that a spreadsheet would take for a formula.",
 )
+@click.option("--no-progress", is_flag=True, help="With -o, show no progress bar.")
 def items(
-    address: str, as_json: bool, output: str | None, handler: str | None, meta: bool, raw_csv: bool
+    address: str,
+    as_json: bool,
+    output: str | None,
+    split: str | None,
+    handler: str | None,
+    meta: bool,
+    raw_csv: bool,
+    no_progress: bool,
 ) -> None:
     """The items of a run, as JSON lines; with --json as one array."""
+    if split is not None and output is None:
+        raise UsageError(f"--split {split} needs files to split them into; add -o FILE")
     with open_run(address) as run:
         stored = run.stored_items(handler)
-        if output is not None:
-            count = export_items(stored, output, meta=meta, escape_formulas=not raw_csv)
-            click.echo(f"{plural(count, 'item')} written to {output}", err=True)
-        else:
+        if output is None:
             lines = (item_line(item, meta=meta) for item in stored)
             (print_json_list if as_json else print_lines)(lines)
+            return
+        total = run.count_items(handler) * passes_of(output)
+        with export_progress(total, is_shown=not no_progress) as on_progress:
+            options: dict[str, Any] = {
+                "meta": meta,
+                "escape_formulas": not raw_csv,
+                "on_progress": on_progress,
+            }
+            if split is None:
+                written = {output: export_items(stored, output, **options)}
+            else:
+                written = split_items(stored, output, split, **options)
+    for file, count in written.items():
+        click.echo(printable(f"{plural(count, 'item')} written to {file}"), err=True)
+    if not written:
+        click.echo("there are no items, so no file was written", err=True)
 
 
 # -- why --------------------------------------------------------------------------------------

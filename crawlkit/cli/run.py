@@ -52,7 +52,9 @@ def _ready_to_go() -> Iterator[None]:
     "--max-pages", type=click.IntRange(min=1), metavar="N", help="Pages to handle, over all lives."
 )
 @click.option(
-    "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
+    "--output",
+    metavar="FILE",
+    help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
 @click.option(
     "--set",
@@ -234,7 +236,7 @@ def _closing(crawler: Crawler, address: str, code: int, again: str) -> Iterator[
     if code != 0:
         yield f"go on with:  {again}"
     if statistics.items_saved:
-        copy = f" (and in {crawler.output})" if crawler.output else ""
+        copy = f" (and in {crawler.output})" if crawler.is_output_written else ""
         yield f"items:       {program()} items {address} -o items.csv{copy}"
     if statistics.requests_failed:
         yield f"failures:    {program()} failed {address} ls   (to try them again: retry)"
