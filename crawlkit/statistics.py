@@ -18,6 +18,7 @@ from .clock import Clock, isoformat
 from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
+from .lives import TOTALS, LifeStatistics, Lives
 from .response import CacheResult
 from .samples import Sample, Samples
 
@@ -135,6 +136,7 @@ _NAMES = (
     "finished_at",
     "runtime_seconds",
     "lives",
+    "by_life",
     "samples",
 )
 
@@ -183,6 +185,8 @@ class Statistics:
         finished_at: When the crawl was finished, or ``None``.
         runtime_seconds: Seconds that it ran, over all lives.
         lives: How often it was started.
+        by_life: `LifeStatistics`, the earliest first: of the last 100 lives, and of those before
+            them together. They add up to the numbers of the run.
         samples: `Sample`s over time, at most 512, evenly spaced.
 
     Times are ISO 8601 in UTC.
@@ -229,6 +233,7 @@ class Statistics:
         self._running_since: float | None = None
         self._life = _Life()
         self._samples = Samples()
+        self._lives = Lives()
 
         self._collected = _Counters({}, {}, {})
         self._collected_life = _Life()
@@ -238,6 +243,7 @@ class Statistics:
     def begin_life(self, now: float) -> None:
         """The run is started, or goes on."""
         self.lives += 1
+        self._lives.begin(self.lives, now, self._totals())
         life = self._life
         if life.started_at is None:
             life.started_at = now
@@ -250,6 +256,7 @@ class Statistics:
         """The run stops; `finished` tells whether there is nothing more to do."""
         self._ran = self.runtime_seconds
         self._running_since = None
+        self._lives.end(finished)
         if finished:
             self._life.finished_at = now
 
@@ -343,7 +350,9 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
+                self._finished.since(self._samples.buckets),
             )
+            self._samples.buckets = self._finished.buckets()
 
     # -- failed requests that somebody has looked at ---------------------------------------------
 
@@ -397,6 +406,8 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
+        self._samples.buckets = self._finished.buckets()
+        self._lives.restore(saved)
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
@@ -435,6 +446,10 @@ class Statistics:
             checkpoint.save(self._life)
             self._collected_life = msgspec.structs.replace(self._life)
         self._samples.collect(checkpoint)
+        self._lives.collect(checkpoint)
+
+    def _totals(self) -> dict[str, Number]:
+        return {name: getattr(self, name) for name in TOTALS}
 
     def _counters(self) -> _Counters:
         """Every counter but those of hosts, and but the two that the store itself counts."""
@@ -491,6 +506,10 @@ class Statistics:
     @property
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
+
+    @property
+    def by_life(self) -> list[LifeStatistics]:  # noqa: D102
+        return self._lives.all(self._totals(), self._life.started_at)
 
     @property
     def samples(self) -> list[Sample]:  # noqa: D102
