@@ -39,6 +39,7 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .exporting.late import export_stored
 from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
@@ -93,6 +94,7 @@ class Crawler(Hooks, Options):
         robots: What each host asks crawlers to leave alone.
         page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
+        is_output_written: Whether the file `output` holds all items that are saved.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
         joins: Whether this process takes part in a life of the run that another one has begun.
     """
@@ -121,6 +123,7 @@ class Crawler(Hooks, Options):
         self.page_cache = parts.page_cache
         self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
+        self.is_output_written = self.output is not None and parts.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
@@ -179,6 +182,9 @@ class Crawler(Hooks, Options):
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+        if self._parts.late_output is not None and not self.job.is_migrating:
+            await export_stored(self.job.store.reader, self._parts.late_output)
+            self.is_output_written = True
         return self.statistics
 
     def on(self, event: str, listener: Listener) -> None:

@@ -131,6 +131,7 @@ class Job:
         self._uncollected: Exception | None = None
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
+        self._is_migrating = False
         self._deadline: float | None = None
         self._reserve = inf
         self._failure: Exception | None = None
@@ -181,6 +182,11 @@ class Job:
     def is_stopping(self) -> bool:
         """Whether the job was told to stop: begin nothing new."""
         return self._stopping.is_set()
+
+    @property
+    def is_migrating(self) -> bool:
+        """Whether the machine is about to go: there is no time for what can be done later."""
+        return self._is_migrating
 
     async def stopping(self) -> None:
         """Wait until the job is told to stop."""
@@ -274,6 +280,7 @@ class Job:
         Args:
             time_remaining: Seconds that are left, where the trigger says it.
         """
+        self._is_migrating = True
         grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
         self._stop_within(grace)
         # In a task of its own, for which the end of the job waits, and not for the trigger.

@@ -95,7 +95,9 @@ class Options:
     Items:
         item_type: What every item must be: a dataclass, a TypedDict, or a msgspec, attrs or
             pydantic class.
-        output: A ``.jsonl`` file that items are also written to, as they come.
+        output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
+            and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
+            a stop by SIGTERM or because the machine is about to go.
 
     Durability:
         persist_interval: Seconds between checkpoints.

@@ -13,6 +13,7 @@ from .allowance import Allowance
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
+from .exporting.export import check_address
 from .feeder import Feeder
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
@@ -21,7 +22,7 @@ from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
 from .options import Options
-from .output import ItemWriter
+from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.rules import MAX_BODY
@@ -155,7 +156,11 @@ class Parts:
         )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.specimens = job.persist("specimens", Specimens())
-        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        live = options.output if options.output and is_live(options.output) else None
+        self.late_output = None if live else options.output
+        if self.late_output is not None:
+            check_address(self.late_output)
+        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces(read)),

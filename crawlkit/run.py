@@ -13,6 +13,7 @@ from .checkpoint import Document, Outcome, Saved, decode
 from .clock import isoformat
 from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
+from .exporting.frames import Library, frame_of
 from .items import decode_item
 from .request import Request, fingerprint
 from .specimens import Specimen, read_specimen
@@ -192,6 +193,49 @@ class Run:
             meta: Add ``_url``, ``_handler`` and ``_time`` to each.
         """
         return (decode_item(item, meta=meta) for item in self.stored_items(handler))
+
+    def items_frame(
+        self,
+        library: Library | None = None,
+        *,
+        handler: str | None = None,
+        meta: bool = False,
+    ) -> Any:
+        """The items as a ``DataFrame``, with columns of the types that fit all of them.
+
+        Whole numbers, numbers, truth values and text have their own types; lists and objects stay
+        what they are. A field in which there are several kinds is text, with JSON for what is none.
+
+        Args:
+            library: ``polars`` (extra ``[polars]``) or ``pandas`` (extra ``[pandas]``); ``None``
+                for polars where it is installed, else pandas.
+            handler: Only those that this handler saved.
+            meta: Add ``_url``, ``_handler`` and ``_time`` to each.
+
+        Raises:
+            OptionError: The library is not installed.
+        """
+        last: int | None = None
+
+        def read() -> Iterator[dict[str, Any]]:
+            # The second time no more of them than the first time: the crawl may go on.
+            nonlocal last
+            until, seen = last, 0
+            for item in self.stored_items(handler):
+                if until is not None and item.number > until:
+                    break
+                seen = item.number
+                yield decode_item(item, meta=meta)
+            last = seen
+
+        return frame_of(read, library)
+
+    def count_items(self, handler: str | None = None) -> int:
+        """How many items there are, of all handlers or of one."""
+        if handler is None:
+            return int(self._reader.counters("items_saved").get("items_saved", 0))
+        name = f"handler/{handler}/items_saved"
+        return int(self._reader.counters(name).get(name, 0))
 
     def stored_items(self, handler: str | None = None, *, after: int = 0) -> Iterator[StoredItem]:
         """The items as they are stored, from number `after` + 1 on: what `export_items` takes."""

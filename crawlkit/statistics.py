@@ -18,6 +18,7 @@ from .clock import Clock, isoformat
 from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
+from .lives import TOTALS, LifeStatistics, Lives
 from .merging import merge
 from .response import CacheResult
 from .samples import Sample, Samples
@@ -136,6 +137,7 @@ _NAMES = (
     "finished_at",
     "runtime_seconds",
     "lives",
+    "by_life",
     "samples",
 )
 
@@ -184,6 +186,8 @@ class Statistics:
         finished_at: When the crawl was finished, or ``None``.
         runtime_seconds: Seconds that it ran, over all lives.
         lives: How often it was started.
+        by_life: `LifeStatistics`, the earliest first: of the last 100 lives, and of those before
+            them together. They add up to the numbers of the run.
         samples: `Sample`s over time, at most 512, evenly spaced.
 
     Times are ISO 8601 in UTC.
@@ -211,6 +215,7 @@ class Statistics:
         self._clock = clock or Clock()
         self._life = _Life()
         self._samples = Samples()
+        self._lives = Lives()
         self._ran = 0.0  # seconds, up to `_running_since`
         self._running_since: float | None = None
         self._collected_life = _Life()
@@ -241,7 +246,6 @@ class Statistics:
         self._sketches = {"duration_finished": self._finished, "duration_failed": self._failed}
         self._hosts: dict[str, HostStatistics] = {}  # since the last collect only
         self._errors = ErrorGroups()
-        self._sampled = self._finished.mark()
         self._collected = _Counters({}, {}, {})
 
     # -- a life -------------------------------------------------------------------------------
@@ -254,6 +258,7 @@ class Statistics:
         if joins:
             return
         self.lives += 1
+        self._lives.begin(self.lives, now, self._totals())
         life = self._life
         if life.started_at is None:
             life.started_at = now
@@ -264,6 +269,7 @@ class Statistics:
         """The run stops; `finished` tells whether there is nothing more to do."""
         self._ran = self.runtime_seconds
         self._running_since = None
+        self._lives.end(finished)
         if finished:
             self._life.finished_at = now
 
@@ -361,7 +367,6 @@ class Statistics:
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
-        lately, self._sampled = self._finished.since(self._sampled), self._finished.mark()
         if self.keeps_time and self._samples.wants(now):
             self._samples.add(
                 now,
@@ -372,9 +377,9 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
-                lately.p50,
-                lately.p95,
+                self._finished.since(self._samples.buckets),
             )
+            self._samples.buckets = self._finished.buckets()
 
     # -- failed requests that somebody has looked at ---------------------------------------------
 
@@ -465,7 +470,8 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
-        self._sampled = self._finished.mark()
+        self._samples.buckets = self._finished.buckets()
+        self._lives.restore(saved)
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
@@ -506,6 +512,10 @@ class Statistics:
             self._collected_life = msgspec.structs.replace(self._life)
         if self.keeps_time:
             self._samples.collect(checkpoint)
+        self._lives.collect(checkpoint)
+
+    def _totals(self) -> dict[str, Number]:
+        return {name: getattr(self, name) for name in TOTALS}
 
     def _counters(self) -> _Counters:
         """Every counter but those of hosts, and but the two that the store itself counts."""
@@ -562,6 +572,10 @@ class Statistics:
     @property
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
+
+    @property
+    def by_life(self) -> list[LifeStatistics]:  # noqa: D102
+        return self._lives.all(self._totals(), self._life.started_at)
 
     @property
     def samples(self) -> list[Sample]:  # noqa: D102

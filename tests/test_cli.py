@@ -375,6 +375,7 @@ def test_what_is_saved_can_be_listed_and_printed(address: str) -> None:
         "queue/in_flight",
         "state",
         "statistics",
+        "statistics/lives",
         "values/rates",
         "values/rates/old",
     ]

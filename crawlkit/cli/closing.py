@@ -84,7 +84,7 @@ def _next(crawler: Crawler, address: str, code: int, again: str) -> Iterator[tup
     elif s.pending and crawler.max_pages is not None:
         yield "go on with:", f"a higher limit than --max-pages {crawler.max_pages}"
     if s.items_saved:
-        copy = f" (and in {crawler.output})" if crawler.output else ""
+        copy = f" (and in {crawler.output})" if crawler.is_output_written else ""
         yield "items:", f"{program()} items {address} -o items.csv{copy}"
     if s.requests_failed:
         yield "failures:", f"{program()} failed {address} ls   (to try them again: retry)"

@@ -52,7 +52,9 @@ def _ready_to_go() -> Iterator[None]:
     "--max-pages", type=click.IntRange(min=1), metavar="N", help="Pages to handle, over all lives."
 )
 @click.option(
-    "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
+    "--output",
+    metavar="FILE",
+    help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
 @click.option(
     "--set",

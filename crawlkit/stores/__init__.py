@@ -1,5 +1,6 @@
-"""Where checkpoints go: the contract in `base`, a directory in `sqlite`, a test's `memory`, and
-`postgres` for many machines.
+"""Where checkpoints go.
+
+The contract is in `base`; a directory in `sqlite`, a test's `memory`, many machines' `postgres`.
 """
 
 from __future__ import annotations
