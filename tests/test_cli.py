@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 import crawlkit
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
+from crawlkit.cli.examples import EXAMPLES, SUMMARIES
 from crawlkit.cli.output import size, span
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
@@ -145,6 +146,63 @@ def test_every_verb_says_what_it_does(path: tuple[str, ...], command: click.Comm
         assert isinstance(parameter, click.Argument) or parameter.help  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands() if p]
+)
+def test_the_help_of_every_verb_ends_with_an_example_that_works(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    name = " ".join(path)
+    lines = EXAMPLES[name]
+    words = ["RUN", *path[1:]] if len(path) > 1 else []
+    told = ok(path[0], *words, "--help") + "\n"
+    assert all(f"\n  {line}\n" in told for line in lines)
+    for line in lines:
+        first, verb, *rest = shlex.split(re.split("[|>]", line)[0], comments=True)
+        assert (first, verb) == ("crawlkit", path[0])
+        found = main.get_command(click.Context(main), verb)
+        assert found is not None
+        if isinstance(found, click.Group):
+            run_of, inner, *rest = rest
+            assert not run_of.startswith("-")
+            found = found.get_command(click.Context(found), inner)
+            assert found is not None
+        found.make_parser(click.Context(found)).parse_args(rest)  # raises where it makes no sense
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_list_of_verbs_says_what_their_own_help_says(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.help is not None
+    assert command.help.replace("\n", " ").startswith(SUMMARIES[name].removesuffix("."))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("crawlkit sh", "shell"),
+        ("crawlkit stats runs/", "runs/shop"),
+        ("crawlkit run shop.py --set dela", "delay="),
+        ("crawlkit run shop.py --log-f", "--log-format"),
+        ("crawlkit failed runs/shop re", "retry"),
+    ],
+)
+def test_a_shell_completes_verbs_runs_and_options(
+    address: str,
+    words: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setenv("_CRAWLKIT_COMPLETE", "bash_complete")
+    with pytest.raises(SystemExit):
+        main(prog_name="crawlkit")
+    assert capsys.readouterr().out == f"plain,{expected}\n"
+
+
 def test_verbs_that_read_print_json(address: str) -> None:
     for words in (
         ["stats", address],
@@ -181,9 +239,14 @@ def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stat", "x"], "No such command 'stat'"),
+        (["statss", "x"], "there is no verb 'statss'; did you mean stats"),
+        (["frobnicate"], "there is no verb 'frobnicate'; see 'crawlkit --help'"),
+        (["shop.py"], "did you mean 'crawlkit run shop.py'?"),
+        (["crawlers/shop.py:Shop"], "did you mean 'crawlkit run crawlers/shop.py:Shop'?"),
+        (["failed", "runs/x", "retri"], "there is no verb 'retri'; did you mean retry?"),
         (["stats"], "Missing argument 'RUN'; see 'crawlkit stats --help'"),
-        (["stats", "runs/x", "--hots", "3"], "No such option"),
+        (["stats", "runs/x", "--hots", "3"], "there is no option --hots; did you mean --hosts?"),
+        (["run"], "Missing argument 'TARGET'; see 'crawlkit run --help'"),
         (["run", "shop.py", "--concurrency", "0"], "'--concurrency': 0 is not in the range"),
     ],
 )

@@ -19,7 +19,7 @@ from ..run import open_run
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural
-from .verbs import Verb, program
+from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -39,8 +39,17 @@ def _ready_to_go() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _complete_option(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The names of options, for the completion of a shell."""
+    from ..options import option_types
+
+    return [f"{name}=" for name in option_types() if name.startswith(incomplete)]
+
+
 @click.command(cls=Verb)
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
 @click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
@@ -59,6 +68,7 @@ def _ready_to_go() -> Iterator[None]:
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
+    shell_complete=_complete_option,
     help="Set any option of the crawler; may be given more than once.",
 )
 @click.option(

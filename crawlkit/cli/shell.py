@@ -18,7 +18,7 @@ import click
 from ..errors import CrawlkitError, UsageError, one_line, printable
 from ..urls import canonical
 from .output import harmless, plural, size, span
-from .verbs import Verb
+from .verbs import Verb, complete_target
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -43,12 +43,13 @@ WITH_CRAWLER = 'handle("parse")            what this handler of the crawler does
     "--crawler",
     "target",
     metavar="TARGET",
+    shell_complete=complete_target,
     help="Ask as this crawler does, with its options; its handlers can be tried with handle().",
 )
 @click.option("--render", is_flag=True, help="Have the page made by a browser, scripts and all.")
 @click.option("--fresh", is_flag=True, help="Fetch it, also where the page cache has it.")
 def shell(url: str, source: str | None, target: str | None, render: bool, fresh: bool) -> None:
-    """Open a prompt on a page: try selectors, see the links, go to other pages.
+    """Open a prompt on a page: try selectors, see the links.
 
     The page comes from the page cache in runs/.cache where that has it. Code that comes through a
     pipe is run as with -c.
