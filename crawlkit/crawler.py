@@ -21,7 +21,6 @@ from .checkpoint import Checkpoint, Lease, Ticket
 from .clock import Clock
 from .errors import (
     FetchError,
-    HandlerError,
     PageTypeError,
     ProxyError,
     RedirectError,
@@ -40,7 +39,7 @@ from .events import (
 )
 from .fetching import Fetcher
 from .gate import HostPaused
-from .hooks import Hooks
+from .hooks import Hooks, no_handler
 from .items import ItemType
 from .job import Job, P
 from .notebook import show
@@ -502,19 +501,16 @@ class Crawler(Hooks, Options):
 
     # -- small things -------------------------------------------------------------------------
 
-    def _handler(self, name: str) -> Callable[[Page], Any]:
+    def _handler(self, name: str, *, is_new: bool = False) -> Callable[[Page], Any]:
         handler = getattr(self, name, None)
         if not callable(handler):
-            raise HandlerError(
-                f"{type(self).__name__} has no handler {name!r}, which a saved request asks for; "
-                "give the method its old name back"
-            )
+            raise no_handler(type(self), name, is_saved=not is_new)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 
     def _name_of(self, handler: Any) -> str:
         name = handler_name(handler)
-        self._handlers.get(name) or self._handler(name)
+        self._handlers.get(name) or self._handler(name, is_new=True)
         return name
 
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..statistics import Statistics
 
 
+log = logging.getLogger("crawlkit.options")
+
+
 @contextmanager
 def _ready_to_go() -> Iterator[None]:
     """Exit with 75 also at a SIGTERM that comes before the crawl listens to it."""
@@ -143,12 +146,22 @@ def run(
     with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
         # Inside, so that the log goes around the lines that show the progress.
         set_up(log_level, log_format)
+        for attribute, option in kind.misspelt().items():
+            log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
         shown.enter_context(requests_logged(crawler, address))
         if show:
             shown.enter_context(pages_shown(crawler))
         code = run_crawler(crawler, fresh=fresh)
     again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
-    click.echo(closing(crawler, address, code, again))
+    more = _command(
+        target,
+        *urls,
+        **given | {"max_pages": 10 * (crawler.max_pages or 1)},
+        store=store,
+        set=settings,
+        offline=offline,
+    )
+    click.echo(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
@@ -229,4 +242,6 @@ def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     )
     if earlier.finished_at and not earlier.pending:
         text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
+        if earlier.requests_failed:
+            text += f", and '{program()} failed {address} retry' tries what failed again"
     return text

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import CrawlkitError, UsageError, one_line, printable
+from ..hooks import no_handler
 from ..urls import canonical
 from .output import harmless, plural, size, span
 from .verbs import Verb, complete_target
@@ -182,7 +183,7 @@ class Prompt:
         name = handler if isinstance(handler, str) else handler.__name__
         method = getattr(self._crawler, name, None)
         if not callable(method):
-            raise UsageError(f"{type(self._crawler).__name__} has no handler {name!r}")
+            raise no_handler(type(self._crawler), name)
         page = self._anew()
         self._loop.run(_done(method(page)))
         click.echo("\n".join(page_lines(self._crawler, page, name)))

@@ -236,17 +236,38 @@ def _told(error: click.UsageError) -> str:
         message = " ".join(error.message.split()) if isinstance(error, NoSuchCommand) else ""
     if isinstance(error, NoSuchCommand | NoSuchOption) and error.possibilities:
         return f"{message}; did you mean {' or '.join(error.possibilities)}?"
-    if isinstance(error, NoSuchCommand) and (verb := _verb_for(error.command_name)):
-        return f"{message}; did you mean '{command} {verb} {error.command_name}'?"
+    if isinstance(error, NoSuchCommand) and (meant := _meant(error)):
+        return f"{message}; did you mean '{command} {meant}'?"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        files = [str(file) for file in sorted(Path().glob("*.py")) if "test" not in file.stem]
+        given = {"address": _runs(), "target": files}
+        if there := given.get(error.param.name or ""):
+            kind = "run" if error.param.name == "address" else "crawler"
+            return f"name a {kind}; there is {', '.join(there[:10])}"
+    if error.message == "Missing command." and isinstance(error.ctx, click.Context):
+        group = error.ctx.command
+        if isinstance(group, click.Group):
+            verbs = ", ".join(group.list_commands(error.ctx))
+            return f"say what to do: {verbs}; see '{command} --help'"
     message = message or " ".join(error.format_message().split()).rstrip(".")
     return printable(f"{message}; see '{command} --help'")
 
 
-def _verb_for(word: str) -> str:
-    """The verb that was left out before something that is a crawler or a run."""
+def _meant(error: NoSuchCommand) -> str:
+    """What was meant, where a verb was left out, or stands behind what it is about."""
+    word, context = error.command_name, error.ctx
+    if context is not None and context.parent is not None:
+        (first, *_) = context.params.values()
+        known = context.command.list_commands(context)  # type: ignore[attr-defined]
+        return f"{word} {first}" if first in known else ""
     if word.endswith(".py") or ".py:" in word:
-        return "run"
-    return "stats" if os.sep in word and os.path.isdir(word) else ""
+        return f"run {word}"
+    return f"stats {word}" if word in _runs() else ""
+
+
+def _runs() -> list[str]:
+    """The runs that there are in the usual place."""
+    return sorted(str(file.parent) for file in Path("runs").glob("*/run.lock"))
 
 
 def _place_in_crawler(error: Exception) -> str:
@@ -277,8 +298,7 @@ def _complete_run(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The runs that there are, for the completion of a shell; else directories."""
-    runs = [str(file.parent) for file in Path("runs").glob("*/run.lock")]
-    found = [CompletionItem(run) for run in sorted(runs) if run.startswith(incomplete)]
+    found = [CompletionItem(run) for run in _runs() if run.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="dir")]
 
 
