@@ -22,7 +22,6 @@ from .clock import Clock
 from .errorgroups import GroupKey
 from .errors import (
     FetchError,
-    HandlerError,
     OptionError,
     PageTypeError,
     ProxyError,
@@ -43,7 +42,7 @@ from .exporting.late import export_stored
 from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
-from .hooks import Hooks
+from .hooks import Hooks, no_handler
 from .items import ItemType
 from .job import Job, P
 from .notebook import show
@@ -578,19 +577,16 @@ class Crawler(Hooks, Options):
 
     # -- small things -------------------------------------------------------------------------
 
-    def _handler(self, name: str) -> Callable[[Page], Any]:
+    def _handler(self, name: str, *, is_new: bool = False) -> Callable[[Page], Any]:
         handler = getattr(self, name, None)
         if not callable(handler):
-            raise HandlerError(
-                f"{type(self).__name__} has no handler {name!r}, which a saved request asks for; "
-                "give the method its old name back"
-            )
+            raise no_handler(type(self), name, is_saved=not is_new)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 
     def _name_of(self, handler: Any) -> str:
         name = handler_name(handler)
-        self._handlers.get(name) or self._handler(name)
+        self._handlers.get(name) or self._handler(name, is_new=True)
         return name
 
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
