@@ -2,8 +2,8 @@
 
 The translation of a class, ``.price``, looks at every element for its ``class``, and that of an id
 likewise. Going through the attributes that there are, and from the right one up to its element,
-finds the same in a half to a third of the time. And text that was found is known to be text: parsel tries to write it as an
-element first, each time that it is asked for.
+finds the same in a half to a third of the time. And text that was found is known to be text: parsel
+tries to write it as an element first, each time that it is asked for.
 """
 
 from __future__ import annotations

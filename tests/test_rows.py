@@ -49,5 +49,5 @@ def test_of_two_rows_with_one_key_the_last_is_kept_or_the_first(db: sqlite3.Conn
     insert(db, "INSERT OR IGNORE INTO two (a, b)", rows)
     assert db.execute("SELECT a, b FROM two ORDER BY a").fetchall() == [(n, n) for n in range(100)]
     insert(db, "INSERT OR REPLACE INTO two (a, b)", rows)
-    last = {a: b for a, b in rows}
+    last = dict(rows)
     assert dict(db.execute("SELECT a, b FROM two").fetchall()) == last
