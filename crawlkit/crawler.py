@@ -157,6 +157,7 @@ class Crawler(Hooks, Options):
                 statistics = self.statistics
                 done = statistics.requests_finished + statistics.requests_failed
                 self.queue.budget = self.max_pages - done
+            await self._parts.scope.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
