@@ -378,7 +378,7 @@ def knows_suffixes() -> bool:
 
 
 def read_suffixes() -> None:
-    """Read the public suffix list. It takes some 70 ms: not for the event loop, but for a thread."""
+    """Read the public suffix list, which takes 70 ms: in a thread, not in the event loop."""
     with _READING:
         _suffixes()
 
