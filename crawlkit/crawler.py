@@ -168,6 +168,7 @@ class Crawler(Hooks, Options):
             await self._parts.timekeeper.look()
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
+            await self._parts.scope.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
