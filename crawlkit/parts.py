@@ -114,6 +114,8 @@ class Parts:
             ),
             partial(_browser, options, limits, proxies),
             render=options.render,
+            wait=options.render_wait,
+            allow_private=options.allow_private,
             cache=self.page_cache,
         )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
