@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 from .cache import PageCache
 from .capacity import Capacity
@@ -27,6 +26,7 @@ from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .rendering.picking import RenderingFetcher
 from .request import Request
+from .resources import Resources
 from .response import Response
 from .scope import Scope
 from .seeds import Seeds
@@ -112,7 +112,7 @@ class Parts:
                 cache=self.page_cache,
                 clock=clock,
             ),
-            partial(_browser, options, limits, proxies),
+            lambda: _browser(options, limits, proxies, self.resources),
             render=options.render,
             wait=options.render_wait,
             allow_private=options.allow_private,
@@ -140,6 +140,9 @@ class Parts:
             fetch_robots=fetch_robots,
             max_pauses=options.max_pauses,
         )
+        self.resources = Resources(
+            clock, self.throttle, self.queue, self.robots if self.asks_robots else None
+        )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
         self.seeds = Seeds(
@@ -151,7 +154,7 @@ class Parts:
         )
 
 
-def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
     # Imported here, since few crawls need it.
     from .rendering.fetcher import BrowserFetcher
 
@@ -165,6 +168,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
         allow_private=options.allow_private,
         proxies=proxies,
         executable=options.chromium,
+        manners=manners,
     )
 
 

@@ -353,7 +353,7 @@ from crawlkit import Crawler, parts
 from crawlkit.fetching import AiohttpFetcher
 
 # What a browser makes of these pages is what they are, and it takes its time to start.
-parts._browser = lambda options, limits, proxies: AiohttpFetcher(limits=limits)
+parts._browser = lambda options, limits, *others: AiohttpFetcher(limits=limits)
 
 class Killed(Crawler):
     cache = "forever"

@@ -747,3 +747,41 @@ async def test_a_crawler_renders_what_it_is_told_to(tmp_path: Path, site: Site) 
     crawler = Rendered(start_urls=[site.url("/")], store=tmp_path / "run")
     await crawler.crawl()
     assert seen == [(site.url("/"), None), (site.url("/next"), None), (site.url("/last"), None)]
+
+
+async def test_what_pages_load_from_their_host_keeps_to_its_slots_and_its_robots_txt(
+    tmp_path: Path, site: Site
+) -> None:
+    busy, most = 0, 0
+
+    async def data(request: web.BaseRequest) -> str:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0.05)
+        busy -= 1
+        return "x"
+
+    code = "Promise.all([1, 2, 3, 4, 5].map(n => fetch('/data', {cache: 'no-store'}))).then(() => "
+    code += "fetch('/private').catch(e => 0)).then(() => out.innerHTML = '<b class=done></b>')"
+    for path in ("/", "/1", "/2", "/3"):
+        site.add_page(path, f"{script(code)}<a href=/1></a><a href=/2></a><a href=/3></a>")
+    site.add_page("/data", data)
+    site.add_page("/private", "secret")
+    site.add_page("/robots.txt", "User-agent: *\nDisallow: /private")
+    done = []
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = ".done"
+        concurrency_per_host = 2
+
+        async def parse(self, page: Page) -> None:
+            done.append(page.url)
+            page.follow("a")
+
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
+    assert sorted(done) == [site.url(path) for path in ("/", "/1", "/2", "/3")]
+    assert site.hits("/data") == 20
+    assert site.hits("/private") == 0
+    assert most == 2
