@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 from .allowance import Allowance
 from .cache import PageCache
@@ -30,6 +29,7 @@ from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .rendering.picking import RenderingFetcher
 from .request import Request
+from .resources import Resources
 from .response import Response
 from .scope import Scope
 from .seeds import Seeds
@@ -127,8 +127,10 @@ class Parts:
                 cache=self.page_cache,
                 clock=clock,
             ),
-            partial(_browser, options, limits, proxies),
+            lambda: _browser(options, limits, proxies, self.resources),
             render=options.render,
+            wait=options.render_wait,
+            allow_private=options.allow_private,
             cache=self.page_cache,
         )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
@@ -154,6 +156,9 @@ class Parts:
             fetch_robots=fetch_robots,
             max_pauses=options.max_pauses,
         )
+        self.resources = Resources(
+            clock, self.throttle, self.queue, self.robots if self.asks_robots else None
+        )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.specimens = job.persist("specimens", Specimens())
         live = options.output if options.output and is_live(options.output) else None
@@ -175,7 +180,7 @@ class Parts:
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
 
 
-def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
     # Imported here, since few crawls need it.
     from .rendering.fetcher import BrowserFetcher
 
@@ -189,6 +194,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
         allow_private=options.allow_private,
         proxies=proxies,
         executable=options.chromium,
+        manners=manners,
     )
 
 

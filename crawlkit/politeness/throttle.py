@@ -191,6 +191,22 @@ class Throttle:
         known = self._hosts.get(host)
         return 0.0 if known is None else max(known.next_start, known.paused_until)
 
+    def paused_until(self, host: str) -> float:
+        """Unix time until which `host` is left alone; one that has passed where it is not."""
+        known = self._hosts.get(host)
+        return 0.0 if known is None else known.paused_until
+
+    def lend(self, host: str) -> bool:
+        """Count something that a page loads as one more in flight; false where there is no room.
+
+        `finished` gives it back. Delays are between pages, and nothing is said about them.
+        """
+        known = self._hosts.get(host) or self._add(host)
+        if known.in_flight >= known.limit:
+            return False
+        known.in_flight += 1
+        return True
+
     def started(self, host: str) -> None:
         """A request to `host` starts."""
         known = self._hosts.get(host)
