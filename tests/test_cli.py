@@ -249,7 +249,7 @@ def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str])
         (["crawlers/shop.py:Shop"], "did you mean 'crawlkit run crawlers/shop.py:Shop'?"),
         (["failed", "runs/x", "retri"], "there is no verb 'retri'; did you mean retry?"),
         (["failed", "ls", "runs/x"], "did you mean 'crawlkit failed runs/x ls'?"),
-        (["failed", "runs/x"], "say what to do: ls, retry, drop; see 'crawlkit failed --help'"),
+        (["failed", "runs/x"], "say what to do: ls, show, retry, drop; see"),
         (["stats"], "Missing argument 'RUN'; see 'crawlkit stats --help'"),
         (["stats", "runs/x", "--hots", "3"], "there is no option --hots; did you mean --hosts?"),
         (["run"], "Missing argument 'TARGET'; see 'crawlkit run --help'"),

@@ -9,7 +9,7 @@ SUMMARIES: Mapping[str, str] = {
     "stats": "The statistics of a run, exact over all its lives.",
     "items": "The items of a run, as JSON lines; with --json as one array.",
     "why": "What became of a URL.",
-    "failed": "The requests that were given up: list, retry or drop them.",
+    "failed": "The requests that were given up: list, show, retry or drop them.",
     "state": "What a run saved: list, print or set it.",
     "check": "Whether a run is intact; the exit code is 1 where it is not.",
     "cache": "The page cache in a directory: what it holds, or empty it.",
@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "crawlkit failed runs/shop retry --error StatusError",
     ),
     "failed ls": ("crawlkit failed runs/shop ls --error StatusError",),
+    "failed show": ("crawlkit failed runs/shop show 3f2a -o failed.html",),
     "failed retry": ("crawlkit failed runs/shop retry --host shop.example",),
     "failed drop": ("crawlkit failed runs/shop drop --handler parse_offer",),
     "state": (
