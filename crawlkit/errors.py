@@ -12,6 +12,7 @@
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
     │   ├── StoreFencedError     another worker was given what this one had; exit code 75
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
+    ├── WorkersError             the workers of a run die, over and over
     ├── FetchError               a request got no usable response; it is tried again
     │   ├── NetworkError         no connection, no such host, reset, bad TLS, bad HTTP
     │   │   └── ProxyError       the proxy is why; it is rested, and the request keeps its retries
@@ -107,6 +108,10 @@ class StoreFencedError(StoreError):
 
 class StoreWriteError(StoreError):
     """A checkpoint could not be committed. Its changes are still in memory."""
+
+
+class WorkersError(CrawlkitError):
+    """The workers of a run die, over and over, and nothing gets done in between."""
 
 
 class FetchError(CrawlkitError):

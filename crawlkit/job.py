@@ -19,7 +19,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .checkpoint import Append, Checkpoint, Loader
+from .checkpoint import Checkpoint, Loader
 from .clock import Clock
 from .errors import StoreError, StoreFencedError, StoreWriteError, one_line
 from .events import (
@@ -377,7 +377,7 @@ class Job:
             self._merges.prepare(checkpoint)
         self._unwritten = checkpoint
         if checkpoint.appends:
-            await asyncio.to_thread(_append, checkpoint.appends)
+            await asyncio.to_thread(append, checkpoint.appends)
         receipt = await self.store.commit(checkpoint)
         self._unwritten = None
         if checkpoint.merges:
@@ -508,13 +508,3 @@ def _take_note(saving: asyncio.Task[None]) -> None:
     # reports anyway.
     if not saving.cancelled():
         saving.exception()
-
-
-def _append(appends: list[Append]) -> None:
-    try:
-        append(appends)
-    except OSError as error:
-        raise StoreWriteError(
-            f"cannot write {error.filename or appends[0].path}: {error.strerror}; "
-            "free or mend the disk"
-        ) from None

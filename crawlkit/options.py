@@ -104,6 +104,8 @@ class Options:
         persist_interval: Seconds between checkpoints.
         grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
             have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
+        worker: Name of this process among the workers of a run; default: made up.
+        lease: Seconds without a sign of life after which what a worker has is given to others.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again.
 
@@ -173,6 +175,8 @@ class Options:
 
     persist_interval: float = 1.0
     grace: float = 10.0
+    worker: str = ""
+    lease: float = 15.0
     durability: Literal["normal", "full"] = "normal"
     store_patience: float = 30.0
 
@@ -199,6 +203,7 @@ class Options:
         "idle_timeout": 0.001,
         "persist_interval": 0.01,
         "grace": 0,
+        "lease": 0.5,
         "store_patience": 0,
         "session_pool_size": 1,
         "session_max_usage": 1,

@@ -165,7 +165,7 @@ class Parts:
         self.late_output = None if live else options.output
         if self.late_output is not None:
             check_address(self.late_output)
-        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
+        self.items = job.persist("items", ItemWriter(live, stored=stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces(read)),
@@ -198,7 +198,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Reso
     )
 
 
-def _stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
+def stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
     """What the run has saved of items already."""
 
     def stored() -> Iterator[bytes]:

@@ -446,12 +446,12 @@ class Statistics:
 
     def refresh(self, saved: Saved) -> None:
         """Read everything anew: what all workers have done, as of the last checkpoint."""
-        ran_since = self._running_since
-        in_flight = self.in_flight
+        in_flight, is_running = self.in_flight, self._running_since is not None
+        self._running_since = None
         self._clear()
         self.restore(saved)
         self.in_flight = in_flight
-        self._running_since = None if ran_since is None else self._clock.now()
+        self._running_since = self._clock.now() if is_running else None
 
     # -- a persisted part ---------------------------------------------------------------------
 
@@ -542,7 +542,8 @@ class Statistics:
     @property
     def pending(self) -> int:  # noqa: D102
         done = self.requests_finished + self.requests_failed + self.requests_dropped
-        return self.requests_total - done - self.in_flight
+        # Of several workers one may have handled what it does not know yet that others enqueued.
+        return max(0, self.requests_total - done - self.in_flight)
 
     @property
     def duration_finished(self) -> Durations:  # noqa: D102

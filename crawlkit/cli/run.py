@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,10 +23,17 @@ from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
+    from ..runner import Runnable
     from ..statistics import Statistics
 
 
 log = logging.getLogger("crawlkit.options")
+
+
+def _go(*_: object) -> NoReturn:
+    # Not by an exception: it could come while the target is being imported, which it would stop.
+    sys.stdout.flush()
+    os._exit(EXIT_UNFINISHED)
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def _ready_to_go() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_UNFINISHED))
+    before = signal.signal(signal.SIGTERM, _go)
     try:
         yield
     finally:
@@ -90,6 +97,15 @@ def _complete_option(
 @click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Crawl in so many processes; each has --concurrency requests in flight.",
+)
+@click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
+@click.option("--seat", type=int, hidden=True)
+@click.option("--joins", is_flag=True, hidden=True)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -115,6 +131,10 @@ def run(
     yes: bool,
     settings: tuple[str, ...],
     offline: bool,
+    workers: int | None,
+    worker: str | None,
+    seat: int | None,
+    joins: bool,
     no_progress: bool,
     log_level: str,
     log_format: str,
@@ -143,12 +163,33 @@ def run(
         options["start_urls"] = [canonical(url) for url in urls]
     if store is not None:
         options["store"] = store
+    if worker is not None:
+        options["worker"] = worker
+    if seat is not None:
+        options |= _seat(seat, options, kind)
+    if seat is not None or joins:
+        options |= {"triggers": (), "preemption": None}  # they are the supervisor's
     crawler = kind(**options)
+    crawler.joins = joins
     address = crawler.job.store.address
+    if seat is not None or joins:
+        set_up(log_level, log_format)
+        with requests_logged(crawler, address), pages_shown(crawler) if show else nullcontext():
+            return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
     click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    same = {**given, "store": store, "set": settings, "offline": offline}
+    runnable: Runnable = crawler
+    if workers is not None and workers > 1:
+        # Imported here, as few crawls need it.
+        from .workers import Workers
+
+        each = {"store": address, "output": None, "grace": None, "no_progress": True, "show": show}
+        each |= {"log_level": log_level, "log_format": log_format}
+        python = f"{shlex.quote(sys.executable)} -m crawlkit"
+        runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
     is_live = log_format == "text"
     with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
         # Inside, so that the log goes around the lines that show the progress.
@@ -158,15 +199,11 @@ def run(
         shown.enter_context(requests_logged(crawler, address))
         if show:
             shown.enter_context(pages_shown(crawler))
-        code = run_crawler(crawler, fresh=fresh)
-    again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
-    more = _command(
-        target,
-        *urls,
-        **given | {"max_pages": 10 * (crawler.max_pages or 1)},
-        store=store,
-        set=settings,
-        offline=offline,
+        code = run_crawler(runnable, fresh=fresh)
+    same |= {"workers": workers, "worker": worker}
+    again, more = (
+        shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
+        for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
     )
     click.echo(closing(crawler, address, code, again, more))
     if code != 0:
@@ -186,6 +223,14 @@ def _leave_threads_behind(code: int) -> None:
         os._exit(code)
 
 
+def _seat(seat: int, options: dict[str, Any], kind: type[Crawler]) -> dict[str, Any]:
+    # Imported here, as only workers need it.
+    from .workers import seat_options
+
+    lease = options.get("lease", kind.lease)
+    return seat_options(options["store"], options["worker"], seat, lease)
+
+
 # -- before -----------------------------------------------------------------------------------
 
 
@@ -198,9 +243,9 @@ def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[st
         yield name, kind.parse_option(name, text)
 
 
-def _command(*arguments: str, **options: Any) -> str:
+def _command(start: str, *arguments: str, **options: Any) -> list[str]:
     """The command that goes on with this crawl."""
-    words = [*program().split(), "run", *arguments]
+    words = [*shlex.split(start), "run", *arguments]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
             option = f"--{name.replace('_', '-')}"
@@ -208,7 +253,7 @@ def _command(*arguments: str, **options: Any) -> str:
                 words.append(option)
             elif one not in (None, False):
                 words += [option, str(one)]
-    return shlex.join(words)
+    return words
 
 
 def _earlier(address: str) -> Statistics | None:
