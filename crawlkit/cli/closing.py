@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import printable
+from ..stores.postgres.address import masked
 from .output import columns, plural, span, styled
 from .verbs import program
 
@@ -85,10 +86,10 @@ def _next(crawler: Crawler, address: str, code: int, again: str) -> Iterator[tup
         yield "go on with:", f"a higher limit than --max-pages {crawler.max_pages}"
     if s.items_saved:
         copy = f" (and in {crawler.output})" if crawler.output else ""
-        yield "items:", f"{program()} items {address} -o items.csv{copy}"
+        yield "items:", f"{program()} items {masked(address)} -o items.csv{copy}"
     if s.requests_failed:
-        yield "failures:", f"{program()} failed {address} ls   (to try them again: retry)"
-    yield "statistics:", f"{program()} stats {address}"
+        yield "failures:", f"{program()} failed {masked(address)} ls   (to try them again: retry)"
+    yield "statistics:", f"{program()} stats {masked(address)}"
 
 
 def _wrapped(line: str) -> str:

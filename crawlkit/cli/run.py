@@ -16,6 +16,7 @@ import click
 
 from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
+from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural
@@ -142,7 +143,9 @@ def run(
         if show:
             shown.enter_context(pages_shown(crawler))
         code = run_crawler(crawler, fresh=fresh)
-    again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
+    again = _command(
+        target, *urls, **given, store=store and masked(store), set=settings, offline=offline
+    )
     click.echo(closing(crawler, address, code, again))
     if code != 0:
         _leave_threads_behind(code)
@@ -204,10 +207,12 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
     if earlier is None or not earlier.items_saved:
         return
     items = plural(earlier.items_saved, "item")
-    keep = f"keep them with 'crawlkit items {address} -o FILE'"
+    keep = f"keep them with 'crawlkit items {masked(address)} -o FILE'"
     if not _is_anybody_there():
-        raise UsageError(f"--fresh would throw away {items} of {address}; add --yes, or {keep}")
-    if not click.confirm(f"{address} holds {items}. Throw them away?", err=True):
+        raise UsageError(
+            f"--fresh would throw away {items} of {masked(address)}; add --yes, or {keep}"
+        )
+    if not click.confirm(f"{masked(address)} holds {items}. Throw them away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
 
 
@@ -217,7 +222,7 @@ def _is_anybody_there() -> bool:
 
 def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {address}"
+        return f"starting {name} in {masked(address)}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"

@@ -1,5 +1,4 @@
-"""Where checkpoints go: the contract in `base`, a directory in `sqlite`, a test's `memory`, and
-`postgres` for many machines."""
+"""Where checkpoints go: `base` is the contract, and an address says which store it is."""
 
 from __future__ import annotations
 

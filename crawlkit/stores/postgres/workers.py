@@ -24,12 +24,12 @@ LOST = "CK002"
 """SQLSTATE: the server has lost commits of this worker, or its claims."""
 
 # What a function of a worker begins with: its row, locked until the end of the transaction.
-FENCE = """
+FENCE = f"""
     PERFORM FROM workers WHERE epoch = _me FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'fenced' USING ERRCODE = '{code}';
+        RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
     END IF;
-""".format(code=FENCED)
+"""
 
 ROUTINES = f"""
 CREATE OR REPLACE FUNCTION join_run(
