@@ -239,21 +239,32 @@ class PostgresStore(Store):
     def _connect(self) -> Connection[Any]:
         """Connect, once more."""
         connection = connect(self._where, application=f"crawlkit {self.worker}"[:63])
-        connection.add_notify_handler(self._on_notice)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _prepare(self, connection: Connection[Any]) -> None:
         settings = {
             # Plans are made while the tables are empty, and used when they are large.
             "enable_seqscan": "off",
             "enable_mergejoin": "off",
             # Statements that are long to run are none of ours; what is compiled for one is wasted.
             "jit": "off",
+            # A process that stops between two statements of a transaction keeps nobody waiting.
+            "idle_in_transaction_session_timeout": "5s",
         }
         if self._durability == "full":
             settings["synchronous_commit"] = "on"
-        for name, value in settings.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.execute(
+            "SELECT set_config(name, value, false) FROM unnest(%s, %s) n (name, value)",
+            (Texts(settings), Texts(settings.values())),
+        )
+        connection.add_notify_handler(self._on_notice)
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._where.schema)))
-        self._connection = connection
-        return connection
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
@@ -322,12 +333,10 @@ class PostgresStore(Store):
             if self._one(connection, "SELECT reap(%s, %s)", epoch, is_dead)
         ]
         if reaped:
-            log.warning(
-                "%d other %s of %s gone; what %s had is given to those who are there",
+            log.info(
+                "%d worker(s) of %s gone; others go on with what they had",
                 len(reaped),
-                "worker is" if len(reaped) == 1 else "workers are",
                 self._where.shown,
-                "it" if len(reaped) == 1 else "they",
             )
         return bool(reaped)
 
@@ -367,6 +376,10 @@ class PostgresStore(Store):
     def _claim_once(
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
     ) -> Claimed:
+        # What was said before this looks at the queue is no news afterwards.
+        connection.pgconn.consume_input()
+        while connection.pgconn.notifies() is not None:
+            pass
         self._is_told = False
         left = sum(bundle.size - bundle.gone.bit_count() for bundle in self._claimed.values())
         found = claim(
