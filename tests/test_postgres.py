@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -267,7 +266,7 @@ async def test_the_only_run_of_a_database_need_not_be_named(server: postgres.Ser
                 assert len(list(run.items())) == 1
     with pytest.raises(StoreError, match=r"several runs in .* \(first, second\); say which"):
         open_reader(bare)
-    with pytest.raises(StoreError, match="there is no run third in .*; there is first, second"):
+    with pytest.raises(StoreError, match=r"there is no run third in .*; there is first, second"):
         open_reader(f"{bare}#third")
 
 
@@ -311,7 +310,7 @@ async def test_what_is_not_what_was_written_is_found_out(
         server.execute(damage, run.address)
         assert any(finding in line for line in findings(run)), (damage, findings(run))
     reader = run.reader()
-    with pytest.raises(StoreDamagedError, match="item 1 of .* is not what was saved"):
+    with pytest.raises(StoreDamagedError, match=r"item 1 of .* is not what was saved"):
         list(reader.items())
     with pytest.raises(StoreDamagedError, match="'part' is not what was saved"):
         list(reader.documents())
@@ -424,7 +423,7 @@ async def test_a_server_that_is_away_for_a_while(
     line.cut("up", 0)
     checkpoint = done(leases[:10], items=[item(1)])
     for work in (lambda: store.commit(checkpoint), lambda: claim(store), store.extend):
-        with pytest.raises(StoreWriteError, match="cannot connect to .*see that the server runs"):
+        with pytest.raises(StoreWriteError, match=r"cannot connect to .*see that the server runs"):
             await work()
     line.is_down = False
     await store.commit(checkpoint)
@@ -552,14 +551,14 @@ async def test_a_worker_that_died_on_this_machine_is_not_waited_for(run: Store) 
         "    await asyncio.sleep(100)\n"
         "asyncio.run(main())\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, run.address], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"100\n"
-        assert (await claim(run)).leases == []
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, run.address, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"100\n"
+    assert (await claim(run)).leases == []
+    process.kill()
+    await process.wait()
     assert len((await claim(run)).leases) == 100
 
 
@@ -587,7 +586,7 @@ async def test_every_call_of_a_fenced_worker_is_refused_and_changes_nothing(run:
         run.release,
         lambda: run.allot(("requests_finished",), 10, 1),
     ):
-        with pytest.raises(StoreFencedError, match="worker one of .* start it again"):
+        with pytest.raises(StoreFencedError, match=r"worker one of .* start it again"):
             await work()
     assert content(run) == before
     assert sorted(urls((await claim(usurper)).leases)) == sorted(urls(leases))
