@@ -172,6 +172,61 @@ class PageCache:
             raise _offline(hop)
         return await send(hop)
 
+    def rendered(
+        self,
+        request: Request,
+        render: Callable[[], Awaitable[Response]],
+        *,
+        wait: str,
+        is_private: bool,
+    ) -> Awaitable[Response]:
+        """The document that a browser makes of a request: kept, or rendered and then kept.
+
+        It is kept as a whole, redirects included, apart from the plain page. The ``http`` mode
+        keeps none, as nothing says for how long what scripts have made is good.
+
+        Args:
+            request: The request.
+            render: Renders it.
+            wait: When it is done; what was done under another condition is another document.
+            is_private: Whether it may come from a private address.
+
+        Raises:
+            OfflineError: It is not there, and nothing may be fetched.
+            OptionError: The request has a mode that does not exist.
+            FetchError: As `render` does.
+        """
+        mode = self.mode_of(request, request.url)
+        if mode in ("off", "http"):
+            return render()
+        hop = Hop(
+            request.url,
+            request.method.upper(),
+            request.body,
+            CIMultiDict(request.headers) or None,
+            is_private,
+        )
+        return self._rendered(request, hop, render, wait, mode)
+
+    async def _rendered(
+        self,
+        request: Request,
+        hop: Hop,
+        render: Callable[[], Awaitable[Response]],
+        wait: str,
+        mode: CacheMode,
+    ) -> Response:
+        if not self._store.is_open:
+            await self._store.open()
+        name = self._name_of(request, hop)
+        if name is not None:
+            prefix = f"rendered {wait}\0".encode("utf-8", "surrogatepass")
+            place = Place(prefix + name, request, hop)
+            return await self._exchange_by_age(place, lambda hop: render(), mode)
+        if mode == "offline":
+            raise _offline(hop)
+        return await render()
+
     def mode_of(self, request: Request, url: str) -> CacheMode:
         """The mode for one hop of a request.
 

@@ -3,7 +3,7 @@
 Read it from the middle: `_worker` claims a request and has it processed; `_process` fetches it,
 calls its handler and applies what the handler asked for. Everything that a page does becomes
 visible in `_apply`, in one step, and durable in the next checkpoint. Around that, `crawl` opens and
-closes the job, and `_feed` brings requests from the store.
+closes the job, and the feeder brings requests from the store.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from . import outcomes
-from .checkpoint import Checkpoint, Lease, Ticket
+from .checkpoint import Checkpoint, Lease, Saved, Ticket
 from .clock import Clock
 from .errorgroups import GroupKey
 from .errors import (
     FetchError,
-    HandlerError,
     OptionError,
     PageTypeError,
     ProxyError,
     RedirectError,
-    StoreError,
     UsageError,
     one_line,
 )
@@ -40,10 +38,11 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .exporting.late import export_stored
 from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
-from .hooks import Hooks
+from .hooks import Hooks, no_handler
 from .items import ItemType
 from .job import Job, P
 from .notebook import show
@@ -57,7 +56,7 @@ from .runner import run
 from .seeds import SITEMAP
 from .sessions import Session
 from .statistics import Statistics
-from .stores.base import Claim, Receipt
+from .stores.base import Receipt
 from .urls import canonical
 
 log = logging.getLogger("crawlkit.crawler")
@@ -66,8 +65,6 @@ T = TypeVar("T")
 
 MANY_LINKS = 1000
 """Links of a page from which on others go first between finding and enqueuing them: 3 ms each."""
-STORE_REST = 0.05
-"""Seconds between two looks at a store that is in trouble."""
 
 
 class Crawler(Hooks, Options):
@@ -96,7 +93,9 @@ class Crawler(Hooks, Options):
         robots: What each host asks crawlers to leave alone.
         page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
+        is_output_written: Whether the file `output` holds all items that are saved.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
+        joins: Whether this process takes part in a life of the run that another one has begun.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -123,6 +122,7 @@ class Crawler(Hooks, Options):
         self.page_cache = parts.page_cache
         self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
+        self.is_output_written = self.output is not None and parts.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
@@ -131,8 +131,7 @@ class Crawler(Hooks, Options):
         self._workers: asyncio.TaskGroup | None = None
         self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
-        self._is_seeded = False
-        self._is_finished = False
+        self.joins = False
         self.job.on_commit(self._on_commit)
         self.job.on("persistState", self._on_persist_state)
         self.job.on("systemInfo", self._on_system_info)
@@ -166,17 +165,16 @@ class Crawler(Hooks, Options):
         is_finished = False
         stop_showing = show(self)
         try:
-            self.statistics.begin_life(self.clock.now())
-            if self.max_pages is not None:
-                statistics = self.statistics
-                done = statistics.requests_finished + statistics.requests_failed
-                self.queue.budget = self.max_pages - done
+            await self._parts.timekeeper.look()
+            self.statistics.begin_life(self.clock.now(), joins=self.joins)
+            self._parts.allowance.begin()
+            await self._parts.scope.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
             is_finished = await self._work_until_done()
-            if is_finished:
-                await _done(self.on_finish(self.statistics))
+            if is_finished and await self.job.store.finish():
+                await self._finish()
         finally:
             await self.fetcher.close()
             await self.page_cache.close()
@@ -184,6 +182,9 @@ class Crawler(Hooks, Options):
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+        if self._parts.late_output is not None and not self.job.is_migrating:
+            await export_stored(self.job.store.reader, self._parts.late_output)
+            self.is_output_written = True
         return self.statistics
 
     def on(self, event: str, listener: Listener) -> None:
@@ -312,13 +313,13 @@ class Crawler(Hooks, Options):
             raise self.job.failure
         if not work.cancelled():
             work.result()
-        return self._is_finished
+        return self._parts.feeder.is_finished
 
     async def _work(self) -> None:
         try:
             async with asyncio.TaskGroup() as self._workers:
                 self._workers.create_task(self._seed())
-                self._workers.create_task(self._feed())
+                self._workers.create_task(self._parts.feeder.feed())
                 self._hire()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -334,41 +335,17 @@ class Crawler(Hooks, Options):
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
-        self._seeds.sow_sitemaps(self.sitemaps)
-        await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
-        self._is_seeded = True
-        self.queue.hungry.set()
+        async with self._seeds.turn():
+            self._seeds.sow_sitemaps(self.sitemaps)
+            await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
+        self._parts.feeder.seeded()
 
-    async def _feed(self) -> None:
-        """Keep the queue's window filled from the store, until there is nothing left anywhere."""
-        queue = self.queue
-        while not (self.job.is_stopping or self._is_finished):
-            await queue.hungry.wait()
-            queue.hungry.clear()
-            if queue.is_starving and self.job.can_save:
-                await self.job.try_checkpoint()
-            changes = queue.changes
-            claim = await self._claim()
-            if claim is None:
-                await asyncio.sleep(STORE_REST)
-                queue.hungry.set()
-                continue
-            queue.fill(claim)
-            is_done = claim.is_exhausted and queue.is_settled and changes == queue.changes
-            self._is_finished = self._is_seeded and (is_done or queue.is_spent)
-        queue.close()
-
-    async def _claim(self) -> Claim | None:
-        """Requests from the store; `None` while the store is in trouble."""
-        if not self.job.can_save:
-            # What is done cannot be written down, so nothing more is begun.
-            return None
-        try:
-            limit, window = self.queue.wants()
-            return await self.job.store.claim(limit, window, self.clock.now())
-        except StoreError as error:
-            self.job.trouble(error)
-            return None
+    async def _finish(self) -> None:
+        """The end, for the one worker of the run that is told of it."""
+        if self.job.store.is_shared:
+            await self.job.settle()
+            self.statistics.refresh(Saved("statistics", await self.job.store.load()))
+        await _done(self.on_finish(self.statistics))
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:
@@ -407,6 +384,8 @@ class Crawler(Hooks, Options):
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
         request = lease.request
+        if request.session is not None:
+            await self.sessions.refresh(request.session)
         session = self.sessions.pick(lease.host, request.session, request.url)
         try:
             response = await self.fetcher.fetch(
@@ -599,19 +578,16 @@ class Crawler(Hooks, Options):
 
     # -- small things -------------------------------------------------------------------------
 
-    def _handler(self, name: str) -> Callable[[Page], Any]:
+    def _handler(self, name: str, *, is_new: bool = False) -> Callable[[Page], Any]:
         handler = getattr(self, name, None)
         if not callable(handler):
-            raise HandlerError(
-                f"{type(self).__name__} has no handler {name!r}, which a saved request asks for; "
-                "give the method its old name back"
-            )
+            raise no_handler(type(self), name, is_saved=not is_new)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 
     def _name_of(self, handler: Any) -> str:
         name = handler_name(handler)
-        self._handlers.get(name) or self._handler(name)
+        self._handlers.get(name) or self._handler(name, is_new=True)
         return name
 
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
@@ -623,6 +599,7 @@ class Crawler(Hooks, Options):
 
     async def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.statistics
+        await self._parts.timekeeper.look()
         self.throttle.local_delay = info.loop_delay
         self.queue.limit = self._parts.capacity.adjust(info, busy=len(self.queue.in_flight))
         statistics.in_flight = len(self.queue.in_flight)

@@ -14,7 +14,7 @@ import msgspec
 
 from .checkpoint import Checkpoint, ErrorGroup
 from .clock import isoformat
-from .errors import CrawlkitError
+from .errors import CrawlkitError, HandlerError
 from .request import host_of
 
 GROUPS = 500
@@ -172,7 +172,7 @@ _VARYING = re.compile(
 )
 
 # Python itself quotes names of the program in these, not data: they are what the error is about.
-_ABOUT_NAMES = (AttributeError, ImportError, KeyError, NameError, TypeError)
+_ABOUT_NAMES = (AttributeError, HandlerError, ImportError, KeyError, NameError, TypeError)
 _IS_NAME = re.compile(r"'[A-Za-z_.]+'").fullmatch
 
 

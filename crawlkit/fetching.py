@@ -6,6 +6,7 @@ of the request's headers may go along.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import string
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,7 +46,7 @@ from .http.proxies import place_of
 from .request import Request, host_of
 from .response import Response, http_date
 from .sessions import Session
-from .urls import Base
+from .urls import Base, knows_suffixes, read_suffixes
 
 if TYPE_CHECKING:
     from .cache import PageCache
@@ -359,7 +360,10 @@ class AiohttpFetcher(Fetcher):
             if sum(map(len, chain.from_iterable(answer.raw_headers))) > limits.headers:
                 raise too_many_headers(url, limits)
             if "Set-Cookie" in answer.headers:
-                session.store_cookies(url, answer.headers.getall("Set-Cookie"))
+                cookies = answer.headers.getall("Set-Cookie")
+                if not knows_suffixes() and any("domain" in one.lower() for one in cookies):
+                    await asyncio.to_thread(read_suffixes)
+                session.store_cookies(url, cookies)
             body = b""
             if answer.status not in _REDIRECTS or "Location" not in answer.headers:
                 body = await read_body(answer, host, limits)

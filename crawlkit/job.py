@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from .checkpoint import Append, Checkpoint, Loader
 from .clock import Clock
-from .errors import StoreWriteError, one_line
+from .errors import StoreError, StoreFencedError, StoreWriteError, one_line
 from .events import (
     Aborting,
     Event,
@@ -34,6 +34,7 @@ from .events import (
     SystemInfo,
 )
 from .machine import Machine
+from .merging import Merges
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
@@ -121,6 +122,7 @@ class Job:
         self._fresh = fresh
         self._patience = store_patience
         self._loader: Loader | None = None
+        self._merges = Merges(lambda: self.bus.parts)
         self._listens = signals
         self._watching = Watching([*usual_triggers(preemption), *triggers])
         self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
@@ -129,6 +131,7 @@ class Job:
         self._uncollected: Exception | None = None
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
+        self._is_migrating = False
         self._deadline: float | None = None
         self._reserve = inf
         self._failure: Exception | None = None
@@ -155,8 +158,13 @@ class Job:
         """
         self.bus.register(name, part)
         if self._loader is not None:
-            self._loader.restore(name, part)
+            self._restore(self._loader, name, part)
         return part
+
+    def _restore(self, loader: Loader, name: str, part: Persistent) -> None:
+        loader.restore(name, part)
+        if self.store.is_shared:
+            self._merges.restore(name, loader.snapshot)
 
     async def get_value(self, key: str, default: Any = None) -> Any:
         """The value that was kept under `key`, in this life or an earlier one."""
@@ -174,6 +182,11 @@ class Job:
     def is_stopping(self) -> bool:
         """Whether the job was told to stop: begin nothing new."""
         return self._stopping.is_set()
+
+    @property
+    def is_migrating(self) -> bool:
+        """Whether the machine is about to go: there is no time for what can be done later."""
+        return self._is_migrating
 
     async def stopping(self) -> None:
         """Wait until the job is told to stop."""
@@ -195,12 +208,12 @@ class Job:
         try:
             self._loader = Loader(await self.store.load())
             for name, part in self.bus.parts.items():
-                self._loader.restore(name, part)
+                self._restore(self._loader, name, part)
         except BaseException:
             await self.store.close()
             raise
         await self._watching.begin(self, signals=signals)
-        for work in (self._keep_saving(), self._keep_measuring()):
+        for work in (self._keep_saving(), self._keep_measuring(), self._keep_lease()):
             self._background.append(asyncio.create_task(work))
 
     async def close(self, *, finished: bool) -> int:
@@ -267,6 +280,7 @@ class Job:
         Args:
             time_remaining: Seconds that are left, where the trigger says it.
         """
+        self._is_migrating = True
         grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
         self._stop_within(grace)
         # In a task of its own, for which the end of the job waits, and not for the trigger.
@@ -359,11 +373,15 @@ class Job:
                 await self._write(checkpoint)
 
     async def _write(self, checkpoint: Checkpoint) -> None:
+        if self.store.is_shared and self._unwritten is None:
+            self._merges.prepare(checkpoint)
         self._unwritten = checkpoint
         if checkpoint.appends:
             await asyncio.to_thread(_append, checkpoint.appends)
         receipt = await self.store.commit(checkpoint)
         self._unwritten = None
+        if checkpoint.merges:
+            self._merges.settle(checkpoint, receipt)
         for listener in self._on_commit:
             listener(checkpoint, receipt)
 
@@ -398,6 +416,8 @@ class Job:
 
     async def _save_at_last(self) -> None:
         """The last checkpoint. It has a few attempts, as nobody comes after it."""
+        if isinstance(self._failure, StoreFencedError):
+            return  # what it would hold is another worker's to do
         for attempt in range(3):
             try:
                 await self.checkpoint(is_migrating=self.is_stopping, deadline=self._last_patience)
@@ -423,6 +443,17 @@ class Job:
         while True:
             await asyncio.sleep(self._persist_interval)
             await self.try_checkpoint()
+
+    async def _keep_lease(self) -> None:
+        """Be heard of, however long it takes until there is something to save."""
+        if not self.store.is_shared:
+            return
+        while True:
+            await asyncio.sleep(self.store.lease / 3)
+            try:
+                await self.store.extend()
+            except StoreError as error:
+                self.trouble(error)
 
     async def _keep_measuring(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -97,7 +98,9 @@ class Options:
     Items:
         item_type: What every item must be: a dataclass, a TypedDict, or a msgspec, attrs or
             pydantic class.
-        output: A ``.jsonl`` file that items are also written to, as they come.
+        output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
+            and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
+            a stop by SIGTERM or because the machine is about to go.
 
     Durability:
         persist_interval: Seconds between checkpoints.
@@ -223,6 +226,28 @@ class Options:
                 setattr(self, name, [given])
 
     @classmethod
+    def misspelt(cls) -> dict[str, str]:
+        """Attributes of the class that look like an option written wrongly, each with that option.
+
+        Nobody reads ``start_url`` or ``max_page``; and yet they are what somebody meant.
+        """
+        known = option_types()
+        own = {
+            name: value
+            for base in cls.__mro__
+            if not base.__module__.startswith("crawlkit.")
+            for name, value in vars(base).items()
+        }
+        found = {}
+        for name, value in own.items():
+            is_plain = isinstance(value, bool | int | float | str | list | tuple | dict | set)
+            if name not in known and not name.startswith("_") and is_plain:
+                near = get_close_matches(name.lower(), known, 1, cutoff=0.8)
+                if near and near[0] not in own:
+                    found[name] = near[0]
+        return found
+
+    @classmethod
     def parse_option(cls, name: str, text: str) -> Any:
         """The value of an option that was given as text, as by ``--set name=value``.
 
@@ -243,12 +268,33 @@ class Options:
             value = [part.strip() for part in text.split(",") if part.strip()]
         try:
             return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise OptionError(f"{name} cannot be {text!r}: {error}") from None
+        except msgspec.ValidationError:
+            raise OptionError(f"{name} cannot be {text!r}; give {_in_words(kind)}") from None
 
 
 _LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
 _NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules", "triggers")
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of this type is written as."""
+    words: list[str] = []
+    for one in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if get_origin(one) is Literal:
+            words += map(str, get_args(one))
+        else:
+            words.append(_WORDS.get(one, "text"))
+    *others, last = dict.fromkeys(words)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list[int]: "whole numbers, with commas between them",
+    type(None): "none",
+}
 
 
 def option_types() -> dict[str, Any]:

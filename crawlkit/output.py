@@ -14,12 +14,18 @@ from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import UsageError
+from .exporting.places import is_remote
 
 LINES = (".jsonl", ".ndjson")
 
 CHECK_UP_TO = 2**30
 """Bytes of a file up to which it is compared with its checksum, at about 1 GB a second."""
 CHUNK = 2**20
+
+
+def is_live(address: str) -> bool:
+    """Whether items can be written to a file as they come; else it is made of them at the end."""
+    return not is_remote(address) and Path(address).suffix.lower() in LINES
 
 
 class ItemWriter:
@@ -37,11 +43,6 @@ class ItemWriter:
         stored: Callable[[], Iterator[bytes]] = lambda: iter(()),
     ) -> None:
         self.path = None if path is None else Path(path).absolute()
-        if self.path is not None and self.path.suffix not in LINES:
-            raise UsageError(
-                f"items cannot be streamed to {path}: give a file that ends in {' or '.join(LINES)}"
-                ", or export them when the crawl has ended, with 'crawlkit items RUN -o FILE'"
-            )
         self._stored = stored
         self._items: list[Item] = []
         self._length = 0

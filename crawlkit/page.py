@@ -406,8 +406,9 @@ def handler_name(handler: Any) -> str:
         return handler
     name = getattr(handler, "__name__", "")
     if not (inspect.ismethod(handler) and name.isidentifier()):
+        what = getattr(handler, "__qualname__", "") or repr(handler)
         raise HandlerError(
-            f"{handler!r} cannot be a handler: it could not be found again after a restart; "
+            f"{what} cannot be a handler: it could not be found again after a restart; "
             "pass a method of the crawler, such as self.parse_product"
         )
     return name

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
+from .allowance import Allowance
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
+from .exporting.export import check_address
+from .feeder import Feeder
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
 from .http.credentials import Credentials
@@ -19,7 +21,7 @@ from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
 from .options import Options
-from .output import ItemWriter
+from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.rules import MAX_BODY
@@ -27,6 +29,7 @@ from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .rendering.picking import RenderingFetcher
 from .request import Request
+from .resources import Resources
 from .response import Response
 from .scope import Scope
 from .seeds import Seeds
@@ -36,6 +39,7 @@ from .sitemaps import MAX_SIZE, PIECE
 from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
+from .timekeeping import Timekeeper
 
 
 class Parts:
@@ -56,10 +60,13 @@ class Parts:
         fetch_robots: Callable[[Request, str], Awaitable[Response]],
         cache_key: Callable[[Request], str | None],
     ) -> None:
-        clock = job.clock
+        clock, store = job.clock, job.store
+        # What several workers of one run have to ask the store for, and one alone knows.
+        read = store.document if store.is_shared else None
         # A crawl that fetches nothing has nobody to ask.
         self.asks_robots = options.obey_robots and options.cache != "offline"
-        self.statistics = job.persist("statistics", Statistics(clock))
+        self.statistics = job.persist("statistics", Statistics(clock, is_shared=store.is_shared))
+        self.timekeeper = Timekeeper(store, self.statistics)
         self.throttle = job.persist(
             "throttle",
             Throttle(
@@ -68,10 +75,16 @@ class Parts:
                 delay=options.delay,
                 max_delay=options.max_delay,
                 is_shy=self.asks_robots,
+                worker=store.worker,
+                # A host with a limit of its own is counted by one worker.
+                may_split=options.max_pages_per_host is None,
             ),
         )
         self.queue = job.persist(
-            "queue", RequestQueue(clock, self.throttle, concurrency=options.concurrency)
+            "queue",
+            RequestQueue(
+                clock, self.throttle, concurrency=options.concurrency, worker=store.worker
+            ),
         )
         self.capacity = Capacity(options.concurrency, options.min_concurrency)
         self.queue.limit = self.capacity.limit
@@ -87,6 +100,7 @@ class Parts:
                 error_score_decrement=options.session_error_decrement,
                 proxies=proxies,
                 persist=options.persist_sessions,
+                read=read,
                 on_retired=lambda id, reason: job.tell(SessionRetired(id, reason)),
             ),
         )
@@ -113,18 +127,21 @@ class Parts:
                 cache=self.page_cache,
                 clock=clock,
             ),
-            partial(_browser, options, limits, proxies),
+            lambda: _browser(options, limits, proxies, self.resources),
             render=options.render,
+            wait=options.render_wait,
+            allow_private=options.allow_private,
             cache=self.page_cache,
         )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
-            "robots", Robots(clock, user_agent=options.user_agent, read=job.store.document)
+            "robots", Robots(clock, user_agent=options.user_agent, read=store.document)
         )
         budgets = job.persist(
             "budgets",
             Budgets(
-                job.store.document,
+                store.document,
+                allot=store.allot if store.is_shared else None,
                 max_pages_per_host=options.max_pages_per_host,
                 budgets=options.budgets,
             ),
@@ -139,19 +156,31 @@ class Parts:
             fetch_robots=fetch_robots,
             max_pauses=options.max_pauses,
         )
+        self.resources = Resources(
+            clock, self.throttle, self.queue, self.robots if self.asks_robots else None
+        )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.specimens = job.persist("specimens", Specimens())
-        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        live = options.output if options.output and is_live(options.output) else None
+        self.late_output = None if live else options.output
+        if self.late_output is not None:
+            check_address(self.late_output)
+        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
-            job.persist("sitemaps", SitemapPlaces()),
+            job.persist("sitemaps", SitemapPlaces(read)),
             self.queue,
             self.statistics,
             job.settle,
+            store,
         )
+        self.allowance = Allowance(
+            store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency
+        )
+        self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
 
 
-def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
     # Imported here, since few crawls need it.
     from .rendering.fetcher import BrowserFetcher
 
@@ -165,6 +194,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
         allow_private=options.allow_private,
         proxies=proxies,
         executable=options.chromium,
+        manners=manners,
     )
 
 

@@ -19,7 +19,7 @@ from .dedup import DedupSet
 from .links import alike
 from .politeness.throttle import Throttle
 from .request import Request, fingerprint, host_of, identity
-from .stores.base import BUNDLE, Claim, Receipt
+from .stores.base import BUNDLE, WHOLE, Claim, Receipt
 
 LANE_ROOM = 2 * BUNDLE
 """Requests of one host that the window holds, about."""
@@ -57,6 +57,7 @@ class RequestQueue:
         clock: The run's clock.
         throttle: Says when a host may be asked again.
         concurrency: How many requests are in flight at most; it sizes the window.
+        worker: The name of this process, where it is one of several that write the run.
 
     Attributes:
         limit: How many requests are in flight at most, right now: `concurrency`, or less where the
@@ -68,9 +69,14 @@ class RequestQueue:
         changes: Grows with everything that is enqueued, so that one can tell whether anything was.
     """
 
-    def __init__(self, clock: Clock, throttle: Throttle, *, concurrency: int = 16) -> None:
+    def __init__(
+        self, clock: Clock, throttle: Throttle, *, concurrency: int = 16, worker: str = ""
+    ) -> None:
         self._clock = clock
         self._throttle = throttle
+        self._is_shared = bool(worker)
+        self._gifts = 0  # as it was when the last claim was asked for
+        self._note = f"in_flight/{worker}" if worker else "in_flight"
         self.resize(concurrency)
         self._limit = concurrency
         self._enqueued = DedupSet()
@@ -358,6 +364,7 @@ class RequestQueue:
 
     def wants(self) -> tuple[int, dict[str, int]]:
         """How many requests to claim, and how many more of each host there is room for."""
+        self._gifts = self._throttle.gifts
         window = {host: LANE_ROOM - len(lane.waiting) for host, lane in self._lanes.items()}
         return (self._low if len(window) < MAX_LANES else 0), window
 
@@ -365,6 +372,11 @@ class RequestQueue:
         """Take claimed requests into the window."""
         self._is_dry = not claim.leases
         self._is_exhausted = claim.is_exhausted
+        if self._is_shared:
+            for host in {lease.host for lease in claim.leases}:
+                self._throttle.share(host, claim.shares.get(host, WHOLE), self._gifts)
+        for host, (start, delay) in claim.rests.items():
+            self._throttle.rest(host, start, delay)
         for lease in claim.leases:
             lane = self._lanes.get(lease.host)
             if lane is None:
@@ -384,7 +396,33 @@ class RequestQueue:
         self._reviving.difference_update(checkpoint.forget)
         if receipt.enqueued or checkpoint.again:
             self._is_dry = self._is_exhausted = False
+        if checkpoint.shares:
+            self._throttle.given()
+        for host in receipt.wanted:
+            self._throttle.split(host)
+        for host, (start, delay) in receipt.rests.items():
+            self._throttle.rest(host, start, delay)
         self.hungry.set()
+
+    def look_again(self) -> None:
+        """Another worker may have brought work, or have done the last of it."""
+        self._is_dry = self._is_exhausted = False
+        self.hungry.set()
+
+    def allow(self, count: int) -> None:
+        """So many more requests may be started."""
+        self.budget += count
+        if count > 0:
+            self._wake(1)  # each that starts wakes the next
+
+    def has(self, host: str) -> bool:
+        """Whether requests of `host` are in the window, or in flight."""
+        return host in self._lanes
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is in flight, and nothing waits in memory for its turn."""
+        return not (self.in_flight or self._waiting)
 
     def _push(self, lane: Lane, lease: Lease) -> None:
         self._turn += 1
@@ -457,4 +495,4 @@ class RequestQueue:
             # For those who look at the run from outside; a restart has no use for it.
             self._known_in_flight = set(self.in_flight)
             busy = [(lease.host, lease.fingerprint) for lease in self.in_flight.values()]
-            checkpoint.save(busy, key="in_flight")
+            checkpoint.save(busy, key=self._note)

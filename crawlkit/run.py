@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from .checkpoint import Document, Outcome, Saved, decode
 from .clock import isoformat
 from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
+from .exporting.frames import Library, frame_of
 from .items import decode_item
 from .request import Request, fingerprint
 from .specimens import Specimen, read_specimen
@@ -155,9 +156,10 @@ class Run:
         # In this order: if the crawl ends in between, its last checkpoint is already there.
         is_live = self.is_live
         statistics = Statistics(read_hosts=lambda: self.hosts(BUSIEST_HOSTS))
-        statistics.restore(Saved("statistics", self._reader.snapshot()))
-        if not is_live:
-            statistics.in_flight = 0  # a process that was killed has left them; they are pending
+        snapshot = self._reader.snapshot()
+        statistics.restore(Saved("statistics", snapshot))
+        # A process that was killed has left some; they are pending.
+        statistics.in_flight = len(_in_flight(snapshot.documents.items())) if is_live else 0
         return statistics
 
     def hosts(self, limit: int | None = None) -> dict[str, HostStatistics]:
@@ -194,6 +196,49 @@ class Run:
             meta: Add ``_url``, ``_handler`` and ``_time`` to each.
         """
         return (decode_item(item, meta=meta) for item in self.stored_items(handler))
+
+    def items_frame(
+        self,
+        library: Library | None = None,
+        *,
+        handler: str | None = None,
+        meta: bool = False,
+    ) -> Any:
+        """The items as a ``DataFrame``, with columns of the types that fit all of them.
+
+        Whole numbers, numbers, truth values and text have their own types; lists and objects stay
+        what they are. A field in which there are several kinds is text, with JSON for what is none.
+
+        Args:
+            library: ``polars`` (extra ``[polars]``) or ``pandas`` (extra ``[pandas]``); ``None``
+                for polars where it is installed, else pandas.
+            handler: Only those that this handler saved.
+            meta: Add ``_url``, ``_handler`` and ``_time`` to each.
+
+        Raises:
+            OptionError: The library is not installed.
+        """
+        last: int | None = None
+
+        def read() -> Iterator[dict[str, Any]]:
+            # The second time no more of them than the first time: the crawl may go on.
+            nonlocal last
+            until, seen = last, 0
+            for item in self.stored_items(handler):
+                if until is not None and item.number > until:
+                    break
+                seen = item.number
+                yield decode_item(item, meta=meta)
+            last = seen
+
+        return frame_of(read, library)
+
+    def count_items(self, handler: str | None = None) -> int:
+        """How many items there are, of all handlers or of one."""
+        if handler is None:
+            return int(self._reader.counters("items_saved").get("items_saved", 0))
+        name = f"handler/{handler}/items_saved"
+        return int(self._reader.counters(name).get(name, 0))
 
     def stored_items(self, handler: str | None = None, *, after: int = 0) -> Iterator[StoredItem]:
         """The items as they are stored, from number `after` + 1 on: what `export_items` takes."""
@@ -274,10 +319,7 @@ class Run:
 
     def _in_flight(self) -> set[tuple[str, int]]:
         # They are pending as long as they have no outcome; the queue notes which they are.
-        saved = self.document(_IN_FLIGHT) if self.is_live else None
-        return (
-            set() if saved is None else set(decode(saved.data, _IN_FLIGHT, list[tuple[str, int]]))
-        )
+        return _in_flight(self._reader.documents(_IN_FLIGHT)) if self.is_live else set()
 
     # -- what the crawler saved -----------------------------------------------------------------
 
@@ -353,6 +395,15 @@ def _runs_near(path: Path) -> list[str]:
         return list(dict.fromkeys(runs))[:10]
     except OSError:
         return []  # where one may not look, there is nothing to be seen
+
+
+def _in_flight(documents: Iterable[tuple[str, Document]]) -> set[tuple[str, int]]:
+    """Host and fingerprint of what is in flight, from the notes of all workers."""
+    found: set[tuple[str, int]] = set()
+    for name, document in documents:
+        if name == _IN_FLIGHT or name.startswith(f"{_IN_FLIGHT}/"):
+            found.update(decode(document.data, name, list[tuple[str, int]]))
+    return found
 
 
 def _explain(url: str, known: Outcome) -> Explanation:

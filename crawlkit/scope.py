@@ -6,6 +6,7 @@ resumed, or spread over machines, thus decides as it did before.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TypeAlias
 
 from .errors import OptionError, UrlError
 from .request import host_of
-from .urls import canonical, escape, registrable_domain
+from .urls import canonical, escape, knows_suffixes, read_suffixes, registrable_domain
 
 UrlPattern: TypeAlias = str | re.Pattern[str]
 """A glob, a regular expression after ``re:``, or a compiled one."""
@@ -64,6 +65,11 @@ class Scope:
             patterns = (given,) if one else tuple(given)
             object.__setattr__(self, name, patterns)
             object.__setattr__(self, f"_{name}s", tuple(matcher(name, each) for each in patterns))
+
+    async def open(self) -> None:
+        """Have at hand what decisions need, so that none of them holds the event loop up."""
+        if self.kind == "same-domain" and not knows_suffixes():
+            await asyncio.to_thread(read_suffixes)
 
     def reason(self, url: str, page_url: str) -> str | None:
         """Why a link is not followed; None when it is.

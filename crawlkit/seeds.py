@@ -7,8 +7,10 @@ place in the sequence is in the same checkpoint as the requests that lie before 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from .errors import UrlError, one_line
 from .page import Page
@@ -18,9 +20,14 @@ from .sitemapplaces import SitemapPlaces
 from .sitemaps import MAX_LEVELS, MAX_SITEMAPS, Entry
 from .start import StartRequests, StartSource, as_request, start_source
 from .statistics import Statistics
+from .stores.base import Store
 
 log = logging.getLogger("crawlkit.seeds")
 
+LOCK = "seeds"
+"""The lock of the worker that sows."""
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at whether another worker has done so."""
 AT_ONCE = 500
 """Start requests after which a checkpoint is taken."""
 SITEMAP = "parse_sitemap"
@@ -38,6 +45,7 @@ class Seeds:
         queue: Where requests go.
         statistics: Where those that are left out are counted.
         checkpoint: Takes a checkpoint, and comes back once one was taken.
+        store: Where other workers may have come further with it.
         max_sitemaps: How many sitemaps one index leads to, on all levels together.
     """
 
@@ -48,6 +56,7 @@ class Seeds:
         queue: RequestQueue,
         statistics: Statistics,
         checkpoint: Callable[[], Awaitable[None]],
+        store: Store,
         *,
         max_sitemaps: int = MAX_SITEMAPS,
     ) -> None:
@@ -56,7 +65,25 @@ class Seeds:
         self._queue = queue
         self._statistics = statistics
         self._checkpoint = checkpoint
+        self._store = store
         self._max_sitemaps = max_sitemaps
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """While the block runs, no other worker sows; what others have sown is known in it.
+
+        Comes to its end when what was sown in it is saved. A worker that dies within loses its
+        turn, and the next goes on at the place.
+        """
+        if not self._store.is_shared:
+            yield
+            return
+        while not await self._store.try_lock(LOCK):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(LOOK_AGAIN)
+        self._start.resume(await self._store.document("start"))
+        yield
+        await self._checkpoint()
+        await self._store.unlock(LOCK)
 
     def sow_sitemaps(self, urls: Iterable[str]) -> None:
         """Enqueue sitemaps that were not enqueued before.

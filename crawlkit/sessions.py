@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 import msgspec
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import Checkpoint, Document, Saved, decode
 from .clock import Clock
 from .cookies import Cookie, CookieJar, hostname, self_and_parents
 from .http.proxies import ProxyPool
+from .merging import merge
 
 MAX_BLOCKED = 32
 """Hosts that may block a session; one more and it is retired for all."""
@@ -26,6 +29,9 @@ MAX_STICKY = 10_000
 """Hosts whose session is remembered. The one that was silent for longest is forgotten."""
 MAX_NAMED = 1_000
 """Sessions that were asked for by id. The one that was unused for longest is retired."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at whether another worker has got a session cookies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,7 @@ class SessionPool:
         proxies: Which proxies sessions go through.
         headers: Headers that every new session starts with.
         persist: Whether sessions are kept over restarts.
+        read: Reads a document from the store by its name, where other workers write the run, too.
         on_retired: Called with id and reason when a session is retired: ``blocked``, ``errors``,
             ``age``, ``usage``, ``unused`` (too many were asked for by id), ``handler``, or what
             `Session.retire` was given; ``proxy`` where every session that could go on has a proxy
@@ -226,9 +233,13 @@ class SessionPool:
         proxies: ProxyPool | None = None,
         headers: Mapping[str, str] | None = None,
         persist: bool = True,
+        read: Callable[[str], Awaitable[Document | None]] | None = None,
         on_retired: Callable[[str, str], None] | None = None,
     ) -> None:
         self._clock = clock
+        self._read = read
+        self._looked: dict[str, float] = {}
+        self._seen: dict[str, bytes] = {}
         self._limits = SessionLimits(max_age, max_error_score, error_score_decrement, max_usage)
         self._proxies = proxies or ProxyPool(clock)
         self._size = max(1, size, self._proxies.largest)
@@ -276,6 +287,39 @@ class SessionPool:
             self._sticky.move_to_end(host)
         session.usage_count += 1
         return session
+
+    async def refresh(self, session_id: str) -> None:
+        """Take over the cookies that another worker was given for a session asked for by its id.
+
+        To be called before `pick`. It looks at most once a second, which is how often they save.
+        """
+        if self._read is None:
+            return
+        now = self._clock.now()
+        if now - self._looked.get(session_id, -inf) < LOOK_AGAIN:
+            return
+        self._looked[session_id] = now
+        document = await self._read(f"sessions/{session_id}")
+        session = self._sessions.get(session_id)
+        if document is None or document.data == self._seen.get(session_id):
+            return
+        self._seen[session_id] = document.data
+        saved = decode(document.data, f"sessions/{session_id}", _SavedSession)
+        if session is None:
+            session = self._make(session_id)
+            _restore(session, saved)
+            session.is_named = True
+            self._ring.remove(session)
+        else:
+            session.cookies.load(saved.cookies)
+        self._saved[session_id] = _mark(session)
+
+    @staticmethod
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        """A session as all workers have used it: cookies by their names."""
+        merged = merge(*(_by_name(session) for session in (base, mine, theirs)))
+        created_at = min(mine["created_at"], theirs["created_at"])
+        return {**merged, "cookies": list(merged["cookies"].values()), "created_at": created_at}
 
     def _next(self, host: str, url: str | None, now: float) -> Session:
         """A session for a host that has none."""
@@ -382,6 +426,8 @@ class SessionPool:
                 self._saved[id] = _mark(session)
                 if not session.is_named:
                     self._homes.update(dict.fromkeys(session.cookies.domains, id))
+        if self._read is not None:
+            self._dropped.clear()  # another worker may have them
 
     def collect(self, checkpoint: Checkpoint) -> None:
         """Add the sessions that changed, each as a document of its own."""
@@ -421,6 +467,15 @@ class _SavedSession(msgspec.Struct, omit_defaults=True):
     blocked: list[str] = []
     cookies: list[Cookie] = []
     is_named: bool = False
+
+
+def _by_name(session: Any) -> Any:
+    """A saved session with its cookies as a dict."""
+    if session is None:
+        return None
+    # Name, value, domain, path: a `Cookie` is an array.
+    cookies = {"\0".join((c[0], c[2], c[3])): c for c in session.get("cookies", ())}
+    return {**session, "cookies": cookies}
 
 
 def _saved(session: Session) -> _SavedSession:

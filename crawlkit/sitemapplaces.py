@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 import msgspec
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import Checkpoint, Document, Saved, decode
 from .errors import LimitError, PageTypeError
 from .response import Response
 from .sitemaps import Entry, SitemapParser
@@ -30,9 +30,13 @@ class SitemapPlaces:
     A place is in the same checkpoint as the requests that lie before it. A sitemap that was being
     read when the process died is fetched again, and read from its place on if what lies before
     that is unchanged; else from its beginning, and the dedup set drops what is known.
+
+    Args:
+        read: Reads a document from the store by its name, where other workers may have moved it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[str], Awaitable[Document | None]] | None = None) -> None:
+        self._read = read
         self._places: dict[str, _Place] = {}
         self._changed: set[str] = set()
 
@@ -54,6 +58,7 @@ class SitemapPlaces:
                 tried again, and the place is dropped.
             LimitError: Likewise.
         """
+        await self._refresh(url)
         try:
             skip = await self._known(url, response)
             waiting: list[Entry] = []
@@ -114,6 +119,16 @@ class SitemapPlaces:
         """Drop the place: the sitemap was read to its end, or is given up."""
         if self._places.pop(url, None) is not None:
             self._changed.add(url)
+
+    async def _refresh(self, url: str) -> None:
+        """Another worker may have read the sitemap up to some place, before it was claimed here."""
+        if self._read is None or url in self._changed:
+            return
+        document = await self._read(f"sitemaps/{url}")
+        if document is None:
+            self._places.pop(url, None)
+        else:
+            self._places[url] = decode(document.data, f"sitemaps/{url}", _Place)
 
     async def _known(self, url: str, response: Response) -> int:
         """How many entries at the beginning were taken, if they are what they were."""

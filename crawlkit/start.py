@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from .checkpoint import Checkpoint, Saved
+from .checkpoint import Checkpoint, Document, Saved, decode
 from .errors import UrlError, UsageError
+from .merging import merge
 from .request import Request, checked, fingerprint
 from .urls import canonical, read_urls
 
@@ -28,6 +29,9 @@ class StartRequests:
     The place is in the same checkpoint as the requests that lie before it, so that a generator of
     ten million is neither begun again nor cut short. Of the class's `start_urls` it is remembered
     which ones were taken: those that are added later, at any place of the list, are taken too.
+
+    Of several workers one at a time sows, which is told the place by `resume`. But each may meet a
+    robots.txt that names sitemaps, so what was taken is merged.
     """
 
     def __init__(self) -> None:
@@ -71,6 +75,25 @@ class StartRequests:
             yield self._place.position, request
         self._place.is_done = True
         self._is_changed = True
+
+    @staticmethod
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        """All that was taken; the place of whoever has moved it."""
+        merged: dict[str, Any] = merge(base, mine, theirs)
+        taken = dict.fromkeys((*theirs["taken"], *mine["taken"]))
+        return {**merged, "taken": list(taken), "is_done": mine["is_done"] or theirs["is_done"]}
+
+    def absorb(self, handed: Any, merged: Any, key: str) -> None:
+        """Take over what others have taken."""
+        known = set(self._place.taken)
+        self._place.taken.extend(number for number in merged["taken"] if number not in known)
+
+    def resume(self, document: Document | None) -> None:
+        """Go on from the place that another worker has come to, which is what the store holds."""
+        if document is not None and not self._is_changed:
+            place = decode(document.data, "start", _Place)
+            place.taken = list(dict.fromkeys((*place.taken, *self._place.taken)))
+            self._place = place
 
     def restore(self, saved: Saved) -> None:
         """Take back the place."""

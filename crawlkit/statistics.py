@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from .checkpoint import Checkpoint, Number, Outcome, Saved
+from .checkpoint import Checkpoint, Document, Number, Outcome, Saved
 from .clock import Clock, isoformat
 from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
+from .lives import TOTALS, LifeStatistics, Lives
+from .merging import merge
 from .response import CacheResult
 from .samples import Sample, Samples
 
@@ -135,6 +137,7 @@ _NAMES = (
     "finished_at",
     "runtime_seconds",
     "lives",
+    "by_life",
     "samples",
 )
 
@@ -183,13 +186,20 @@ class Statistics:
         finished_at: When the crawl was finished, or ``None``.
         runtime_seconds: Seconds that it ran, over all lives.
         lives: How often it was started.
+        by_life: `LifeStatistics`, the earliest first: of the last 100 lives, and of those before
+            them together. They add up to the numbers of the run.
         samples: `Sample`s over time, at most 512, evenly spaced.
 
     Times are ISO 8601 in UTC.
 
+    Where several workers write the run, the plain numbers are those of all of them as of the last
+    checkpoint; what is told by key (handlers, statuses, errors, durations) is what this worker knew
+    at its start and has done since. One of them counts the time, see `keep_time`.
+
     Args:
         clock: Steady time. The default is a clock of its own.
         read_hosts: Reads `by_host`, when it is asked for.
+        is_shared: Whether other workers may write the run at the same time.
     """
 
     def __init__(
@@ -197,7 +207,21 @@ class Statistics:
         clock: Clock | None = None,
         *,
         read_hosts: Callable[[], dict[str, HostStatistics]] = dict,
+        is_shared: bool = False,
     ) -> None:
+        self._is_shared = is_shared
+        self.keeps_time = not is_shared
+        self._read_hosts = read_hosts
+        self._clock = clock or Clock()
+        self._life = _Life()
+        self._samples = Samples()
+        self._lives = Lives()
+        self._ran = 0.0  # seconds, up to `_running_since`
+        self._running_since: float | None = None
+        self._collected_life = _Life()
+        self._clear()
+
+    def _clear(self) -> None:
         self.requests_finished = 0
         self.requests_failed = 0
         self.requests_retried = 0
@@ -222,37 +246,43 @@ class Statistics:
         self._sketches = {"duration_finished": self._finished, "duration_failed": self._failed}
         self._hosts: dict[str, HostStatistics] = {}  # since the last collect only
         self._errors = ErrorGroups()
-        self._read_hosts = read_hosts
-
-        self._clock = clock or Clock()
-        self._ran = 0.0  # seconds, up to `_running_since`
-        self._running_since: float | None = None
-        self._life = _Life()
-        self._samples = Samples()
-        self._sampled = self._finished.mark()
-
         self._collected = _Counters({}, {}, {})
-        self._collected_life = _Life()
 
     # -- a life -------------------------------------------------------------------------------
 
-    def begin_life(self, now: float) -> None:
-        """The run is started, or goes on."""
+    def begin_life(self, now: float, *, joins: bool = False) -> None:
+        """The run is started, or goes on; or this worker `joins` those that are at it."""
+        if self.keeps_time:
+            self._running_since = self._clock.now()
+        self.in_flight = 0  # what a killed life left behind is pending again
+        if joins:
+            return
         self.lives += 1
+        self._lives.begin(self.lives, now, self._totals())
         life = self._life
         if life.started_at is None:
             life.started_at = now
         life.last_started_at = now
         life.finished_at = None
-        self.in_flight = 0  # what a killed life left behind is pending again
-        self._running_since = self._clock.now()
 
     def end_life(self, now: float, finished: bool) -> None:
         """The run stops; `finished` tells whether there is nothing more to do."""
         self._ran = self.runtime_seconds
         self._running_since = None
+        self._lives.end(finished)
         if finished:
             self._life.finished_at = now
+
+    def keep_time(self, samples: Document | None) -> None:
+        """This worker counts the time from now on, as no other one does.
+
+        Args:
+            samples: Those that were taken so far, as they are stored.
+        """
+        self.keeps_time = True
+        self._running_since = self._clock.now()
+        if samples is not None:
+            self._samples.resume(samples)
 
     # -- recording: called for every page, so each of these takes about a microsecond -------------
 
@@ -309,8 +339,11 @@ class Statistics:
 
     def enqueued(self, receipt: Receipt) -> None:
         """A commit is done, and the store has counted the new requests and the duplicates."""
-        self.requests_total += receipt.enqueued
-        self.requests_duplicate += receipt.duplicates
+        if receipt.totals:
+            self._take_over(receipt.totals)
+        else:
+            self.requests_total += receipt.enqueued
+            self.requests_duplicate += receipt.duplicates
 
     def cached(self, handler: str, result: CacheResult, size: int, is_stored: bool) -> None:
         """The page cache was asked for a page of `size` bytes (see `Response.cache`)."""
@@ -334,8 +367,7 @@ class Statistics:
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
-        lately, self._sampled = self._finished.since(self._sampled), self._finished.mark()
-        if self._samples.wants(now):
+        if self.keeps_time and self._samples.wants(now):
             self._samples.add(
                 now,
                 self.requests_finished,
@@ -345,9 +377,9 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
-                lately.p50,
-                lately.p95,
+                self._finished.since(self._samples.buckets),
             )
+            self._samples.buckets = self._finished.buckets()
 
     # -- failed requests that somebody has looked at ---------------------------------------------
 
@@ -384,6 +416,43 @@ class Statistics:
     def _host(self, name: str) -> HostStatistics:
         return self._hosts.setdefault(name, HostStatistics())
 
+    # -- several workers ----------------------------------------------------------------------
+
+    def _take_over(self, totals: Mapping[str, Number]) -> None:
+        """Add what other workers have done: the totals of a commit, less what it knew of."""
+        known = self._collected.add
+        for name in _PLAIN:
+            others = int(totals.get(name, 0) - known.get(name, 0))
+            if others:
+                setattr(self, name, getattr(self, name) + others)
+                known[name] = known.get(name, 0) + others
+        for name in _COUNTED_BY_STORE:
+            setattr(self, name, int(totals.get(name, 0)))
+        if not self.keeps_time:
+            self._ran = known[_RUNTIME] = float(totals.get(_RUNTIME, 0.0))
+
+    @staticmethod
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        """The document of when the run began and ended; one worker alone takes samples."""
+        if "started_at" not in mine:
+            return mine
+        merged = merge(base, mine, theirs)
+        for name, pick in (("started_at", min), ("last_started_at", max)):
+            times = [time for time in (mine[name], theirs[name]) if time is not None]
+            merged[name] = pick(times, default=None)
+        changed = base is None or mine["finished_at"] != base["finished_at"]
+        merged["finished_at"] = (mine if changed else theirs)["finished_at"]
+        return merged
+
+    def refresh(self, saved: Saved) -> None:
+        """Read everything anew: what all workers have done, as of the last checkpoint."""
+        ran_since = self._running_since
+        in_flight = self.in_flight
+        self._clear()
+        self.restore(saved)
+        self.in_flight = in_flight
+        self._running_since = None if ran_since is None else self._clock.now()
+
     # -- a persisted part ---------------------------------------------------------------------
 
     def restore(self, saved: Saved) -> None:
@@ -401,7 +470,8 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
-        self._sampled = self._finished.mark()
+        self._samples.buckets = self._finished.buckets()
+        self._lives.restore(saved)
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
@@ -435,11 +505,17 @@ class Statistics:
                     checkpoint.add[name] = checkpoint.add.get(name, 0) + value
         self._hosts = {}
         self._errors.collect(checkpoint)
-        self._life.in_flight = self.in_flight
+        # Of several workers each has a note of its own, by the queue.
+        self._life.in_flight = 0 if self._is_shared else self.in_flight
         if self._life != self._collected_life:
             checkpoint.save(self._life)
             self._collected_life = msgspec.structs.replace(self._life)
-        self._samples.collect(checkpoint)
+        if self.keeps_time:
+            self._samples.collect(checkpoint)
+        self._lives.collect(checkpoint)
+
+    def _totals(self) -> dict[str, Number]:
+        return {name: getattr(self, name) for name in TOTALS}
 
     def _counters(self) -> _Counters:
         """Every counter but those of hosts, and but the two that the store itself counts."""
@@ -496,6 +572,10 @@ class Statistics:
     @property
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
+
+    @property
+    def by_life(self) -> list[LifeStatistics]:  # noqa: D102
+        return self._lives.all(self._totals(), self._life.started_at)
 
     @property
     def samples(self) -> list[Sample]:  # noqa: D102

@@ -7,6 +7,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint, Document, Saved, decode, encode
 from .errors import UsageError
+from .merging import merge
 
 
 class Values:
@@ -56,11 +57,28 @@ class State(dict[str, Any]):
     """A persisted part that is a dict of JSON-like values. Meant to be small: all of it is saved.
 
     What is large, or changes in small places, is better a part of its own, or values under keys.
+
+    Where several workers write the run, it is merged: numbers add what each worker has added, other
+    values are those of the last who has changed them. Each worker sees what the others did after
+    its next checkpoint.
     """
+
+    merge = staticmethod(merge)
 
     def __init__(self) -> None:
         super().__init__()
         self._saved = b"{}"
+
+    def absorb(self, handed: Any, merged: Any, key: str) -> None:
+        """Take over what other workers have changed: what was handed over became `merged`."""
+        now = decode(self.snapshot(), "state")
+        new = merge(handed, now, merged)
+        # In place, as a handler may hold on to a value in here, and only what is another one now.
+        _turn(self, now, new)
+        if decode(self.snapshot(), "state") != new:
+            self.clear()  # its keys were no text: they are what they are after a restart
+            self.update(new)
+        self._saved = self.snapshot() if new == merged else encode(merged, "the state")
 
     def snapshot(self) -> bytes:
         """What the state is now, for `roll_back`."""
@@ -83,3 +101,18 @@ class State(dict[str, Any]):
         if data != self._saved:
             self._saved = data
             checkpoint.documents["state"] = Document(1, data)
+
+
+def _turn(values: dict[str, Any], now: dict[str, Any], new: dict[str, Any]) -> None:
+    """Make `values`, which is `now` as JSON, into `new`."""
+    for key in now.keys() - new.keys():
+        values.pop(key, None)
+    for key, value in new.items():
+        before = now.get(key)
+        if key in now and before == value and type(before) is type(value):
+            continue
+        inner = values.get(key)
+        if isinstance(inner, dict) and isinstance(before, dict) and isinstance(value, dict):
+            _turn(inner, before, value)
+        else:
+            values[key] = value

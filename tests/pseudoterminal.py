@@ -70,6 +70,7 @@ class Terminal:
 def watch(
     words: Sequence[object],
     *,
+    program: Path | str = sys.executable,
     columns: int = 80,
     rows: int = 24,
     cwd: Path,
@@ -83,6 +84,7 @@ def watch(
 
     Args:
         words: What follows after the interpreter.
+        program: The interpreter.
         columns: Width of the terminal.
         rows: Its height.
         cwd: Where it runs.
@@ -101,7 +103,7 @@ def watch(
         if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI", "TTY_COMPATIBLE")
     }
     process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
+        [str(program), *map(str, words)],
         stdin=theirs,
         stdout=theirs if stdout is None else stdout,
         stderr=theirs,

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.documents: dict[str, Document] = {}
+        self.counters = Counter[str]()
         self.reads: list[str] = []
         self.commits: list[list[str]] = []
 
@@ -36,14 +38,15 @@ class Disk:
     def begin(self, **options: Any) -> Budgets:
         """The next life."""
         budgets = Budgets(self.read, **options)
-        Loader(Snapshot(documents=dict(self.documents))).restore("budgets", budgets)
+        Loader(Snapshot(dict(self.documents), dict(self.counters))).restore("budgets", budgets)
         return budgets
 
     def commit(self, budgets: Budgets) -> None:
         checkpoint = Checkpoint()
         with checkpoint.of("budgets"):
             budgets.collect(checkpoint)
-        self.commits.append(list(checkpoint.documents))
+        self.commits.append([*checkpoint.documents, *checkpoint.add])
+        self.counters.update(checkpoint.add)
         self.documents |= {name: doc for name, doc in checkpoint.documents.items() if doc}
 
 
@@ -167,9 +170,9 @@ async def test_a_checkpoint_has_only_what_changed(disk: Disk) -> None:
     await spent(budgets, 1, "a.example")
     disk.commit(budgets)
     assert [sorted(names) for names in disk.commits] == [
-        ["budgets", "budgets/a.example", "budgets/b.example"],
+        ["budget/**", "budgets/a.example", "budgets/b.example"],
         [],
-        ["budgets", "budgets/a.example"],
+        ["budget/**", "budgets/a.example"],
     ]
 
 

@@ -754,6 +754,8 @@ class Crawl(RuleBasedStateMachine):
                 for name, number in reader.counters().items()
                 if number and not name.startswith(("duration_finished/", "duration_failed/"))
             }
+            budgets = {name: counters.pop(f"budget/{name}", 0) for name in BUDGETS}
+            assert budgets == {name: model.spent[name] for name in BUDGETS}
             assert counters == {name: number for name, number in model.count.items() if number}
             assert Counter({e.kind: e.count for e in reader.errors()}) == model.errors
             for url in model.enqueued | model.skipped:

@@ -107,7 +107,9 @@ def test_a_bare_name_of_a_file_is_a_mistake_that_is_told() -> None:
 def test_what_a_handler_raises_reaches_the_test() -> None:
     with pytest.raises(Exception, match="is not JSON"):
         handle(Shop, "wrong", PRODUCT)
-    with pytest.raises(HandlerError, match="Shop has no handler 'parse_ofer'; there is parse_off"):
+    with pytest.raises(
+        HandlerError, match="Shop has no handler 'parse_ofer'; did you mean parse_off"
+    ):
         handle(Shop, "parse_ofer", PRODUCT)
 
 

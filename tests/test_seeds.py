@@ -19,6 +19,7 @@ from crawlkit.sitemapplaces import SitemapPlaces
 from crawlkit.sitemaps import MAX_LEVELS
 from crawlkit.start import StartRequests
 from crawlkit.statistics import Statistics
+from crawlkit.stores.memory import MemoryStore
 
 ROOT = "https://shop.example/sitemap.xml"
 
@@ -37,6 +38,7 @@ class Reading:
             RequestQueue(clock, Throttle(clock)),
             self.statistics,
             self.checkpoint,
+            MemoryStore(),
             max_sitemaps=at_most,
         )
         self.waiting = deque([Request(ROOT, handler=SITEMAP)])

@@ -189,6 +189,7 @@ class CachedResponses:
             status=entry.status,
             headers=headers,
             body=body,
+            redirects=entry.redirects,
             is_private=entry.is_private,
         )
         response.cache = result
@@ -217,6 +218,7 @@ class CachedResponses:
             tries=place.request.retry_count,
             is_private=response.is_private,
             vary=place.selected(names),
+            redirects=response.redirects,
         )
         row = place.row_for(entry)
         name = place.name + row

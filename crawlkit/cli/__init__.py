@@ -12,7 +12,7 @@ from .verbs import Verbs, version_option
 main = Verbs(
     "crawlkit",
     help="Crawls that cannot be lost: run a crawler, and look at its runs.",
-    epilog="RUN is a directory such as runs/shop. 'crawlkit VERB --help' tells about one verb.",
+    epilog="RUN is a directory such as runs/shop. 'crawlkit VERB --help' has examples.",
     verbs={
         "run": "run",
         "stats": "read",
@@ -24,6 +24,11 @@ main = Verbs(
         "cache": "cache",
         "new": "new",
         "shell": "shell",
+    },
+    sections={
+        "Crawl": ("new", "shell", "run"),
+        "Look at a run, also while it goes on": ("stats", "items", "why", "failed", "state"),
+        "Look after it": ("check", "cache"),
     },
     params=[version_option(__version__)],
 )

@@ -23,7 +23,7 @@ LABEL = 13
 """Columns of the labels on the left."""
 
 
-def closing(crawler: Crawler, address: str, code: int, again: str) -> str:
+def closing(crawler: Crawler, address: str, code: int, again: str, more: str) -> str:
     """The summary.
 
     Args:
@@ -31,11 +31,15 @@ def closing(crawler: Crawler, address: str, code: int, again: str) -> str:
         address: Where its run is.
         code: The exit code.
         again: The command that was given, with which a run that was stopped goes on.
+        more: The same with a higher limit of pages.
     """
     statistics = crawler.statistics
     lines = [_headline(crawler.name, statistics, code)]
     lines += (_wrapped(f"{label:<{LABEL}}{text}") for label, text in _what(statistics))
-    lines += (f"{label:<{LABEL}}{text}" for label, text in _next(crawler, address, code, again))
+    lines += (
+        f"{label:<{LABEL}}{text}"
+        for label, text in _next(crawler, address, again if code else more)
+    )
     return "\n".join(lines)
 
 
@@ -77,15 +81,13 @@ def _error(error: ErrorStatistics) -> str:
     return printable(f"{error.count:,} x {error.kind}: {error.message}{place}{example}")
 
 
-def _next(crawler: Crawler, address: str, code: int, again: str) -> Iterator[tuple[str, str]]:
+def _next(crawler: Crawler, address: str, again: str) -> Iterator[tuple[str, str]]:
     """Commands, each on a line of its own that can be copied, however long it is."""
     s = crawler.statistics
-    if code != 0:
+    if s.pending or s.finished_at is None:
         yield "go on with:", again
-    elif s.pending and crawler.max_pages is not None:
-        yield "go on with:", f"a higher limit than --max-pages {crawler.max_pages}"
     if s.items_saved:
-        copy = f" (and in {crawler.output})" if crawler.output else ""
+        copy = f" (and in {crawler.output})" if crawler.is_output_written else ""
         yield "items:", f"{program()} items {masked(address)} -o items.csv{copy}"
     if s.requests_failed:
         yield "failures:", f"{program()} failed {masked(address)} ls   (to try them again: retry)"

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -151,12 +152,21 @@ class _Failures:
             )
         log.log(
             level,
-            "gave up %s: %s%s",
+            "gave up %s: %s%s%s",
             printable(request.url),
             one_line(error),
+            _hint(error),
             more,
             extra={"url": request.url, "handler": request.handler, "error": type(error).__name__},
         )
+
+
+def _hint(error: Exception) -> str:
+    """What was meant by a name that does not exist, as Python says it below a traceback."""
+    if not isinstance(error, AttributeError) or error.obj is None or not error.name:
+        return ""
+    near = get_close_matches(error.name, dir(error.obj), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _on_handled(event: RequestHandled) -> None:

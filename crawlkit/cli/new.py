@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 from pathlib import Path
 
 import click
@@ -77,7 +78,12 @@ def new(name: str, url: str) -> None:
     """Write a first crawler, NAME.py, and a test of it. Nothing is ever overwritten."""
     module = name.removesuffix(".py").replace("-", "_").lower()
     if not module.isascii() or not module.isidentifier() or keyword.iskeyword(module):
-        raise UsageError(f"{name!r} cannot name a Python module; use letters, such as 'shop'")
+        near = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
+        is_good = near.isidentifier() and not keyword.iskeyword(near)
+        raise UsageError(
+            f"{name!r} cannot name a Python module; use letters, such as "
+            f"'{near if is_good else 'shop'}'"
+        )
     values = {
         "module": module,
         "name": module.replace("_", "-"),

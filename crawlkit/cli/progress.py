@@ -75,6 +75,29 @@ class Lines:
 
 
 @contextmanager
+def export_progress(total: int, *, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far an export has come; what it is to be told by.
+
+    Args:
+        total: How many items it will go through.
+        is_shown: Whether it is shown at all.
+    """
+    if not (is_shown and sys.stderr.isatty()):
+        yield lambda count: None
+        return
+
+    from rich.console import Console  # here, as only a terminal has to wait for it
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("items", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
 def progress_of(crawler: Crawler, *, live: bool = True) -> Iterator[None]:
     """Show the progress of a crawl while it lasts, on standard error.
 

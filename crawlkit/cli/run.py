@@ -20,11 +20,14 @@ from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural
-from .verbs import Verb, program
+from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
     from ..statistics import Statistics
+
+
+log = logging.getLogger("crawlkit.options")
 
 
 @contextmanager
@@ -40,8 +43,17 @@ def _ready_to_go() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _complete_option(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The names of options, for the completion of a shell."""
+    from ..options import option_types
+
+    return [f"{name}=" for name in option_types() if name.startswith(incomplete)]
+
+
 @click.command(cls=Verb)
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
 @click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
@@ -53,13 +65,16 @@ def _ready_to_go() -> Iterator[None]:
     "--max-pages", type=click.IntRange(min=1), metavar="N", help="Pages to handle, over all lives."
 )
 @click.option(
-    "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
+    "--output",
+    metavar="FILE",
+    help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
 @click.option(
     "--set",
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
+    shell_complete=_complete_option,
     help="Set any option of the crawler; may be given more than once.",
 )
 @click.option(
@@ -139,14 +154,23 @@ def run(
     with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
         # Inside, so that the log goes around the lines that show the progress.
         set_up(log_level, log_format)
+        for attribute, option in kind.misspelt().items():
+            log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
         shown.enter_context(requests_logged(crawler, address))
         if show:
             shown.enter_context(pages_shown(crawler))
         code = run_crawler(crawler, fresh=fresh)
-    again = _command(
-        target, *urls, **given, store=store and masked(store), set=settings, offline=offline
+    shown_store = store and masked(store)
+    again = _command(target, *urls, **given, store=shown_store, set=settings, offline=offline)
+    more = _command(
+        target,
+        *urls,
+        **given | {"max_pages": 10 * (crawler.max_pages or 1)},
+        store=shown_store,
+        set=settings,
+        offline=offline,
     )
-    click.echo(closing(crawler, address, code, again))
+    click.echo(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
@@ -229,4 +253,6 @@ def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     )
     if earlier.finished_at and not earlier.pending:
         text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
+        if earlier.requests_failed:
+            text += f", and '{program()} failed {masked(address)} retry' tries what failed again"
     return text

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import CrawlkitError, UsageError, one_line, printable
+from ..hooks import no_handler
 from ..urls import canonical
 from .output import harmless, plural, size, span
-from .verbs import Verb
+from .verbs import Verb, complete_target
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -43,12 +44,13 @@ WITH_CRAWLER = 'handle("parse")            what this handler of the crawler does
     "--crawler",
     "target",
     metavar="TARGET",
+    shell_complete=complete_target,
     help="Ask as this crawler does, with its options; its handlers can be tried with handle().",
 )
 @click.option("--render", is_flag=True, help="Have the page made by a browser, scripts and all.")
 @click.option("--fresh", is_flag=True, help="Fetch it, also where the page cache has it.")
 def shell(url: str, source: str | None, target: str | None, render: bool, fresh: bool) -> None:
-    """Open a prompt on a page: try selectors, see the links, go to other pages.
+    """Open a prompt on a page: try selectors, see the links.
 
     The page comes from the page cache in runs/.cache where that has it. Code that comes through a
     pipe is run as with -c.
@@ -181,7 +183,7 @@ class Prompt:
         name = handler if isinstance(handler, str) else handler.__name__
         method = getattr(self._crawler, name, None)
         if not callable(method):
-            raise UsageError(f"{type(self._crawler).__name__} has no handler {name!r}")
+            raise no_handler(type(self._crawler), name)
         page = self._anew()
         self._loop.run(_done(method(page)))
         click.echo("\n".join(page_lines(self._crawler, page, name)))

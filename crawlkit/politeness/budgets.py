@@ -14,10 +14,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from ..checkpoint import Checkpoint, Document, Saved, decode
 from ..errors import OptionError
 from ..scope import UrlPattern, matcher
+from ..stores.base import Allotment
 
 MAX_HOSTS = 10_000
 """Hosts whose counts are kept in memory; those that nothing is in flight for are read again from
 the store when they are needed."""
+
+
+LOOK_AGAIN = 0.1
+"""Seconds between two looks at whether another worker has left something of a budget."""
 
 
 class _Count:
@@ -33,13 +38,16 @@ class _Count:
 class _Budget:
     """What the URLs of one pattern may take."""
 
-    __slots__ = ("count", "limit", "matches", "name")
+    __slots__ = ("before", "count", "counter", "limit", "matches", "name", "unsaved")
 
     def __init__(self, pattern: UrlPattern, limit: int) -> None:
         self.matches = matcher("budgets", pattern)
         self.name = _name(pattern)
+        self.counter = f"budget/{self.name}"
         self.limit = _limit(f"the budget of {self.name!r}", limit)
         self.count = _Count()
+        self.before = 0  # pages that were counted in another way, by an older crawlkit
+        self.unsaved = 0
 
 
 class Budgets:
@@ -52,8 +60,13 @@ class Budgets:
     Each request is first taken (`take`), then either spent (`spend`) or, where it goes back to the
     queue or is tried again later, given back (`give_back`).
 
+    Where several workers write the run, a host is one worker's at a time, and its count is read
+    when it comes. What is left for a pattern is handed out by the store, page by page.
+
     Args:
         read: Reads a document from the store by its name.
+        allot: Takes a part of what all workers may do together, see `Store.allot`; ``None`` where
+            one process writes the run.
         max_pages_per_host: Pages of one host, at most; ``None`` for no limit. Pages of earlier
             lives count where there was a limit then, be it another one.
         budgets: Pages at most for each pattern. A URL counts for every pattern that it matches.
@@ -69,10 +82,12 @@ class Budgets:
         self,
         read: Callable[[str], Awaitable[Document | None]],
         *,
+        allot: Callable[[tuple[str, ...], int, int], Awaitable[Allotment]] | None = None,
         max_pages_per_host: int | None = None,
         budgets: Mapping[UrlPattern, int] | None = None,
     ) -> None:
         self._read = read
+        self._allot = allot
         self._per_host = max_pages_per_host
         if max_pages_per_host is not None:
             _limit("max_pages_per_host", max_pages_per_host)
@@ -84,7 +99,7 @@ class Budgets:
         self._changed: set[str] = set()
         # Handed over but perhaps not yet committed: the store may still say what was before.
         self._handed: set[str] = set()
-        self._is_changed = False
+        self._returning: set[asyncio.Future[Allotment]] = set()
 
     async def take(self, host: str, url: str) -> str | None:
         """Ask for one more page, just before it is fetched.
@@ -107,30 +122,80 @@ class Budgets:
             if count.spent + count.in_flight >= self._per_host:
                 return "max_pages_per_host"
             counts.append(count)
-        for budget in self._budgets:
-            if budget.matches(url):
-                count = budget.count
-                if count.spent + count.in_flight >= budget.limit:
-                    return "budget"
-                counts.append(count)
+        matching = [budget for budget in self._budgets if budget.matches(url)]
+        for budget in matching:
+            if budget.count.spent + budget.count.in_flight >= budget.limit:
+                return "budget"
+            counts.append(budget.count)
         for count in counts:
             count.in_flight += 1
+        if self._allot is not None and matching:
+            return await self._share_out(host, url, matching)
         return None
 
-    def give_back(self, host: str, url: str) -> None:
-        """A page that was taken has not become one: it is put back, or tried again later."""
+    async def _share_out(self, host: str, url: str, budgets: list[_Budget]) -> str | None:
+        """Take a page of each budget from what all workers may have together."""
+        assert self._allot is not None
+        taken: list[_Budget] = []
+        try:
+            for budget in budgets:
+                most = budget.limit - budget.before
+                while True:
+                    allotment = await self._allot((budget.counter,), most, 1)
+                    if allotment.granted or allotment.is_spent:
+                        break
+                    # What is left is in flight elsewhere, and may come back.
+                    await asyncio.sleep(LOOK_AGAIN)
+                if not allotment.granted:
+                    break
+                taken.append(budget)
+            else:
+                return None
+        except BaseException:
+            self._let_go(host, url)
+            raise
+        for budget in taken:
+            await self._allot((budget.counter,), 0, -1)
+        self._let_go(host, url)
+        return "budget"
+
+    def _let_go(self, host: str, url: str) -> None:
         for count in self._counts(host, url):
             count.in_flight -= 1
 
+    def give_back(self, host: str, url: str) -> None:
+        """A page that was taken has not become one: it is put back, or tried again later."""
+        self._let_go(host, url)
+        if self._allot is not None:
+            for budget in self._budgets:
+                if budget.matches(url):
+                    task = asyncio.ensure_future(self._allot((budget.counter,), 0, -1))
+                    self._returning.add(task)
+                    task.add_done_callback(self._returned)
+
+    def _returned(self, task: asyncio.Future[Allotment]) -> None:
+        # Where it failed, the store is in trouble, and others say so.
+        self._returning.discard(task)
+        if not task.cancelled():
+            task.exception()
+
     def spend(self, host: str, url: str) -> None:
         """A page that was taken is handled or given up. Called in the step that says so."""
+        for budget in self._budgets:
+            if budget.matches(url):
+                budget.unsaved += 1
         for count in self._counts(host, url):
             count.in_flight -= 1
             count.spent += 1
         if self._per_host is not None:
             self._changed.add(host)
-        if self._budgets:
-            self._is_changed = True
+
+    def forget(self, host: str) -> None:
+        """The host comes from another worker, perhaps: what is known of it may not hold."""
+        count = self._hosts.get(host)
+        is_ours = host in self._changed or host in self._handed
+        if count is not None and not (count.in_flight or is_ours):
+            del self._hosts[host]
 
     def _counts(self, host: str, url: str) -> list[_Count]:
         """All that a page counts for."""
@@ -170,18 +235,21 @@ class Budgets:
 
     def restore(self, saved: Saved) -> None:
         """Take back the counts of the patterns. Those of hosts are read when they are needed."""
-        spent = saved.load({}, type=dict[str, int])
+        before = saved.load({}, type=dict[str, int])
+        counters = saved.snapshot.counters
         for budget in self._budgets:
-            budget.count.spent = spent.get(budget.name, 0)
+            budget.before = before.get(budget.name, 0)
+            budget.count.spent = budget.before + int(counters.get(budget.counter, 0))
 
     def collect(self, checkpoint: Checkpoint) -> None:
-        """Add the counts that changed: those of patterns together, those of hosts one by one."""
+        """Add the counts that changed."""
         self._handed, self._changed = self._changed, set()
         for host in self._handed:
             checkpoint.save(self._hosts[host].spent, key=host)
-        if self._is_changed:
-            self._is_changed = False
-            checkpoint.save({budget.name: budget.count.spent for budget in self._budgets})
+        for budget in self._budgets:
+            if budget.unsaved:
+                checkpoint.add[budget.counter] = budget.unsaved
+                budget.unsaved = 0
 
 
 def _name(pattern: UrlPattern) -> str:

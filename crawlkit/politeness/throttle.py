@@ -12,6 +12,7 @@ import msgspec
 
 from ..checkpoint import MAX_DELAY, Checkpoint, Saved
 from ..clock import Clock
+from ..stores.base import WHOLE
 from .tempo import Tempo
 
 MAX_PAUSE = 3600.0
@@ -56,12 +57,14 @@ class _Host:
         "paused_until",
         "penalty",
         "saved_penalty",
+        "shares",
         "strikes",
         "tempo",
     )
 
     def __init__(self, limit: int, pace: float, asked: float | None) -> None:
         self.in_flight = 0
+        self.shares = WHOLE
         self.limit = limit
         self.pace = pace
         self.asked = asked  # by robots.txt, as it was said
@@ -109,6 +112,11 @@ class Throttle:
     A host that nothing is in flight for, and whose delay and pause are over, takes no memory; one
     that was asked much is remembered for a minute.
 
+    Where several workers write the run, a host is one worker's, whole, or it is divided into
+    shares: then each has its part of what may be in flight there, and waits so much longer between
+    two starts (`share`, `split`). A host that goes from one worker to another takes its pace along,
+    as `Checkpoint.rests` and `rest`.
+
     Args:
         clock: What delays and pauses are measured by.
         concurrency_per_host: Requests in flight at one host, at most.
@@ -117,9 +125,13 @@ class Throttle:
             for and however slow it is. A longer `delay` holds.
         is_shy: A host gets one request at a time until `meet` was called for it, which then has to
             be called for each: so no request starts before the first has read robots.txt.
+        worker: The name of this process, where it is one of several that write the run.
+        may_split: Whether hosts may be divided among workers.
 
     Attributes:
         local_delay: Seconds by which the event loop is late: the caller writes it, once a second.
+        gifts: Grows with every share that is given away, once when a checkpoint says so and once
+            when that is committed.
     """
 
     def __init__(
@@ -130,8 +142,12 @@ class Throttle:
         delay: float = 0.0,
         max_delay: float = 60.0,
         is_shy: bool = False,
+        worker: str = "",
+        may_split: bool = True,
     ) -> None:
         self._clock = clock
+        self._worker = worker
+        self._may_split = may_split
         self._concurrency = concurrency_per_host
         self._delay = delay
         self._max_delay = max_delay
@@ -143,8 +159,14 @@ class Throttle:
         # What the next checkpoint takes along: hosts with another next start, or another pause.
         self._moved: set[str] = set()
         self._judged: set[str] = set()
-        self._slices: deque[tuple[float, int]] = deque()  # saved starts: until when, which
+        self._slices: deque[tuple[float, str]] = deque()  # saved starts: until when, which
         self._slice = 0
+        # The same for the other workers: hosts that rest, and those of which they get a share.
+        self._resting: set[str] = set()
+        self._splitting: dict[str, int] = {}
+        self._shares: dict[str, int] = {}  # of hosts that are divided, also while they are idle
+        self.gifts = 0
+        self._is_giving = False
 
     def __len__(self) -> int:
         """Hosts that take memory."""
@@ -169,6 +191,22 @@ class Throttle:
         known = self._hosts.get(host)
         return 0.0 if known is None else max(known.next_start, known.paused_until)
 
+    def paused_until(self, host: str) -> float:
+        """Unix time until which `host` is left alone; one that has passed where it is not."""
+        known = self._hosts.get(host)
+        return 0.0 if known is None else known.paused_until
+
+    def lend(self, host: str) -> bool:
+        """Count something that a page loads as one more in flight; false where there is no room.
+
+        `finished` gives it back. Delays are between pages, and nothing is said about them.
+        """
+        known = self._hosts.get(host) or self._add(host)
+        if known.in_flight >= known.limit:
+            return False
+        known.in_flight += 1
+        return True
+
     def started(self, host: str) -> None:
         """A request to `host` starts."""
         known = self._hosts.get(host)
@@ -184,6 +222,8 @@ class Throttle:
             known.next_start = now + known.pace
             if known.pace > LONG:
                 self._moved.add(host)
+            if self._worker:
+                self._resting.add(host)
 
     def finished(self, host: str) -> None:
         """A request to `host` is over, however it ended. Once for each `started`."""
@@ -277,20 +317,117 @@ class Throttle:
     def _set_limit(self, known: _Host) -> None:
         if known.asked == _UNKNOWN:
             known.limit = 1
-        elif known.tempo is not None:
-            known.limit = ceil(known.tempo.window)
-        else:
-            known.limit = self._concurrency
+            return
+        limit = self._concurrency
+        if known.shares < WHOLE:
+            limit = max(1, limit * known.shares // WHOLE)
+        if known.tempo is not None:
+            limit = min(limit, ceil(known.tempo.window))
+        known.limit = limit
 
     def _set_pace(self, host: str, known: _Host) -> None:
         """Take the largest of the delays; a longer one holds from now on."""
         before = known.pace
         adapted = known.tempo.delay if known.tempo is not None else 0.0
         known.pace = max(self._delay, known.crawl_delay, known.penalty, adapted)
+        known.pace *= WHOLE / known.shares
         if known.pace > before:
             known.next_start = max(known.next_start, self._clock.now() + known.pace)
             if known.pace > LONG:
                 self._moved.add(host)
+            if self._worker:
+                self._resting.add(host)
+
+    # -- several workers ----------------------------------------------------------------------
+
+    def share(self, host: str, shares: int, gifts: int) -> None:
+        """This worker has so many of the `WHOLE` shares of `host` from now on.
+
+        Args:
+            host: ``host[:port]``.
+            shares: How many, as a claim says.
+            gifts: What `gifts` was when that claim was asked for. The claim may not know yet of a
+                share that was given away since, or is being given away.
+        """
+        if self._is_giving or gifts != self.gifts:
+            shares = min(shares, self._shares.get(host, WHOLE))
+        if shares < WHOLE:
+            self._shares[host] = shares
+        elif self._shares.pop(host, WHOLE) == WHOLE:
+            return
+        self._splitting.pop(host, None)
+        known = self._hosts.get(host)
+        if known is not None and known.shares != shares:
+            known.shares = shares
+            self._set_limit(known)
+            self._set_pace(host, known)
+
+    def split(self, host: str) -> None:
+        """Another worker would take a share of `host`: give it half of this one's, if that is fine.
+
+        It is where the host neither rests between two starts nor is paused, and may have requests
+        enough in flight for both. The next checkpoint says so, once no more are in flight here than
+        may be from then on.
+        """
+        known = self._hosts.get(host)
+        if known is None or host in self._splitting or not self._may_split:
+            return
+        shares = known.shares // 2
+        if (
+            known.asked == _UNKNOWN
+            or known.pace
+            or known.paused_until > self._clock.now()
+            or self._concurrency * shares // WHOLE < 1
+            or (known.tempo is not None and known.tempo.window < self._concurrency)
+        ):
+            return
+        known.shares = self._shares[host] = self._splitting[host] = shares
+        self._set_limit(known)
+
+    def rest(self, host: str, start: float, delay: float) -> None:
+        """Another worker has asked `host`: no request starts before the Unix time `start`.
+
+        Args:
+            host: ``host[:port]``.
+            start: When one may start.
+            delay: Seconds from one start to the next, as it was there. As far as it is not what
+                holds here anyway, it is taken for a penalty.
+        """
+        now = self._clock.now()
+        start = min(start, now + MAX_PAUSE)
+        known = self._hosts.get(host)
+        if known is None:
+            if start <= now and delay <= self._delay:
+                return
+            known = self._add(host)
+        known.next_start = known.next_before = max(known.next_start, start)
+        if delay > known.pace:
+            known.penalty = known.saved_penalty = min(delay, self._max_delay)
+            known.pace = max(known.pace, known.penalty)
+        known.keep_until = now + TEMPO_MEMORY
+        if not known.in_flight:
+            self._watch(host, known)
+
+    def _say_rests(self, checkpoint: Checkpoint) -> None:
+        """Tell whoever gets a host next, and whoever has shares of it."""
+        for host in self._resting:
+            if (known := self._hosts.get(host)) is not None:
+                start = max(known.next_start, known.paused_until)
+                delay = known.pace * known.shares / WHOLE
+                checkpoint.rests[host] = (start, delay)
+        self._resting.clear()
+        for host, shares in tuple(self._splitting.items()):
+            known = self._hosts.get(host)
+            if known is None or known.in_flight <= known.limit:
+                checkpoint.shares[host] = shares
+                del self._splitting[host]
+                self._is_giving = True
+                self.gifts += 1
+
+    def given(self) -> None:
+        """The shares that a checkpoint gave away are somebody else's."""
+        self._is_giving = False
+        self.gifts += 1
 
     # -- pauses -------------------------------------------------------------------------------
 
@@ -336,6 +473,8 @@ class Throttle:
             if until > known.paused_until or not is_same:
                 known.paused_until = until
                 self._judged.add(host)
+                if self._worker:
+                    self._resting.add(host)
         if not known.in_flight:
             self._watch(host, known)
         return known.paused_until
@@ -383,6 +522,10 @@ class Throttle:
 
     def _add(self, host: str) -> _Host:
         known = self._hosts[host] = _Host(self._first_limit, self._delay, self._first_asked)
+        if self._shares and host in self._shares:
+            known.shares = self._shares[host]
+            self._set_limit(known)
+            known.pace *= WHOLE / known.shares
         return known
 
     def _watch(self, host: str, known: _Host) -> None:
@@ -422,7 +565,7 @@ class Throttle:
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "starts":
-                slices.append(int(name))
+                slices.append(name)
             elif kind == "pauses":
                 pause: _Pause = saved.load(key=key, type=_Pause)
                 known = self._add(name)
@@ -432,9 +575,9 @@ class Throttle:
                 known.penalty = known.saved_penalty = min(pause.penalty, self._max_delay)
                 known.pace = max(known.pace, known.penalty)
                 self._watch(name, known)
-        for number in sorted(slices):
+        for name in sorted(slices):
             starts: dict[str, tuple[float, float]] = saved.load(
-                key=f"starts/{number}", type=dict[str, tuple[float, float]]
+                key=f"starts/{name}", type=dict[str, tuple[float, float]]
             )
             last = now
             for host, (start, seconds) in starts.items():
@@ -442,10 +585,10 @@ class Throttle:
                 last = max(last, start)
                 if start > now:
                     known = self._hosts.get(host) or self._add(host)
-                    known.next_start = known.next_before = start
+                    known.next_start = known.next_before = max(known.next_start, start)
                     self._watch(host, known)
-            self._slices.append((last, number))
-            self._slice = number
+            self._slices.append((last, name))
+            self._slice = max(self._slice, int(name.rpartition("-")[2]))
 
     def collect(self, checkpoint: Checkpoint) -> None:
         """Add what changed: a document for each pause, and one for all the starts since the last.
@@ -453,6 +596,8 @@ class Throttle:
         A slice of starts, ``{host: [next start, delay]}``, is removed once they are all over. So
         each start is written once, however many hosts rest at the same time.
         """
+        if self._resting or self._splitting:
+            self._say_rests(checkpoint)
         if not (self._moved or self._judged or self._slices):
             return
         now = self._clock.now()
@@ -483,8 +628,9 @@ class Throttle:
             self._moved.clear()
             if starts:
                 self._slice += 1
-                checkpoint.save(starts, key=f"starts/{self._slice}")
-                self._slices.append((max(start for start, _ in starts.values()), self._slice))
+                name = f"{self._worker}-{self._slice}" if self._worker else str(self._slice)
+                checkpoint.save(starts, key=f"starts/{name}")
+                self._slices.append((max(start for start, _ in starts.values()), name))
 
 
 def _end(known: _Host) -> float:

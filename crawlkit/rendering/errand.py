@@ -7,10 +7,11 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ..errors import FetchTimeoutError, NetworkError, RedirectError
+from ..errors import FetchTimeoutError, NetworkError, RedirectError, UrlError
 from ..http.failures import too_many_headers
 from ..http.limits import Limits
 from ..request import host_of
+from ..urls import canonical
 from .guard import Access
 
 MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
@@ -94,6 +95,17 @@ def failure_of(problem: str, url: str, access: Access, limits: Limits) -> Except
     if "CERT" in name or "SSL" in name:
         return NetworkError(f"no TLS with {host}: {name}")
     return NetworkError(f"the connection to {host} failed: {name}")
+
+
+def own_url(url: str, host: str) -> str | None:
+    """A URL in canonical form, where it is one of this ``host[:port]``."""
+    if not url.startswith(("http:", "https:")):
+        return None
+    try:
+        found = canonical(url)
+    except UrlError:
+        return None
+    return found if host_of(found) == host else None
 
 
 def with_port(url: str) -> str:

@@ -28,6 +28,7 @@ from ..sessions import Session
 from .browser import Browser
 from .errand import Elsewhere, Errand, with_port
 from .guard import Access, Guard, Resolve
+from .loading import Loading, Manners
 from .visit import Visit
 from .visitor import Visitor
 
@@ -88,6 +89,7 @@ class BrowserFetcher(Fetcher):
         executable: Path of the Chromium to use; see `crawlkit.rendering.browser.find_chromium`.
         sandbox: Whether pages run in Chromium's sandbox; ``None`` for everyone but root, who cannot
             have it.
+        manners: What a host asks of the pages that load from it; ``None`` where nobody minds.
         resolve: How names are looked up; by default as the system does it.
         is_public: Whether an address is public.
     """
@@ -107,6 +109,7 @@ class BrowserFetcher(Fetcher):
         proxies: ProxyPool | None = None,
         executable: str | None = None,
         sandbox: bool | None = None,
+        manners: Manners | None = None,
         resolve: Resolve | None = None,
         is_public: Callable[[str], bool] = is_public,
     ) -> None:
@@ -122,6 +125,7 @@ class BrowserFetcher(Fetcher):
         self._proxies = proxies
         self._executable = executable
         self._sandbox = sandbox
+        self._manners = manners
         self._guard = Guard(
             resolve=resolve,
             is_public=is_public,
@@ -246,7 +250,8 @@ class BrowserFetcher(Fetcher):
             page = await self._made(visitor.context.new_page(), browser)
             page.on("popup", lambda popup: self._later(_close(popup, browser)))
             cdp = await visitor.context.new_cdp_session(page)
-            visit = Visit(cdp, visitor.access, self._guard.url, errand)
+            loading = None if self._manners is None else Loading(self._manners)
+            visit = Visit(cdp, visitor.access, self._guard.url, errand, loading)
             page.on("crash", lambda _: visit.crashed())
             page.on("close", lambda _: visit.crashed())
             response = await visit.run()

@@ -1,4 +1,7 @@
-"""Where checkpoints go: `base` is the contract, and an address says which store it is."""
+"""Where checkpoints go.
+
+The contract is in `base`; a directory in `sqlite`, a test's `memory`, many machines' `postgres`.
+"""
 
 from __future__ import annotations
 

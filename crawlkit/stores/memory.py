@@ -17,6 +17,7 @@ from .schema import prepare
 from .seen import SeenSet
 from .sqlite import SqliteStore
 from .sweep import QUEUED
+from .transaction import Bundle
 
 
 class MemoryStore(SqliteStore):
@@ -40,9 +41,10 @@ class MemoryStore(SqliteStore):
             self._seen = SeenSet()
             self._seen.open(self._connection)
 
-    def _commit(self, checkpoint: Checkpoint) -> Receipt:
+    def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
+        """Commit, while nobody reads in the same connection."""
         with self._lock:
-            return super()._commit(checkpoint)
+            return super().commit_from(claimed, checkpoint)
 
     def _refuse_if_gone(self) -> None:
         pass

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,7 @@ from ..checkpoint import (
     Document,
     ErrorGroup,
     Lease,
+    Number,
     Snapshot,
     Ticket,
 )
@@ -41,7 +42,7 @@ from .reader import open_directory
 from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, create, refuse_version
 from .seen import SeenSet
 from .sweep import QUEUED
-from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, write
+from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, UNCLAIMED_HOSTS, Bundle, write
 
 log = logging.getLogger("crawlkit.store")
 
@@ -110,6 +111,10 @@ class SqliteStore(Store):
         if self._thread is not None:
             await self._run(self._close)
             self._end_thread()
+
+    async def do(self, work: Callable[..., T], *args: Any) -> T:
+        """Have something done in the store's thread, where all that touches it is done in turn."""
+        return await self._run(work, *args)
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         if self._thread is None:
@@ -282,14 +287,71 @@ class SqliteStore(Store):
             raise sqlite3.DatabaseError(f"the document {name!r} is not what was saved")
         return Document(version, data.encode())
 
+    def load_now(self) -> Snapshot:
+        """What the parts saved, in the store's thread."""
+        return self._load()
+
+    def document_now(self, name: str) -> Document | None:
+        """One document, in the store's thread."""
+        return self._document(name)
+
+    def document_names_now(self, start: str) -> list[str]:
+        """The names of the documents that begin so, in the store's thread."""
+        with self._reporting():
+            query = "SELECT name FROM documents WHERE substr(name, 1, length(?1)) = ?1"
+            return [name for (name,) in self._db.execute(query, (start,))]
+
+    def counters_now(self, names: Iterable[str] | None = None) -> dict[str, Number]:
+        """Counters, in the store's thread: those of these names, or all without a slash."""
+        with self._reporting():
+            if names is None:
+                query = "SELECT name, value FROM counters WHERE name NOT GLOB '*/*'"
+                return dict(self._db.execute(query))
+            query = (
+                "SELECT name, value FROM counters WHERE name IN (SELECT value FROM json_each(?))"
+            )
+            return dict(self._db.execute(query, (_encode(list(names)).decode(),)))
+
+    def unclaimed_hosts(
+        self, hosts: Collection[int], claimed: Collection[int], limit: int
+    ) -> list[int]:
+        """Of these hosts those with requests that nobody has claimed, in the store's thread."""
+        with self._reporting():
+            values = (_encode(list(hosts)).decode(), _encode(list(claimed)).decode(), limit)
+            return [host for (host,) in self._db.execute(UNCLAIMED_HOSTS, values)]
+
     # -- claiming ---------------------------------------------------------------------------------
 
     def _claim(self, limit: int, window: dict[str, int], now: float) -> Claim:
+        return self.claim_into(self._claimed, limit, window, now)
+
+    def claim_into(
+        self,
+        claimed: dict[int, Bundle],
+        limit: int,
+        window: Mapping[str, int],
+        now: float,
+        *,
+        others: Collection[int] = (),
+        foreign: Collection[int] = (),
+    ) -> Claim:
+        """Claim in the store's thread, for one of several workers; see `claim`.
+
+        Args:
+            claimed: The bundles of the worker; what it claims is added.
+            limit: How many requests are wanted.
+            window: Hosts and how many more requests of each there is room for.
+            now: Unix time.
+            others: Bundles of other workers.
+            foreign: Hosts, by number, of which other workers have all.
+        """
         with self._reporting():
             values = {
-                "claimed": _encode(list(self._claimed)).decode(),
+                "own": _encode(list(claimed)).decode(),
+                "claimed": _encode([*claimed, *others]).decode(),
                 "now": now,
-                "hosts": _encode({bundle.host for bundle in self._claimed.values()}).decode(),
+                "hosts": _encode({bundle.host for bundle in claimed.values()}).decode(),
+                "foreign": _encode(list(foreign)).decode(),
                 "full": _encode([host for host, room in window.items() if room <= 0]).decode(),
                 "limit": limit,
                 "bundles": -(-limit // BUNDLE),
@@ -302,19 +364,21 @@ class SqliteStore(Store):
             ):
                 if len(leases) < limit:
                     values |= {"after": after, "until": until}
-                    leases += self._leases(self._db.execute(query, values).fetchone()[0])
-                    values["claimed"] = _encode(list(self._claimed)).decode()
+                    found = self._db.execute(query, values).fetchone()[0]
+                    leases += self._leases(claimed, found)
+                    values["claimed"] = _encode([*claimed, *others]).decode()
+            values["own"] = _encode(list(claimed)).decode()
             leases.sort(key=lambda lease: -lease.request.priority)
             unclaimed, next_due = self._db.execute(UNCLAIMED, values).fetchone()
             return Claim(leases, next_due, not unclaimed)
 
-    def _leases(self, bundles: str) -> list[Lease]:
+    def _leases(self, claimed: dict[int, Bundle], bundles: str) -> list[Lease]:
         leases = []
         for bundle, host_id, host, size, gone, stored_crc, text in _bundles.decode(bundles):
             requests = _requests.decode(text) if crc(text) == stored_crc else []
             if len(requests) != size:
                 raise sqlite3.DatabaseError(f"bundle {bundle} is not what was saved")
-            self._claimed[bundle] = Bundle(host_id, size, gone)
+            claimed[bundle] = Bundle(host_id, size, gone)
             for place, request in enumerate(with_host(requests, host)):
                 if not gone >> place & 1:
                     ticket = Ticket(bundle, place)
@@ -324,6 +388,15 @@ class SqliteStore(Store):
     # -- committing -------------------------------------------------------------------------------
 
     def _commit(self, checkpoint: Checkpoint) -> Receipt:
+        return self.commit_from(self._claimed, checkpoint)
+
+    def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
+        """Commit in the store's thread, for one of several workers; see `commit`.
+
+        Args:
+            claimed: The bundles of the worker; those that are done are taken out.
+            checkpoint: What it has done.
+        """
         with self._reporting(writing=True):
             self._refuse_if_gone()
             self._roll_back()
@@ -333,12 +406,12 @@ class SqliteStore(Store):
             if checkpoint.fresh:
                 self._seen.open(self._db)
             self._db.execute("BEGIN IMMEDIATE")
-            written = write(self._db, checkpoint, self._claimed, self._seen)
+            written = write(self._db, checkpoint, claimed, self._seen)
             self._db.execute("COMMIT")
         # It is committed; only now may memory follow.
-        self._claimed.update(written.partly)
+        claimed.update(written.partly)
         for bundle in written.emptied:
-            del self._claimed[bundle]
+            del claimed[bundle]
         with contextlib.suppress(OSError):
             # After the commit, so that it is never ahead of a run that is whole. SQLite forgets the
             # end of a log that is damaged, and says nothing; this number shows it.

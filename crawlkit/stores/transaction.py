@@ -1,14 +1,15 @@
 """The statements of an embedded run: what a claim reads, and what a commit writes.
 
 Every table is read or written by one statement with its rows as JSON, for the reason that is given
-in `sqlite.py`. Values that are JSON themselves travel as strings, so that they are stored to the
-letter.
+in `sqlite.py`, or by a few for wide rows (`rows.py`). Values that are JSON themselves travel as
+strings, so that they are stored to the letter.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from ..errors import StoreError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
 from .encoding import encode
+from .rows import insert
 from .schema import crc
 from .seen import SeenSet
 from .sweep import QUEUED
@@ -40,6 +42,7 @@ FROM (
         AND host NOT IN (
             SELECT id FROM hosts WHERE name IN (SELECT value FROM json_each(:full))
         )
+        AND host NOT IN (SELECT value FROM json_each(:foreign))
     ORDER BY due LIMIT :limit
 ) b JOIN hosts h ON h.id = b.host
 """
@@ -58,6 +61,7 @@ FROM (
         SELECT id FROM (
             SELECT id FROM hosts
             WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
+                AND id NOT IN (SELECT value FROM json_each(:foreign))
             ORDER BY best DESC LIMIT :limit
         )
     ) host
@@ -89,10 +93,22 @@ its last page; so hosts that are done, but not yet in the store, do not crowd ou
 
 UNCLAIMED = """
 SELECT
-    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:claimed))),
+    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:own))),
     (SELECT due FROM bundles
      WHERE due > 0 AND due > :now AND id NOT IN (SELECT value FROM json_each(:claimed))
      ORDER BY due LIMIT 1)
+"""
+
+UNCLAIMED_HOSTS = """
+SELECT mine.value FROM json_each(?1) mine
+WHERE EXISTS (
+    SELECT 1 FROM queued
+    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
+) OR EXISTS (
+    SELECT 1 FROM recent_queued
+    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
+)
+LIMIT ?3
 """
 
 # -- commit ---------------------------------------------------------------------------------------
@@ -197,15 +213,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:
                 queued.append((host_id, -priority, number))
-    db.execute(
-        """
-        INSERT INTO bundles (id, host, priority, due, size, crc, requests)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-            value ->> 6
-        FROM json_each(?)
-        """,
-        _rows(bundles),
-    )
+    insert(db, "INSERT INTO bundles (id, host, priority, due, size, crc, requests)", bundles)
     if queued:
         QUEUED.add(db, *_rows(queued))
         QUEUED.advance(db)
@@ -279,9 +287,6 @@ _OUTCOMES = """
 INSERT OR {conflict} INTO outcomes (
     host, fingerprint, outcome, at, url, handler, status, duration, retries, error, detail, request
 )
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-    value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
-FROM json_each(?)
 """
 
 
@@ -296,11 +301,10 @@ def _add_outcomes(db: sqlite3.Connection, checkpoint: Checkpoint, hosts: Mapping
             _rows((hosts[host], number) for host, number in checkpoint.forget),
         )
     for outcomes, conflict in ((checkpoint.skipped, "IGNORE"), (checkpoint.outcomes, "REPLACE")):
-        if outcomes:
-            db.execute(
-                _OUTCOMES.format(conflict=conflict),
-                _rows(_outcome(outcome, hosts[outcome.host]) for outcome in outcomes),
-            )
+        rows = [_outcome(outcome, hosts[outcome.host]) for outcome in outcomes]
+        # As they lie in the table. Of two that are for one request, the order is kept.
+        rows.sort(key=itemgetter(0, 1))
+        insert(db, _OUTCOMES.format(conflict=conflict), rows)
 
 
 def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
@@ -321,18 +325,14 @@ def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
 
 
 def _add_items(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:
-    if checkpoint.items:
-        db.execute(
-            """
-            INSERT INTO items (at, url, handler, crc, data)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
-            FROM json_each(?)
-            """,
-            _rows(
-                (item.at, item.url, item.handler, crc(item.data), item.data.decode())
-                for item in checkpoint.items
-            ),
-        )
+    insert(
+        db,
+        "INSERT INTO items (at, url, handler, crc, data)",
+        [
+            (item.at, item.url, item.handler, crc(item.data), item.data.decode())
+            for item in checkpoint.items
+        ],
+    )
 
 
 def _put_documents(db: sqlite3.Connection, documents: Mapping[str, Document | None]) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cache import PageCache
 from ..crawler import Crawler
-from ..errors import HandlerError, UsageError
+from ..errors import UsageError
+from ..hooks import no_handler
 from ..page import Page
 from ..request import Request
 from ..response import Response
@@ -101,7 +101,7 @@ def handle(
     name = handler if isinstance(handler, str) else handler.__name__
     made = _made(crawler)
     if not callable(getattr(made, name, None)):
-        raise HandlerError(f"{type(made).__name__} has no handler {name!r}{_nearest(made, name)}")
+        raise no_handler(type(made), name)
     asked = (request or Request(canonical(url), name, user_data=user_data or {})).replace(
         handler=name
     )
@@ -118,12 +118,6 @@ def _made(crawler: type[Crawler] | Crawler) -> Crawler:
             "store='memory:'"
         )
     return crawler
-
-
-def _nearest(crawler: Crawler, name: str) -> str:
-    own = [key for key in dir(type(crawler)) if not key.startswith("_")]
-    near = get_close_matches(name, own, n=1)
-    return f"; there is {near[0]}" if near else ""
 
 
 def _response(

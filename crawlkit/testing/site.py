@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -249,6 +251,21 @@ class Site:
             return await self.respond(request)
         finally:
             self.open -= 1
+
+
+def serve(site: Site) -> None:
+    """Serve a site in this process until it is stopped, for a command of its own.
+
+    Raises:
+        SystemExit: Its port is taken; the message says what to do.
+    """
+    try:
+        asyncio.run(site.serve())
+    except OSError as error:
+        sys.exit(
+            f"{site.host}:{site.port} cannot be had: {os.strerror(error.errno or 0)}; "
+            "choose another --port, or 0 for one that is free"
+        )
 
 
 def html_response(

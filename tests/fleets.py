@@ -1,0 +1,117 @@
+"""Stores that several workers write at the same time, for the suite of their contract.
+
+A store joins by an entry in `FLEETS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from crawlkit.stores.base import Store
+from crawlkit.stores.memory import MemoryStore
+from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.workers.hub import Hub
+from crawlkit.workers.remote import RemoteStore
+from crawlkit.workers.seat import Seat
+from crawlkit.workers.serving import StoreServer
+
+
+class Fleet(ABC):
+    """A run that workers join and leave."""
+
+    @abstractmethod
+    async def worker(self, name: str) -> Store:
+        """The run, opened for one more worker."""
+
+    @abstractmethod
+    async def die(self, store: Store) -> None:
+        """The worker's process is killed; nothing of it is heard any more."""
+
+    @abstractmethod
+    async def silence(self, store: Store) -> None:
+        """The worker is not heard of for longer than its lease, and that is noticed."""
+
+
+class Seats(Fleet):
+    """A hub's run, in the hub's process."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+
+    async def worker(self, name: str) -> Store:
+        seat = Seat(self.hub, name)
+        await seat.open()
+        return seat
+
+    async def die(self, store: Store) -> None:
+        assert isinstance(store, Seat)
+        await self.hub.store.do(self.hub.leave, store._me)
+
+    async def silence(self, store: Store) -> None:
+        assert isinstance(store, Seat)
+        store._me.heard -= self.hub.lease + 1
+        assert await self.hub.store.do(self.hub.reap) == [store.worker]
+
+
+class Served(Fleet):
+    """A hub's run, over sockets."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.server = StoreServer(hub)
+        self.stores: list[RemoteStore] = []
+
+    async def worker(self, name: str) -> Store:
+        here, there = socket.socketpair()
+        self.server.serve(here)
+        store = RemoteStore(self.hub.store.address, name, there, lease=self.hub.lease)
+        await store.open()
+        self.stores.append(store)
+        return store
+
+    async def die(self, store: Store) -> None:
+        assert isinstance(store, RemoteStore)
+        assert store._writer is not None
+        name = store.worker
+        store._writer.transport.abort()
+        while name in self.hub._members:  # noqa: ASYNC110 - the server sees it in a moment
+            await asyncio.sleep(0.001)
+
+    async def silence(self, store: Store) -> None:
+        self.hub._members[store.worker].heard -= self.hub.lease + 1
+        assert await self.hub.store.do(self.hub.reap) == [store.worker]
+
+
+@asynccontextmanager
+async def seats(directory: Path) -> AsyncIterator[Fleet]:
+    hub = Hub(MemoryStore())
+    await hub.open()
+    try:
+        yield Seats(hub)
+    finally:
+        await hub.close()
+
+
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[Fleet]:
+    hub = Hub(SqliteStore(str(directory / "run")))
+    await hub.open()
+    fleet = Served(hub)
+    try:
+        yield fleet
+    finally:
+        for store in fleet.stores:
+            await store.close()
+        await fleet.server.close()
+        await hub.close()
+
+
+FLEETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Fleet]]] = {
+    "seats": seats,
+    "served": served,
+}
