@@ -15,6 +15,7 @@ import msgspec
 from .errors import OptionError
 from .request import CacheMode
 from .scope import UrlPattern
+from .stores.postgres.address import with_run
 from .triggers.base import Preemption, Trigger
 
 DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
@@ -30,7 +31,8 @@ class Options:
         sitemaps: URLs of sitemaps whose pages the crawl begins with, too.
         sitemaps_from_robots: Whether to begin also with the sitemaps that the robots.txt files of
             the start URLs' hosts name.
-        store: Where the run is kept; default ``runs/NAME``.
+        store: Where the run is kept: a directory, by default ``runs/NAME``, or
+            ``postgresql://user@host/database#RUN``, where the run is called NAME by default.
 
     Pace:
         concurrency: Requests in flight at most. There are fewer while the machine is short of
@@ -218,6 +220,8 @@ class Options:
             self.name = _kebab(type(self).__name__)
         if self.store is None:
             self.store = f"runs/{self.name}"
+        elif isinstance(self.store, str):
+            self.store = with_run(self.store, self.name)
         for name, least in self._AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value >= least):

@@ -21,6 +21,7 @@ from .statistics import HostStatistics, Statistics, tallies
 from .stores import open_reader
 from .stores.base import Reader, StoredItem
 from .stores.directory import RunDirectory
+from .stores.postgres.address import is_postgres, masked
 from .urls import canonical
 
 T = TypeVar("T")
@@ -133,7 +134,9 @@ class Run:
         finally:
             self._streams.remove(stream)
         if self._is_closed:
-            raise UsageError(f"{self.address} was closed while it was read; read it before that")
+            raise UsageError(
+                f"{masked(self.address)} was closed while it was read; read it before that"
+            )
 
     # -- the whole ----------------------------------------------------------------------------
 
@@ -363,7 +366,8 @@ def open_run(address: str | os.PathLike[str]) -> Run:
     try:
         return Run(open_reader(address))
     except StoreError as error:
-        if type(error) is StoreError and (runs := _runs_near(Path(address))):
+        is_directory = not is_postgres(address)
+        if type(error) is StoreError and is_directory and (runs := _runs_near(Path(address))):
             raise StoreError(f"there is no run in {address}; there is {', '.join(runs)}") from None
         raise
 

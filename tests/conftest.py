@@ -18,6 +18,7 @@ from crawlkit.clock import Clock
 from crawlkit.fetching import AiohttpFetcher
 from crawlkit.sessions import Session
 from crawlkit.stores.base import Store
+from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
 
@@ -121,6 +122,16 @@ def session() -> Session:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each kind of store in turn."""
     return BACKENDS[request.param]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def embedded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """An open store of each kind that is SQLite."""
+    store = BACKENDS[request.param].make(tmp_path)
+    assert isinstance(store, SqliteStore)
+    await store.open()
+    yield store
+    await store.close()
 
 
 @pytest.fixture

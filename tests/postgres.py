@@ -7,6 +7,7 @@ that has started it is gone, however it ended, so is the server.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -16,9 +17,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 _GUARD = """
 read line
@@ -70,9 +75,11 @@ class Server:
         self.log = self.directory / "log"
         self.port = _free_port()
         self._numbers = itertools.count(1)
+        self.user = os.geteuid()
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
             entry = pwd.getpwnam("postgres")
+            self.user = entry.pw_uid
             self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
         self._program(
@@ -89,11 +96,30 @@ class Server:
         )
         self.start()
 
-    def address(self, run: str | None = None, *, user: str = "crawl", port: int = 0) -> str:
+    def address(
+        self,
+        run: str | None = None,
+        *,
+        user: str = "crawl",
+        port: int = 0,
+        database: str = "postgres",
+        options: str = "",
+    ) -> str:
         """The address of a run; a new one where none is named."""
         if run is None:
             run = f"test-{os.getpid()}-{next(self._numbers)}"
-        return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres#{run}"
+        return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}{options}#{run}"
+
+    def execute(self, statement: str, run: str = "") -> list[Any]:
+        """Do something as the database's owner, in the schema of a run; the rows, if any."""
+        import psycopg  # it may not be there, and only tests that need a server come here
+
+        given = {"host": "127.0.0.1", "port": self.port, "user": "crawl", "dbname": "postgres"}
+        with psycopg.connect("", autocommit=True, **given) as connection:
+            if run:
+                connection.execute(f'SET search_path TO "crawlkit_{run.partition("#")[2] or run}"')
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
@@ -141,11 +167,134 @@ class Server:
             raise RuntimeError(f"{name} failed: {(done.stderr or b'').decode()} {log}")
 
 
+class Line:
+    """The line between a client and the server, which breaks when it is told to.
+
+    Messages are counted as PostgreSQL's protocol frames them, from when `cut` is called.
+
+    Args:
+        port: The server's.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._cut: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.cuts = 0
+        self.is_down = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, direction: str, after: int) -> None:
+        """Break the line once so many messages went ``up`` to the server or ``down`` from it."""
+        with self._lock:
+            self._cut = {direction: after}
+
+    def mend(self) -> None:
+        """Break it no more."""
+        with self._lock:
+            self._cut = {}
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.is_down:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
+            back = threading.Thread(target=self._forward, args=(server, client, "down"))
+            back.start()
+            self._forward(client, server, "up")
+            back.join()
+
+    def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
+        head = 0 if direction == "up" else 1  # the first message of a client has no type
+        with contextlib.suppress(OSError), source.makefile("rb") as stream:
+            while len(start := stream.read(head + 4)) == head + 4:
+                rest = stream.read(int.from_bytes(start[head:], "big") - 4)
+                head = 1
+                if self._breaks(direction):
+                    break
+                target.sendall(start + rest)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _breaks(self, direction: str) -> bool:
+        with self._lock:
+            if direction not in self._cut:
+                return False
+            self._cut[direction] -= 1
+            if self._cut[direction] >= 0:
+                return False
+            self._cut = {}
+            self.cuts += 1
+            return True
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+class Tablespace:
+    """A place for tables that can be filled to the last byte.
+
+    Attributes:
+        name: Its name in PostgreSQL.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with self._ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def make_room(self) -> None:
+        """Give it back."""
+        self._ballast.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(server: Server, *, megabytes: int) -> Iterator[Tablespace]:
+    """A tablespace on a file system of its own, which only root can make."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a small file system")
+    path = server.directory / "small"
+    path.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)], check=True
+    )
+    try:
+        place = path / "tables"
+        place.mkdir()
+        os.chown(place, server.user, -1)
+        server.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
+        yield Tablespace("small", path)
+        server.execute("DROP TABLESPACE small")
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+        path.rmdir()
 
 
 @functools.cache

@@ -80,10 +80,10 @@ async def prepared(store: Store) -> list[Lease]:
 
 
 async def test_a_commit_that_fails_anywhere_changes_nothing_and_can_be_tried_again(
-    store: Store,
+    embedded: SqliteStore,
 ) -> None:
     """SQLite is interrupted after n steps of its virtual machine, for n from 1 to the end."""
-    assert isinstance(store, SqliteStore)
+    store = embedded
     checkpoint = a_bit_of_everything(await prepared(store))
     before = content(store)
     connection = store._db
@@ -109,9 +109,9 @@ async def test_a_commit_that_fails_anywhere_changes_nothing_and_can_be_tried_aga
 
 
 async def test_a_commit_that_finds_the_disk_full_is_written_once_there_is_room(
-    store: Store,
+    embedded: SqliteStore,
 ) -> None:
-    assert isinstance(store, SqliteStore)
+    store = embedded
     checkpoint = a_bit_of_everything(await prepared(store))
     checkpoint.items += [Item(b'"%s"' % (b"x" * 5000), A, "parse", NOW) for _ in range(20)]
     checkpoint.add["items_saved"] = len(checkpoint.items)

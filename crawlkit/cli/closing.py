@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import printable
+from ..stores.postgres.address import masked
 from .output import columns, plural, span, styled
 from .verbs import program
 
@@ -87,10 +88,10 @@ def _next(crawler: Crawler, address: str, again: str) -> Iterator[tuple[str, str
         yield "go on with:", again
     if s.items_saved:
         copy = f" (and in {crawler.output})" if crawler.is_output_written else ""
-        yield "items:", f"{program()} items {address} -o items.csv{copy}"
+        yield "items:", f"{program()} items {masked(address)} -o items.csv{copy}"
     if s.requests_failed:
-        yield "failures:", f"{program()} failed {address} ls   (to try them again: retry)"
-    yield "statistics:", f"{program()} stats {address}"
+        yield "failures:", f"{program()} failed {masked(address)} ls   (to try them again: retry)"
+    yield "statistics:", f"{program()} stats {masked(address)}"
 
 
 def _wrapped(line: str) -> str:

@@ -15,6 +15,7 @@ from ..errorgroups import ErrorStatistics, without_group
 from ..errors import CrawlkitError, UsageError, printable
 from ..failures import Which
 from ..run import Run, open_run
+from ..stores.postgres.address import masked
 from ..urls import canonical
 from .output import plural, print_json, print_json_list
 from .specimen import as_dict, lines_of, write_specimen
@@ -89,7 +90,7 @@ def show(context: click.Context, /, group: str, output: str | None, as_json: boo
     if specimen is None:
         raise CrawlkitError(
             f"no response of group {known.id} was kept, as there was none or there were too many "
-            f"groups; see its URLs with 'crawlkit failed {address} ls --group {known.id}'"
+            f"groups; see its URLs with 'crawlkit failed {masked(address)} ls --group {known.id}'"
         )
     if output is not None:
         what = write_specimen(known, specimen, output)
@@ -107,7 +108,7 @@ def retry(context: click.Context, /, **filters: Any) -> None:
     """Put them back into the queue, for the next 'crawlkit run', with all their retries."""
     address = context.meta["address"]
     count = _resolve(address, failures.put_back, filters)
-    click.echo(f"{plural(count, 'request')} put back into the queue of {address}")
+    click.echo(f"{plural(count, 'request')} put back into the queue of {masked(address)}")
 
 
 @failed.command()
@@ -123,12 +124,12 @@ def drop(context: click.Context, /, is_all: bool, **filters: Any) -> None:
         )
     address = context.meta["address"]
     count = _resolve(address, failures.drop, filters)
-    click.echo(f"{plural(count, 'request')} of {address} dropped")
+    click.echo(f"{plural(count, 'request')} of {masked(address)} dropped")
 
 
 def _resolve(address: str, decide: failures.Decide, filters: dict[str, Any]) -> int:
     with open_run(address) as run:  # where there is no run, none is made
-        return asyncio.run(failures.resolve(address, _which(run, **filters), decide))
+        return asyncio.run(failures.resolve(run.address, _which(run, **filters), decide))
 
 
 def _which(
@@ -166,7 +167,8 @@ def _group(run: Run, name: str) -> ErrorStatistics:
         raise UsageError(f"several groups of errors begin with {name!r}: {ids}; write more of it")
     known = ", ".join(group.id for group in groups[:10]) or "none"
     raise UsageError(
-        f"{run.address} has no group of errors {name!r}; there is {known} (see 'crawlkit stats')"
+        f"{masked(run.address)} has no group of errors {name!r}; there is {known} "
+        "(see 'crawlkit stats')"
     )
 
 

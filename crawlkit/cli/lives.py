@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ..errors import UsageError
 from ..lives import LifeStatistics
 from ..statistics import Statistics
+from ..stores.postgres.address import masked
 from .output import number, size, span, table
 
 
@@ -22,7 +23,7 @@ def life_of(address: str, statistics: Statistics, wanted: int) -> LifeStatistics
             return life
     alone = [life.number for life in lives if life.lives == 1]
     there = f"there are {alone[0]} to {alone[-1]}" if alone else "there is none"
-    raise UsageError(f"life {wanted} of {address} is not known by itself; {there}")
+    raise UsageError(f"life {wanted} of {masked(address)} is not known by itself; {there}")
 
 
 def how_it_ended(life: LifeStatistics, *, is_live: bool) -> str:

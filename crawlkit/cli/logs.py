@@ -21,6 +21,7 @@ from ..clock import isoformat
 from ..errorgroups import message_of
 from ..errors import one_line, printable
 from ..request import host_of
+from ..stores.postgres.address import masked
 from .output import harmless
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class _Failures:
         else:
             level = logging.WARNING
             more = (
-                f"; further ones like it are counted, see 'crawlkit failed {self._address} ls'"
+                "; further ones like it are counted, see "
+                f"'crawlkit failed {masked(self._address)} ls'"
                 if self._seen[kind] == ALIKE
                 else ""
             )

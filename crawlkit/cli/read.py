@@ -13,6 +13,7 @@ from ..errors import UsageError, printable
 from ..exporting.export import export_items, passes_of, split_items
 from ..items import item_line
 from ..run import open_run
+from ..stores.postgres.address import masked
 from .lives import life_lines, life_of, lives_table
 from .output import (
     number,
@@ -116,8 +117,9 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
         state = f"finished at {s.finished_at}"
     else:
         state = "stopped"
-    yield f"{address}: {state}; started at {s.started_at}, ran {span(s.runtime_seconds)} in " + (
-        "one life" if s.lives == 1 else f"{s.lives} lives"
+    yield (
+        f"{masked(address)}: {state}; started at {s.started_at}, ran {span(s.runtime_seconds)} in "
+        + ("one life" if s.lives == 1 else f"{s.lives} lives")
     )
     yield ""
     rows = [
@@ -144,7 +146,7 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
     yield from _by("host", s.by_host, "bytes", [t.bytes_received for t in s.by_host.values()])
     if s.errors:
         yield ""
-        yield f"errors (see one with 'crawlkit failed {address} show ID')"
+        yield f"errors (see one with 'crawlkit failed {masked(address)} show ID')"
         for error in s.errors[:10]:
             place = f" ({error.place})" if error.place else ""
             told = printable(f"{error.kind}: {error.message}")
@@ -222,9 +224,9 @@ def _print_differences(
         print_json(differing)
         return
     if not differing:
-        click.echo(f"{address} and {other} have the same numbers")
+        click.echo(f"{masked(address)} and {masked(other)} have the same numbers")
         return
-    rows = [("", address, other, "change")]
+    rows = [("", masked(address), masked(other), "change")]
     for name, values in differing.items():
         change = number(values["change"])
         sign = "" if change.startswith("-") else "+"
@@ -315,4 +317,4 @@ def why(address: str, url: str, as_json: bool) -> None:
     else:
         click.echo(printable(str(explanation)))
         if explanation.outcome == "failed":
-            click.echo(f"try it again with 'crawlkit failed {address} retry --url {url}'")
+            click.echo(f"try it again with 'crawlkit failed {masked(address)} retry --url {url}'")

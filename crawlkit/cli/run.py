@@ -16,6 +16,7 @@ import click
 
 from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
+from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural
@@ -200,7 +201,7 @@ def run(
         if show:
             shown.enter_context(pages_shown(crawler))
         code = run_crawler(runnable, fresh=fresh)
-    same |= {"workers": workers, "worker": worker}
+    same |= {"store": store and masked(store), "workers": workers, "worker": worker}
     again, more = (
         shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
         for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
@@ -274,10 +275,12 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
     if earlier is None or not earlier.items_saved:
         return
     items = plural(earlier.items_saved, "item")
-    keep = f"keep them with 'crawlkit items {address} -o FILE'"
+    keep = f"keep them with 'crawlkit items {masked(address)} -o FILE'"
     if not _is_anybody_there():
-        raise UsageError(f"--fresh would throw away {items} of {address}; add --yes, or {keep}")
-    if not click.confirm(f"{address} holds {items}. Throw them away?", err=True):
+        raise UsageError(
+            f"--fresh would throw away {items} of {masked(address)}; add --yes, or {keep}"
+        )
+    if not click.confirm(f"{masked(address)} holds {items}. Throw them away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
 
 
@@ -287,7 +290,7 @@ def _is_anybody_there() -> bool:
 
 def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {address}"
+        return f"starting {name} in {masked(address)}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"
@@ -295,5 +298,5 @@ def _opening(name: str, address: str, earlier: Statistics | None) -> str:
     if earlier.finished_at and not earlier.pending:
         text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
         if earlier.requests_failed:
-            text += f", and '{program()} failed {address} retry' tries what failed again"
+            text += f", and '{program()} failed {masked(address)} retry' tries what failed again"
     return text

@@ -40,7 +40,7 @@ class Address(NamedTuple):
     @property
     def shown(self) -> str:
         """The address as it may be shown."""
-        return shown(str(self))
+        return masked(str(self))
 
     def named(self, run: str) -> Address:
         """The same for a run.
@@ -84,7 +84,7 @@ def with_run(address: str, run: str) -> str:
     return str(found if found.run is not None else found.named(run))
 
 
-def shown(address: str) -> str:
+def masked(address: str) -> str:
     """An address of any store as it may be shown: with a password masked."""
     if not is_postgres(address):
         return address

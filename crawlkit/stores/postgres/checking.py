@@ -13,7 +13,6 @@ from ...request import fingerprint
 from ..bundle import with_host
 from .claims import decoded
 from .columns import Ints, Longs, Texts
-from .connection import query
 from .tables import BEST_OF, DUE_OF
 
 BATCH = 200
@@ -55,7 +54,7 @@ def check(connection: Connection[Any]) -> Iterator[str]:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield from _damaged_values(connection)
         for statement in _WRONG:
-            for (finding,) in connection.execute(query(statement)):
+            for (finding,) in connection.execute(statement):
                 yield finding
         yield from _books(connection)
 
@@ -134,7 +133,7 @@ def _books(connection: Connection[Any]) -> Iterator[str]:
 
 def _batches(connection: Connection[Any], statement: str) -> Iterator[list[Any]]:
     with connection.cursor("crawlkit_check") as cursor:
-        cursor.execute(query(statement))
+        cursor.execute(statement)
         while rows := cursor.fetchmany(BATCH):
             yield rows
 

@@ -38,7 +38,7 @@ _TAKE = """ARRAY(
 
 ROUTINES = f"""
 CREATE OR REPLACE FUNCTION claim(
-    _me bigint, _lease float8, _limit int, _full text[], _now float8
+    _me bigint, _lease float8, _limit int, _full text[], _now float8, _is_needy boolean
 ) RETURNS TABLE (
     bundle bigint, host int, name text, size int, gone bigint, crc bigint, requests text,
     shares int, rest_at float8, rest_delay float8
@@ -106,7 +106,7 @@ BEGIN
         -- Nobody knows when a worker that was given up has asked it last.
         rest_at = CASE WHEN is_orphan THEN greatest(rest_at, _now + rest_delay) ELSE rest_at END
     WHERE id = ANY (_taken);
-    UPDATE workers SET is_idle = (_bundles IS NULL AND _limit > 0),
+    UPDATE workers SET is_idle = (_bundles IS NULL AND _is_needy),
         until = clock_timestamp() + make_interval(secs => _lease), items_after = items_so_far()
     WHERE epoch = _me;
     RETURN QUERY
@@ -179,11 +179,18 @@ def claim(
     limit: int,
     window: Mapping[str, int],
     now: float,
+    *,
+    is_needy: bool,
 ) -> Claimed:
-    """Claim requests for a worker; see `Store.claim`."""
+    """Claim requests for a worker; see `Store.claim`.
+
+    Where it is needy and the claim brings nothing, others are asked to share their hosts.
+    """
     full = Texts(host for host, room in window.items() if room <= 0)
     rows = connection.execute(
-        "SELECT * FROM claim(%s, %s, %s, %s, %s)", (epoch, lease, limit, full, now), prepare=True
+        "SELECT * FROM claim(%s, %s, %s, %s, %s, %s)",
+        (epoch, lease, limit, full, now, is_needy),
+        prepare=True,
     ).fetchall()
     leases: list[Lease] = []
     bundles: dict[int, Bundle] = {}

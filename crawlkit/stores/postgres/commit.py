@@ -348,7 +348,8 @@ BEGIN
     IF _is_wanted THEN
         _wanted := ARRAY(
             SELECT h.name FROM shares s JOIN hosts h ON h.id = s.host
-            WHERE s.worker = _me AND s.shares > 1 AND (h.best IS NOT NULL OR h.due <= _at)
+            WHERE s.worker = _me AND s.shares > 1 AND h.free = 0
+                AND (h.best IS NOT NULL OR h.due <= _at)
             ORDER BY h.id LIMIT 100
         );
         -- They are also told of the end.
@@ -358,7 +359,8 @@ BEGIN
     END IF;
 
     _receipt := json_build_object(
-        'tag', _tag, 'enqueued', _enqueued, 'duplicates', _known, 'wanted', _wanted, 'rests', _rests,
+        'tag', _tag, 'enqueued', _enqueued, 'duplicates', _known,
+        'wanted', _wanted, 'rests', _rests,
         'totals', (
             SELECT json_object_agg(name, value) FROM (
                 SELECT name, CASE kind WHEN 0 THEN sum(value) WHEN 1 THEN min(value)

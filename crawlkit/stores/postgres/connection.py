@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, LiteralString, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import Connection, conninfo, sql
@@ -105,11 +105,6 @@ def run_names(connection: Connection[Any]) -> list[str]:
         "SELECT substr(nspname, 10) FROM pg_namespace WHERE nspname LIKE 'crawlkit\\_%' ORDER BY 1"
     )
     return [name for (name,) in rows]
-
-
-def query(text: str) -> sql.SQL:
-    """A statement that was put together from what is in the code, and nothing else."""
-    return sql.SQL(cast(LiteralString, text))
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ from ...errors import StoreDamagedError, StoreError
 from ...request import Request
 from ..base import Reader, StoredItem
 from ..bundle import with_host
-from . import schema
 from .address import Address
 from .checking import check
 from .claims import decoded
 from .columns import utf8
 from .commit import key_of, whole
-from .connection import connect, query, run_names, translated
+from .connection import connect, run_names, translated
+from .schema import look
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def open_run(address: Address) -> PostgresReader:
             address = address.named(_only_run(connection, address))
             connection.close()
             connection = connect(address, application="crawlkit reader")
-        if not schema.look(connection, address):
+        if not look(connection, address):
             names = run_names(connection)
             there = f"; there is {', '.join(names[:10])}" if names else ""
             raise StoreError(f"there is no run {address.run} in {address.shown}{there}")
@@ -281,7 +281,7 @@ class PostgresReader(Reader):
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
         with self._reporting():
-            return self._db.execute(query(statement), values).fetchall()
+            return self._db.execute(statement, values).fetchall()
 
     def _stream(self, statement: str, *values: Any) -> Generator[Any, None, None]:
         with self._reporting():
@@ -292,7 +292,7 @@ class PostgresReader(Reader):
         try:
             with self._reporting():
                 cursor.itersize = BATCH
-                cursor.execute(query(statement), values)
+                cursor.execute(statement, values)
             while True:
                 with self._reporting():
                     rows = cursor.fetchmany(BATCH)

@@ -9,12 +9,15 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...errors import StoreError, StoreLockedError
-from . import claims, commit, workers
 from .address import Address
-from .connection import query, version_error
+from .claims import ROUTINES as CLAIM_ROUTINES
+from .commit import ROUTINES as COMMIT_ROUTINES
+from .connection import version_error
 from .tables import FORMAT, MARK, TABLES
+from .workers import ROUTINES as WORKER_ROUTINES
+from .workers import Process, own_process
 
-ROUTINES = workers.ROUTINES + claims.ROUTINES + commit.ROUTINES
+ROUTINES = WORKER_ROUTINES + CLAIM_ROUTINES + COMMIT_ROUTINES
 FINGERPRINT = hashlib.sha256(ROUTINES.encode()).hexdigest()[:16]
 
 
@@ -98,8 +101,8 @@ def _create(connection: Connection[Any], address: Address) -> None:
     try:
         if exists is None:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
-        connection.execute(query(TABLES))
-        connection.execute(query(ROUTINES))
+        connection.execute(TABLES)
+        connection.execute(ROUTINES)
     except psycopg.errors.InsufficientPrivilege as error:
         user, database = connection.info.user, connection.info.dbname
         text = str(error).splitlines()[0]
@@ -120,7 +123,7 @@ def _renew_routines(connection: Connection[Any]) -> None:
         return
     with connection.transaction():
         connection.execute("SELECT FROM run FOR UPDATE")
-        connection.execute(query(ROUTINES))
+        connection.execute(ROUTINES)
         connection.execute("UPDATE run SET routines = %s", (FINGERPRINT,))
 
 
@@ -129,14 +132,14 @@ def _discard(connection: Connection[Any], address: Address) -> None:
     if found is None:
         return
     if found == FORMAT:
-        machine = workers.own_process().machine
+        machine = own_process().machine
         names = [
             name
             for name, where, pid, started in connection.execute(
                 "SELECT name, machine, pid, started FROM workers "
                 "WHERE until > clock_timestamp() ORDER BY name"
             )
-            if where != machine or workers.Process(where, pid, started).is_alive
+            if where != machine or Process(where, pid, started).is_alive
         ]
         if names:
             raise StoreLockedError(

@@ -24,13 +24,24 @@ from psycopg import Connection, sql
 from ...checkpoint import Checkpoint, Document, Snapshot
 from ...errors import StoreError, StoreFencedError
 from ..base import Allotment, Claim, Reader, Receipt, Store
-from . import claims, commit, schema, workers
 from .address import parse
-from .claims import Bundle
+from .claims import Bundle, Claimed, claim, reconcile
 from .columns import Longs, Texts
-from .commit import Stored, key_of
+from .commit import (
+    CHANGED,
+    GIVEN_BACK,
+    Left,
+    Stored,
+    given_back,
+    hosts_of,
+    key_of,
+    left_of,
+    write,
+)
 from .connection import connect, is_lost, translated
 from .reader import open_run, read_document, read_snapshot
+from .schema import prepare
+from .workers import FENCED, LOST, dead, default_name, new_epoch, own_process
 
 log = logging.getLogger("crawlkit.store")
 
@@ -44,6 +55,8 @@ POLL = 2.0
 RETRIES = (0.0, 0.1, 0.4)
 """Seconds before each further attempt of a call that has lost its connection. What comes after
 that is for the job, which has the user's patience."""
+NEEDY = 8
+"""Requests of a worker below which others are asked to share their hosts with it."""
 KNOWN_HOSTS = 100_000
 """Hosts whose numbers are kept in memory, at most."""
 IN_EACH_OTHERS_WAY = ("40P01", "40001", "55P03")
@@ -76,7 +89,7 @@ class PostgresStore(Store):
     ) -> None:
         self._where = parse(address)
         self.address = str(self._where)
-        self.worker = worker or workers.default_name()
+        self.worker = worker or default_name()
         self.lease = lease
         self._durability = durability
         self._thread: ThreadPoolExecutor | None = None
@@ -209,38 +222,49 @@ class PostgresStore(Store):
         if self._connection is not None and is_lost(self._connection, error):
             self._drop_connection()
             self._has_lost_claims = True
-        if error.sqlstate == workers.FENCED:
+        if error.sqlstate == FENCED:
             return StoreFencedError(
                 f"worker {self.worker} of {self._where.shown} was not heard of for too long, and "
                 "others were given its work; nothing is lost, start it again"
             )
-        if error.sqlstate == workers.LOST:
+        if error.sqlstate == LOST:
             return StoreFencedError(
                 f"the server of {self._where.shown} has lost the last commits of worker "
                 f"{self.worker}, as after a crash; start it again, and it goes on from there"
             )
-        if error.sqlstate == commit.GIVEN_BACK:
-            return commit.given_back()
+        if error.sqlstate == GIVEN_BACK:
+            return given_back()
         return translated(error, self._where, writing=True)
 
     def _connect(self) -> Connection[Any]:
         """Connect, once more."""
         connection = connect(self._where, application=f"crawlkit {self.worker}"[:63])
-        connection.add_notify_handler(self._on_notice)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _prepare(self, connection: Connection[Any]) -> None:
         settings = {
             # Plans are made while the tables are empty, and used when they are large.
             "enable_seqscan": "off",
             "enable_mergejoin": "off",
             # Statements that are long to run are none of ours; what is compiled for one is wasted.
             "jit": "off",
+            # A process that stops between two statements of a transaction keeps nobody waiting.
+            "idle_in_transaction_session_timeout": "5s",
         }
         if self._durability == "full":
             settings["synchronous_commit"] = "on"
-        for name, value in settings.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.execute(
+            "SELECT set_config(name, value, false) FROM unnest(%s, %s) n (name, value)",
+            (Texts(settings), Texts(settings.values())),
+        )
+        connection.add_notify_handler(self._on_notice)
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._where.schema)))
-        self._connection = connection
-        return connection
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
@@ -263,7 +287,7 @@ class PostgresStore(Store):
             self.address = str(self._where)
         try:
             connection = self._connect()
-            schema.prepare(connection, self._where, fresh=fresh)
+            prepare(connection, self._where, fresh=fresh)
             self._forget()
             self._give_up_dead(connection)
             self._join(connection)
@@ -277,7 +301,7 @@ class PostgresStore(Store):
         self._is_open = True
 
     def _forget(self) -> None:
-        self._epoch = workers.new_epoch()
+        self._epoch = new_epoch()
         self._commits = 0
         self._claimed = {}
         self._host_ids = {}
@@ -285,7 +309,7 @@ class PostgresStore(Store):
         self._has_lost_claims = False
 
     def _join(self, connection: Connection[Any]) -> None:
-        own = workers.own_process()
+        own = own_process()
         note = key_of(f"queue/in_flight/{self.worker}")
         connection.execute(
             "SELECT join_run(%s, %s, %s, %s, %s, %s, %s)",
@@ -294,12 +318,12 @@ class PostgresStore(Store):
 
     def _give_up_dead(self, connection: Connection[Any]) -> bool:
         """Take what they had from workers of this machine whose process is gone."""
-        machine = workers.own_process().machine
+        machine = own_process().machine
         rows = connection.execute(
             "SELECT epoch, pid, started FROM workers WHERE machine = %s AND epoch <> %s",
             (machine, self._epoch),
         )
-        epochs = workers.dead(iter(rows)) if machine else []
+        epochs = dead(iter(rows)) if machine else []
         return self._reap(connection, epochs, is_dead=True)
 
     def _reap(self, connection: Connection[Any], epochs: list[int], *, is_dead: bool) -> bool:
@@ -309,12 +333,10 @@ class PostgresStore(Store):
             if self._one(connection, "SELECT reap(%s, %s)", epoch, is_dead)
         ]
         if reaped:
-            log.warning(
-                "%d other %s of %s gone; what %s had is given to those who are there",
+            log.info(
+                "%d worker(s) of %s gone; others go on with what they had",
                 len(reaped),
-                "worker is" if len(reaped) == 1 else "workers are",
                 self._where.shown,
-                "it" if len(reaped) == 1 else "they",
             )
         return bool(reaped)
 
@@ -335,14 +357,14 @@ class PostgresStore(Store):
         return self._one(connection, statement, self._epoch, argument)
 
     def _one(self, connection: Connection[Any], statement: str, *args: Any) -> Any:
-        row = connection.execute(statement, args).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(statement, args).fetchone()
         return None if row is None else row[0]
 
     def _claim(
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
     ) -> Claim:
         if self._has_lost_claims:
-            claims.reconcile(connection, self._epoch, self._claimed)
+            reconcile(connection, self._epoch, self._claimed)
             self._has_lost_claims = False
         found = self._claim_once(connection, limit, window, now)
         if not found.claim.leases and limit > 0:
@@ -353,24 +375,37 @@ class PostgresStore(Store):
 
     def _claim_once(
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
-    ) -> claims.Claimed:
+    ) -> Claimed:
+        # What was said before this looks at the queue is no news afterwards.
+        connection.pgconn.consume_input()
+        while connection.pgconn.notifies() is not None:
+            pass
         self._is_told = False
-        found = claims.claim(connection, self._epoch, self.lease, limit, window, now)
+        left = sum(bundle.size - bundle.gone.bit_count() for bundle in self._claimed.values())
+        found = claim(
+            connection,
+            self._epoch,
+            self.lease,
+            limit,
+            window,
+            now,
+            is_needy=limit > 0 and left < NEEDY,
+        )
         self._claimed |= found.bundles
         return found
 
     def _commit(self, connection: Connection[Any], checkpoint: Checkpoint) -> Receipt:
         if self._uncertain is not None and self._uncertain[0] is not checkpoint:
             self._settle(connection)
-        left = commit.left_of(checkpoint, self._claimed)
-        self._name_hosts(connection, commit.hosts_of(checkpoint))
+        left = left_of(checkpoint, self._claimed)
+        self._name_hosts(connection, hosts_of(checkpoint))
         merged: Mapping[str, Document] = {}
         for attempt in itertools.count(1):
             try:
                 receipt, merged = self._write(connection, checkpoint, left, attempt > OPTIMISTIC)
                 break
             except psycopg.Error as error:
-                if error.sqlstate != commit.CHANGED:
+                if error.sqlstate != CHANGED:
                     raise
         # It is committed; only now may memory follow.
         self._uncertain = None
@@ -381,7 +416,7 @@ class PostgresStore(Store):
         return replace(receipt, merged=merged)
 
     def _write(
-        self, connection: Connection[Any], checkpoint: Checkpoint, left: commit.Left, locks: bool
+        self, connection: Connection[Any], checkpoint: Checkpoint, left: Left, locks: bool
     ) -> tuple[Receipt, Mapping[str, Document]]:
         # Only where others keep changing the same document is it kept from them over two
         # statements; a process that stops in between keeps it until the server ends its
@@ -394,7 +429,7 @@ class PostgresStore(Store):
             sent = self._uncertain[1]
             sent[tag] = merged
             try:
-                receipt, applied = commit.write(
+                receipt, applied = write(
                     connection,
                     self._epoch,
                     self._commits + 1,
@@ -445,7 +480,7 @@ class PostgresStore(Store):
             connection, "SELECT commits FROM workers WHERE epoch = %s FOR UPDATE", self._epoch
         )
         if commits == self._commits + 1:
-            left = commit.left_of(self._uncertain[0], self._claimed)
+            left = left_of(self._uncertain[0], self._claimed)
             self._commits += 1
             self._claimed.update(left.partly)
             for bundle in left.emptied:
@@ -489,6 +524,6 @@ class PostgresStore(Store):
         return Allotment(int(row[0]), bool(row[1]))
 
     def _release(self, connection: Connection[Any]) -> None:
-        claims.reconcile(connection, self._epoch, {})
+        reconcile(connection, self._epoch, {})
         self._claimed = {}
         self._has_lost_claims = False
