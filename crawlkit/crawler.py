@@ -53,6 +53,7 @@ from .runner import run
 from .seeds import SITEMAP
 from .statistics import Statistics
 from .stores.base import Claim, Receipt
+from .urls import read_suffixes
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -159,6 +160,8 @@ class Crawler(Hooks, Options):
                 self.queue.budget = self.max_pages - done
             await self.page_cache.open()
             await self.fetcher.open()
+            if self.scope == "same-domain":
+                await asyncio.to_thread(read_suffixes)
             await _done(self.on_start())
             is_finished = await self._work_until_done()
             if is_finished:

@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from ipaddress import IPv6Address
+from threading import Lock
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote, unquote
 
@@ -371,9 +372,23 @@ def registrable_domain(host: str) -> str:
     return domain or name
 
 
-@cache
+def suffixes_are_read() -> bool:
+    """Whether `registrable_domain` answers at once."""
+    return _suffixes.cache_info().currsize > 0
+
+
+def read_suffixes() -> None:
+    """Read the public suffix list, where that was not done; for a thread, as it takes 60 ms."""
+    with _reading:
+        _suffixes()
+
+
+_reading = Lock()
+
+
+@lru_cache(maxsize=1)
 def _suffixes() -> PublicSuffixList:
-    # Imported here because it reads the list, which takes 10 ms that few commands need.
+    # Imported here because it reads the list, which few commands need.
     from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList()

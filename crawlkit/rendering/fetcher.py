@@ -267,7 +267,7 @@ class BrowserFetcher(Fetcher):
             if page is not None:
                 self._later(_close(page, browser))
         if proxy is not None and self._proxies is not None:
-            self._proxies.worked(proxy)
+            self._proxies.worked(proxy, host_of(errand.url))
         return response
 
     def _proxy(self, url: str, session: Session) -> str | None:
