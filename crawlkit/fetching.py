@@ -38,7 +38,7 @@ from .http.addresses import is_bad_port, is_private_host
 from .http.bodies import read_body
 from .http.clients import Attempt, Clients, is_reachable, private_address, timeout_of
 from .http.deadlines import Deadline, Deadlines
-from .http.failures import failure, too_many_headers
+from .http.failures import failure, is_break, too_many_headers
 from .http.hops import Hop, may_travel
 from .http.lean import Answer, Lean
 from .http.limits import Limits as Limits
@@ -293,13 +293,19 @@ class AiohttpFetcher(Fetcher):
             ours = failure(error, hop.url, proxy, limits)
             if proxy is not None:
                 ours = await _blamed(ours, error, proxy, attempt, limits)
+                if pool is not None and attempt.is_connected and is_break(error):
+                    host = host_of(hop.url)
+                    if pool.broke(proxy, host):
+                        place = place_of(proxy)
+                        message = f"the proxy {place} breaks connections off, as that to {host}"
+                        ours = ProxyError(message, proxy=place)
                 if pool is not None and isinstance(ours, ProxyError):
                     pool.failed(proxy, started_at=started_at)
             if ours is error:
                 raise
             raise ours from error
         if pool is not None:
-            pool.worked(proxy)
+            pool.worked(proxy, host_of(hop.url))
         return response
 
     async def _talk_through(
