@@ -40,7 +40,7 @@ from .directory import Record, RunDirectory
 from .inspection import Inspection
 from .reader import open_directory
 from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, create, refuse_version
-from .seen import SeenSet
+from .seen import SMALL_CACHE, SeenSet
 from .sweep import QUEUED
 from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, UNCLAIMED_HOSTS, Bundle, write
 
@@ -184,7 +184,7 @@ class SqliteStore(Store):
             # The log is merged in `_merge_log`, together with the checksums, and never in passing.
             connection.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
             connection.execute("PRAGMA journal_size_limit = 0").fetchone()
-            connection.execute("PRAGMA cache_size = -32000")
+            connection.execute(f"PRAGMA cache_size = -{SMALL_CACHE}")
             connection.execute("PRAGMA temp_store = MEMORY")
             # What was deleted is to be written over when its page is needed, and not at once.
             connection.execute("PRAGMA secure_delete = OFF").fetchone()
