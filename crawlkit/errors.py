@@ -11,6 +11,7 @@
     │   ├── StoreDamagedError    a file of the run does not hold what was written
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
     │   ├── StoreFencedError     another worker was given what this one had; exit code 75
+    │   ├── MirrorTakenError     another machine goes on with this run, from its mirror
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
     ├── FetchError               a request got no usable response; it is tried again
     │   ├── NetworkError         no connection, no such host, reset, bad TLS, bad HTTP
@@ -98,6 +99,10 @@ class StoreFencedError(StoreError):
     """
 
     exit_code = 75
+
+
+class MirrorTakenError(StoreError):
+    """Another machine goes on with this run, from its mirror; this one has to stop."""
 
 
 class StoreWriteError(StoreError):

@@ -182,6 +182,18 @@ class Store(ABC):
     async def release(self) -> None:
         """Give back what was claimed and is not done, without waiting for anything."""
 
+    async def ship(self, within: float | None = None) -> None:  # noqa: B027 - most have nowhere
+        """Bring what was committed to wherever else it belongs, as after the last checkpoint.
+
+        A store that has only one place for a run does nothing.
+
+        Args:
+            within: Seconds that are left for it; ``None`` where nobody waits for the process.
+
+        Raises:
+            StoreError: The run is another machine's by now.
+        """
+
     @abstractmethod
     async def close(self) -> None:
         """Close the run. Nothing depends on it: a process that dies has closed well enough."""

@@ -133,7 +133,8 @@ class SqliteStore(Store):
         try:
             if fresh:
                 directory.clear()
-            else:
+            self._prepare(fresh)
+            if not fresh:
                 directory.refuse_if_set_aside()
             if directory.database.exists():
                 self._record = self._noted()
@@ -149,6 +150,9 @@ class SqliteStore(Store):
                     f"cannot open {directory.database}: {error}; check the disk and its permissions"
                 ) from None
             raise
+
+    def _prepare(self, fresh: bool) -> None:
+        """What has to happen before the run is opened, and in nobody else's way."""
 
     def _noted(self) -> Record:
         record = self.directory.noted()
@@ -363,8 +367,10 @@ class SqliteStore(Store):
             # The log holds everything. The next commit tries again.
             log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
 
-    def _merge_log(self) -> None:
+    def _merge_log(self) -> int:
         """Move what is in the log into the database, as far as no reader looks at an older state.
+
+        Returns how many frames the log has, of which all belong to checkpoints.
 
         A process may be killed anywhere in here, and a disk may be full. So it is noted first what
         the log has to be until this is done: a part of it would turn some pages back and others
@@ -373,6 +379,7 @@ class SqliteStore(Store):
         its_log = self.directory.log
         size = its_log.size()
         merged = self._record.commits
+        frames = 0
         if size:
             its_log.sync()
             contents = its_log.read(size)
@@ -391,6 +398,7 @@ class SqliteStore(Store):
             self._note(merge="done", size=size, crc=crc, merged=merged, sync=True)
         else:
             self._note(merged=merged)
+        return int(frames)
 
     @contextmanager
     def _reporting(self, *, writing: bool = False) -> Iterator[None]:
