@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +38,19 @@ from .bundle import with_host
 from .directory import Record, RunDirectory
 from .inspection import Inspection
 from .reader import open_directory
-from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, create, refuse_version
+from .records import RunRecord
+from .schema import (
+    APPLICATION_ID,
+    SQLITE_ERRORS,
+    crc,
+    create,
+    is_unfinished,
+    refuse_version,
+    unfinished,
+)
 from .seen import SeenSet
 from .sweep import QUEUED
-from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, write
+from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, Bundle, take_in, write
 
 log = logging.getLogger("crawlkit.store")
 
@@ -99,6 +108,9 @@ class SqliteStore(Store):
 
     async def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102
         return await self._run(self._commit, checkpoint)
+
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:  # noqa: D102
+        await self._run(self._take_in, records, is_last)
 
     def reader(self) -> Reader:  # noqa: D102
         return open_directory(self.address)
@@ -193,6 +205,8 @@ class SqliteStore(Store):
             connection.execute("UPDATE progress SET commits = commits")
             connection.execute("ROLLBACK")
             self._check_progress(connection)
+            if is_unfinished(connection):
+                raise unfinished(self.address)
             QUEUED.restore(connection)
             self._seen = SeenSet()
         except BaseException as error:
@@ -349,6 +363,21 @@ class SqliteStore(Store):
             self._note(commits=written.commits)
         self._merge_log_if_long()
         return written.receipt
+
+    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+        with self._reporting(writing=True):
+            self._roll_back()
+            if not is_unfinished(self._db) and self._record.commits:
+                raise StoreError(
+                    f"there is a run in {self.address} already; import into another one"
+                )
+            self._seen.open(self._db)
+            self._db.execute("BEGIN IMMEDIATE")
+            commits = take_in(self._db, records, self._seen, is_last=is_last)
+            self._db.execute("COMMIT")
+        with contextlib.suppress(OSError):
+            self._note(commits=commits)
+        self._merge_log_if_long()
 
     def _refuse_if_gone(self) -> None:
         # SQLite would go on in files that have no name any more.
