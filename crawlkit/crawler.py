@@ -110,6 +110,8 @@ class Crawler(Hooks, Options):
             clock=self.clock,
             triggers=self.triggers,
             preemption=self.preemption,
+            mirror=self.mirror,
+            mirror_interval=self.mirror_interval,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key

@@ -88,6 +88,9 @@ class Job:
         triggers: Further sources of events from outside, see `Trigger`.
         preemption: The cloud whose notices of preemption are heeded: ``aws``, ``aws-rebalance``
             (its recommendations, too), ``gcp`` or ``azure``.
+        mirror: Where a copy of an embedded run is kept, from which another machine can go on: a
+            directory, or ``s3://bucket/path``.
+        mirror_interval: Seconds between two shipments to the mirror.
 
     Attributes:
         bus: Where events go through.
@@ -109,11 +112,17 @@ class Job:
         signals: bool = True,
         triggers: Iterable[Trigger] = (),
         preemption: Preemption | None = None,
+        mirror: str | None = None,
+        mirror_interval: float = 5.0,
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
         self.store = (
-            store if isinstance(store, Store) else open_store(str(store), durability=durability)
+            store
+            if isinstance(store, Store)
+            else open_store(
+                str(store), durability=durability, mirror=mirror, mirror_interval=mirror_interval
+            )
         )
         self.state = State()
         self._values = Values(self.store.document)
@@ -234,6 +243,7 @@ class Job:
         code = EXIT_FINISHED if finished else EXIT_UNFINISHED
         try:
             await self._save_at_last()
+            await self.store.ship(self._time_to_ship)
             await self.bus.emit(Exit(code), deadline=self._last_patience)
         finally:
             await self._watching.end(self._last_patience)
@@ -311,6 +321,11 @@ class Job:
     def _last_patience(self) -> float:
         """Seconds that listeners have once the work has ended."""
         return min(self.bus.deadline, self._reserve / 4)
+
+    @property
+    def _time_to_ship(self) -> float | None:
+        """Seconds that the last checkpoint has to get elsewhere; `None` where nobody waits."""
+        return None if self._reserve == inf else self.grace_left + self._reserve / 2
 
     @property
     def grace_left(self) -> float:

@@ -114,6 +114,9 @@ class Options:
     Migration:
         preemption: The cloud whose notices of preemption end the crawl in good order: ``aws``,
             ``aws-rebalance`` (already when it recommends to go), ``gcp`` or ``azure``.
+        mirror: Where a copy of the run is kept up to date, from which another machine can go on: a
+            directory, or ``s3://bucket/path`` (extra ``[s3]``).
+        mirror_interval: Seconds between two shipments to the mirror.
         triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
     """
 
@@ -183,6 +186,8 @@ class Options:
     store_patience: float = 30.0
 
     preemption: Preemption | None = None
+    mirror: str | None = None
+    mirror_interval: float = 5.0
     triggers: Iterable[Trigger] = ()
 
     _AT_LEAST: ClassVar[dict[str, float]] = {
@@ -207,6 +212,7 @@ class Options:
         "grace": 0,
         "lease": 0.5,
         "store_patience": 0,
+        "mirror_interval": 0.1,
         "session_pool_size": 1,
         "session_max_usage": 1,
     }

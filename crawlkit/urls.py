@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from threading import Lock
 from typing import TYPE_CHECKING, TextIO

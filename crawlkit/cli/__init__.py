@@ -21,6 +21,8 @@ main = Verbs(
         "failed": "failed",
         "state": "state",
         "check": "state",
+        "export": "move",
+        "import": "move",
         "cache": "cache",
         "new": "new",
         "shell": "shell",

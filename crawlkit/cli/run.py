@@ -91,6 +91,11 @@ def _complete_option(
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
 @click.option(
+    "--mirror",
+    metavar="ADDRESS",
+    help="Keep a copy of the run in a directory or s3://bucket/path, and go on from there.",
+)
+@click.option(
     "--preemption",
     type=click.Choice(["aws", "aws-rebalance", "gcp", "azure"]),
     help="Listen to the preemption notices of this cloud.",

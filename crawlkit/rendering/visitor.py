@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cookies import Cookie
 from ..sessions import Session
-from ..urls import read_suffixes, suffixes_are_read
+from ..urls import knows_suffixes, read_suffixes
 from .browser import Browser
 from .guard import Access
 
@@ -69,7 +69,7 @@ class Visitor:
 
     async def give_cookies(self) -> None:
         """Bring what changed in the browser's cookies into the session."""
-        if not suffixes_are_read():
+        if not knows_suffixes():
             await asyncio.to_thread(read_suffixes)
         theirs = await self._look()
         # From here on nothing is waited for: other visits of this session do the same.
