@@ -173,6 +173,7 @@ class Crawler(Hooks, Options):
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+            self._parts.close()
         if self._parts.late_output is not None and not self.job.is_migrating:
             await export_stored(self.job.store.reader, self._parts.late_output)
             self.is_output_written = True

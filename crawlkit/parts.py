@@ -37,6 +37,7 @@ from .sitemaps import MAX_SIZE, PIECE
 from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
+from .warc import WarcWriter
 
 
 class Parts:
@@ -100,6 +101,18 @@ class Parts:
             headers={"User-Agent": options.user_agent, **options.headers},
             clock=clock,
         )
+        self.warc: WarcWriter | None = None
+        if options.warc is not None:
+            self.warc = job.persist(
+                "warc",
+                WarcWriter(
+                    options.warc,
+                    save=job.try_checkpoint,
+                    clock=clock,
+                    max_size=options.warc_size,
+                ),
+            )
+            job.on("persistState", self.warc.settle)
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
@@ -112,6 +125,7 @@ class Parts:
                 proxies=proxies,
                 credentials=Credentials(options.auth) if options.auth else None,
                 cache=self.page_cache,
+                recorder=self.warc,
                 clock=clock,
             ),
             partial(_browser, options, limits, proxies),
@@ -154,6 +168,11 @@ class Parts:
             self.statistics,
             job.settle,
         )
+
+    def close(self) -> None:
+        """Give back what the last checkpoint still needed."""
+        if self.warc is not None:
+            self.warc.close()
 
 
 def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:

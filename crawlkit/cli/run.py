@@ -56,6 +56,7 @@ def _ready_to_go() -> Iterator[None]:
     metavar="FILE",
     help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
+@click.option("--warc", metavar="PATH", help="Keep all that is fetched as WARC, in PATH-*.warc.gz.")
 @click.option(
     "--set",
     "settings",
