@@ -161,6 +161,7 @@ class Crawler(Hooks, Options):
                 statistics = self.statistics
                 done = statistics.requests_finished + statistics.requests_failed
                 self.queue.budget = self.max_pages - done
+            await self._parts.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
@@ -173,7 +174,7 @@ class Crawler(Hooks, Options):
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
-            self._parts.close()
+            await self._parts.close()
         if self._parts.late_output is not None and not self.job.is_migrating:
             await export_stored(self.job.store.reader, self._parts.late_output)
             self.is_output_written = True

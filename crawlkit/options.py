@@ -101,6 +101,11 @@ class Options:
             the end of their names.
         warc_size: Bytes after which its next file is begun.
 
+    Watching:
+        metrics: Where the statistics are served for Prometheus while the crawl runs,
+            ``[HOST:]PORT``; on loopback where there is no host.
+        traces: Whether each request is a span of OpenTelemetry.
+
     Durability:
         persist_interval: Seconds between checkpoints.
         grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
@@ -168,6 +173,9 @@ class Options:
     output: str | None = None
     warc: str | None = None
     warc_size: int = 10**9
+
+    metrics: str | None = None
+    traces: bool = False
 
     persist_interval: float = 1.0
     grace: float = 10.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .cache import PageCache
 from .capacity import Capacity
@@ -19,6 +20,7 @@ from .http.credentials import Credentials
 from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
+from .metrics import metrics_text
 from .options import Options
 from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
@@ -37,7 +39,11 @@ from .sitemaps import MAX_SIZE, PIECE
 from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
+from .tracing import TracingFetcher
 from .warc import WarcWriter
+
+if TYPE_CHECKING:
+    from .metricsserver import MetricsServer
 
 
 class Parts:
@@ -116,7 +122,7 @@ class Parts:
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
-        self.fetcher = RenderingFetcher(
+        self.fetcher: Fetcher = RenderingFetcher(
             AiohttpFetcher(
                 limits=limits,
                 user_agent=options.user_agent,
@@ -132,6 +138,16 @@ class Parts:
             render=options.render,
             cache=self.page_cache,
         )
+        if options.traces:
+            self.fetcher = TracingFetcher(self.fetcher, options.name)
+        self.metrics: MetricsServer | None = None
+        if options.metrics is not None:
+            # Imported here, since few crawls serve anything.
+            from .metricsserver import MetricsServer
+
+            self.metrics = MetricsServer(
+                options.metrics, partial(metrics_text, self.statistics, {"crawler": options.name})
+            )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
             "robots", Robots(clock, user_agent=options.user_agent, read=job.store.document)
@@ -169,10 +185,17 @@ class Parts:
             job.settle,
         )
 
-    def close(self) -> None:
-        """Give back what the last checkpoint still needed."""
+    async def open(self) -> None:
+        """Begin what goes on beside the crawl."""
+        if self.metrics is not None:
+            await self.metrics.open()
+
+    async def close(self) -> None:
+        """Give back what was needed up to the last checkpoint."""
         if self.warc is not None:
             self.warc.close()
+        if self.metrics is not None:
+            await self.metrics.close()
 
 
 def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:

@@ -104,6 +104,11 @@ class Samples:
         """The samples, the oldest first."""
         return [Sample(isoformat(row[0]), *row[1:]) for row in self._kept.rows]
 
+    def last(self) -> Sample | None:
+        """The latest, if there is one."""
+        rows = self._kept.rows
+        return Sample(isoformat(rows[-1][0]), *rows[-1][1:]) if rows else None
+
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""
         self._kept = saved.load(_Kept(), key="samples", type=_Kept)

@@ -58,6 +58,12 @@ def _ready_to_go() -> Iterator[None]:
 )
 @click.option("--warc", metavar="PATH", help="Keep all that is fetched as WARC, in PATH-*.warc.gz.")
 @click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve the statistics for Prometheus while the crawl runs; on loopback by default.",
+)
+@click.option("--traces", is_flag=True, default=None, help="Trace requests with OpenTelemetry.")
+@click.option(
     "--set",
     "settings",
     metavar="NAME=VALUE",
