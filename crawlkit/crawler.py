@@ -420,7 +420,9 @@ class Crawler(Hooks, Options):
 
     def _skip(self, request: Request, reason: str, page: Page) -> None:
         self.statistics.skipped(reason)
-        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now()))
+        rule = str(self.max_depth) if reason == "max_depth" else ""
+        rule = rule or self._parts.scope.told(reason, request.url)
+        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now(), rule))
         self.job.tell(RequestSkipped(request.url, reason))
 
     def _drop(self, lease: Lease, reason: str, detail: str) -> None:

@@ -22,6 +22,7 @@ from .response import Response
 from .sessions import Session
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
+_OTLP = "OTEL_EXPORTER_OTLP"
 _SERVICE = "OTEL_SERVICE_NAME"
 _KNOWN = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
@@ -132,6 +133,15 @@ def _answered(response: Response) -> dict[str, str | int]:
     return attributes
 
 
+def exporters(wanted: str) -> tuple[str, ...]:
+    """The names under which packages may have the exporter that is wanted, the best one first."""
+    if wanted != "otlp":
+        return (wanted,)
+    protocol = os.environ.get(f"{_OTLP}_TRACES_PROTOCOL") or os.environ.get(f"{_OTLP}_PROTOCOL")
+    http, grpc = ("otlp_proto_http",), ("otlp_proto_grpc", "otlp")
+    return grpc + http if protocol == "grpc" else http + grpc
+
+
 def _provider(name: str) -> Any:
     """A provider that sends spans to where the environment says.
 
@@ -147,13 +157,14 @@ def _provider(name: str) -> Any:
             "traces need the SDK of OpenTelemetry; install it with pip install 'crawlkit[otel]'"
         ) from None
     wanted = os.environ.get(_EXPORTER) or "otlp"
-    found = list(entry_points(group="opentelemetry_traces_exporter", name=wanted))
-    if not found:
+    known = {each.name: each for each in entry_points(group="opentelemetry_traces_exporter")}
+    found = next((known[name] for name in exporters(wanted) if name in known), None)
+    if found is None:
         raise OptionError(
             f"traces have no exporter {wanted!r} to go to; install it, as with pip install "
-            f"opentelemetry-exporter-otlp, or set {_EXPORTER}=console"
+            f"opentelemetry-exporter-otlp-proto-http, or set {_EXPORTER}=console"
         )
     own = {} if os.environ.get(_SERVICE) else {"service.name": name}
     provider = TracerProvider(resource=Resource.create(own))
-    provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
+    provider.add_span_processor(BatchSpanProcessor(found.load()()))
     return provider

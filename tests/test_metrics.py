@@ -24,7 +24,7 @@ from crawlkit.response import Response
 from crawlkit.sessions import Session
 from crawlkit.statistics import Statistics
 from crawlkit.testing import FakeFetcher, Site
-from crawlkit.tracing import TracingFetcher
+from crawlkit.tracing import TracingFetcher, exporters
 
 from .test_statistics import START, Books, busy
 
@@ -231,6 +231,15 @@ def test_spans_go_to_where_the_environment_says(
     assert done.stdout.count('"http.response.status_code": 200') == 2
     assert '"service.name": "shop"' in done.stdout
     assert all("traceparent" not in map(str.lower, hit.headers) for hit in site.requests)
+
+
+def test_otlp_is_whichever_of_its_packages_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", raising=False)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL", raising=False)
+    assert exporters("otlp")[0] == "otlp_proto_http"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert exporters("otlp")[0] == "otlp_proto_grpc"
+    assert exporters("console") == ("console",)
 
 
 def test_an_exporter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
