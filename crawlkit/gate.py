@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from .checkpoint import Lease
 from .clock import Clock
 from .errors import FetchError, RobotsError
+from .http.hops import origin_of
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.throttle import Throttle
@@ -77,11 +78,11 @@ class Gate:
         """
         request, budgets = lease.request, self._budgets
         if budgets.is_limited and (limit := await budgets.take(lease.host, request.url)):
-            return limit, ""
+            return limit, budgets.told(limit, lease.host, request.url)
         # From here on it is held against its budgets, until `ended` says how it went.
         if self._robots is not None and (line := await self._robots_line(request, request.url)):
             self.ended(lease, has_outcome=False)
-            return "robots", line
+            return "robots", f"{line} of {origin_of(request.url)}/robots.txt"
         return None
 
     def ended(self, lease: Lease, *, has_outcome: bool) -> None:

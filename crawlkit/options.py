@@ -101,6 +101,14 @@ class Options:
         output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
             and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
             a stop by SIGTERM or because the machine is about to go.
+        warc: A path under which all that is fetched is kept as WARC: that of the files, but for
+            the end of their names.
+        warc_size: Bytes after which its next file is begun.
+
+    Watching:
+        metrics: Where the statistics are served for Prometheus while the crawl runs,
+            ``[HOST:]PORT``; on loopback where there is no host.
+        traces: Whether each request is a span of OpenTelemetry.
 
     Durability:
         persist_interval: Seconds between checkpoints.
@@ -177,6 +185,11 @@ class Options:
 
     item_type: Any = None
     output: str | None = None
+    warc: str | None = None
+    warc_size: int = 10**9
+
+    metrics: str | None = None
+    traces: bool = False
 
     persist_interval: float = 1.0
     grace: float = 10.0
@@ -206,6 +219,7 @@ class Options:
         "max_elements": 1,
         "cache_size": 1,
         "render_pages": 1,
+        "warc_size": 1,
         "timeout": 0.001,
         "idle_timeout": 0.001,
         "persist_interval": 0.01,

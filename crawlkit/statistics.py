@@ -7,9 +7,9 @@ and after kill -9 the numbers are those of the last checkpoint, as are the queue
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -574,6 +574,12 @@ class Statistics:
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
 
+    def histogram(
+        self, outcome: Literal["finished", "failed"], bounds: Sequence[float]
+    ) -> tuple[list[int], int, float]:
+        """Durations of requests with this outcome: see `Sketch.histogram`."""
+        return (self._finished if outcome == "finished" else self._failed).histogram(bounds)
+
     @property
     def by_life(self) -> list[LifeStatistics]:  # noqa: D102
         return self._lives.all(self._totals(), self._life.started_at)
@@ -581,6 +587,11 @@ class Statistics:
     @property
     def samples(self) -> list[Sample]:  # noqa: D102
         return self._samples.all()
+
+    @property
+    def last_sample(self) -> Sample | None:
+        """The latest of the `samples`, if there is one."""
+        return self._samples.last()
 
     @cached_property
     def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102

@@ -76,6 +76,13 @@ def _complete_option(
     metavar="FILE",
     help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
+@click.option("--warc", metavar="PATH", help="Keep all that is fetched as WARC, in PATH-*.warc.gz.")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve the statistics for Prometheus while the crawl runs; on loopback by default.",
+)
+@click.option("--traces", is_flag=True, default=None, help="Trace requests with OpenTelemetry.")
 @click.option(
     "--set",
     "settings",
