@@ -70,6 +70,11 @@ def _ready_to_go() -> Iterator[None]:
 @click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
 )
+@click.option(
+    "--dashboard",
+    metavar="[HOST:]PORT",
+    help="Serve a live page meanwhile, for this machine unless a host is named; 0 is a free port.",
+)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -87,6 +92,7 @@ def run(
     yes: bool,
     settings: tuple[str, ...],
     offline: bool,
+    dashboard: str | None,
     no_progress: bool,
     log_level: str,
     **given: Any,
@@ -98,6 +104,7 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
+    from .dashboard import Watched
     from .progress import progress_of
     from .target import load_target
 
@@ -124,8 +131,11 @@ def run(
             datefmt="%H:%M:%S",
             stream=sys.stderr,
         )
-        code = run_crawler(crawler, fresh=fresh)
-    again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
+        watched = crawler if dashboard is None else Watched(crawler, dashboard)
+        code = run_crawler(watched, fresh=fresh)
+    again = _command(
+        target, *urls, **given, store=store, set=settings, offline=offline, dashboard=dashboard
+    )
     click.echo("\n".join(_closing(crawler, address, code, again)))
     if code != 0:
         _leave_threads_behind(code)

@@ -151,7 +151,8 @@ class SqliteReader(Reader):
         self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
     ) -> Iterator[Outcome]:
         # In the order of the table, and of the index on those that were not handled.
-        query, values = f"{_OUTCOME} WHERE o.outcome = ?", [outcome]
+        query = f"{_OUTCOME} WHERE o.outcome = ?"
+        values: list[Any] = [outcome]
         if host is not None:
             query += f" AND o.host = {_HOST}"
             values.append(host)
