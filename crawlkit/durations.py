@@ -8,6 +8,7 @@ were divided among workers and lives, and the memory does not depend on how many
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, log
 
 import msgspec
@@ -69,6 +70,24 @@ class Sketch:
         if seconds > self._most:
             self._most = seconds
 
+    def buckets(self) -> dict[int, int]:
+        """How many there are in each bucket, to be given to `since` later."""
+        return self._buckets.copy()
+
+    def since(self, buckets: Mapping[int, int]) -> Sketch:
+        """What was counted since the `buckets` were these."""
+        sketch = Sketch()
+        counts = ((bucket, n - buckets.get(bucket, 0)) for bucket, n in self._buckets.items())
+        sketch._buckets = {bucket: n for bucket, n in counts if n > 0}
+        # Of which were the shortest and the longest nothing is known.
+        sketch._least, sketch._most = 0.0, float("inf")
+        return sketch
+
+    def quantile(self, share: float) -> float | None:
+        """The duration that `share` of them take at most; ``None`` where there are none."""
+        buckets = sorted((bucket, n) for bucket, n in self._buckets.items() if n > 0)
+        return self._quantile(share, buckets, sum(n for _, n in buckets)) if buckets else None
+
     def take_back(self, seconds: float) -> None:
         """Uncount one duration. The shortest and the longest stay what they were."""
         bucket = _bucket_of(seconds)
@@ -84,13 +103,7 @@ class Sketch:
             return Durations()
 
         def quantile(share: float) -> float:
-            rank = share * (total - 1)
-            reached = 0
-            for bucket, n in buckets:
-                reached += n
-                if reached > rank:
-                    return min(max(_middle(bucket), self._least), self._most)
-            return self._most
+            return self._quantile(share, buckets, total)
 
         return Durations(
             count=total,
@@ -103,21 +116,15 @@ class Sketch:
             p99=quantile(0.99),
         )
 
-    def mark(self) -> dict[int, int]:
-        """What was counted so far, for `since`."""
-        return self._buckets.copy()
-
-    def since(self, mark: dict[int, int]) -> Durations:
-        """What was counted since `mark`; its least, mean and most are as exact as quantiles are."""
-        later = Sketch()
-        for bucket, n in self._buckets.items():
-            if (more := n - mark.get(bucket, 0)) > 0:
-                seconds = _middle(bucket)
-                later._buckets[bucket] = more
-                later._sum += more * seconds
-                later._least = min(later._least, seconds)
-                later._most = max(later._most, seconds)
-        return later.summary()
+    def _quantile(self, share: float, buckets: list[tuple[int, int]], total: int) -> float:
+        rank = share * (total - 1)
+        reached = 0
+        for bucket, n in buckets:
+            reached += n
+            if reached > rank:
+                # The point of the bucket from which both its ends are equally far, relatively.
+                return min(max(2 * _GAMMA**bucket / (_GAMMA + 1), self._least), self._most)
+        return self._most
 
     # -- as counters ----------------------------------------------------------------------------
 
@@ -146,11 +153,6 @@ class Sketch:
             self._most = value
         else:
             self._buckets[int(name.removeprefix("bucket/"))] = int(value)
-
-
-def _middle(bucket: int) -> float:
-    """The point of the bucket from which both its ends are equally far, relatively."""
-    return 2 * _GAMMA**bucket / (_GAMMA + 1)
 
 
 def _bucket_of(seconds: float) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path, PurePath
 from types import FrameType
+from typing import TypeAlias
 
 import msgspec
 
@@ -24,7 +25,11 @@ EXAMPLES = 5
 """URLs that are kept with a group."""
 
 _LONGEST = 400
-_OTHER = ("other", "", f"errors that fit none of the first {GROUPS} groups")
+
+GroupKey: TypeAlias = tuple[str, str, str]
+"""What makes two errors alike: kind, place and masked message, as in `ErrorGroup.key`."""
+
+_OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} groups")
 
 _CRAWLKIT = str(Path(__file__).parent)
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
@@ -121,7 +126,7 @@ class ErrorGroups:
         return [ErrorStatistics.of(group) for group in groups]
 
 
-def group_id(key: tuple[str, str, str]) -> str:
+def group_id(key: GroupKey) -> str:
     """What a group of errors is called in commands."""
     return blake2b("\0".join(key).encode("utf-8", "replace"), digest_size=4).hexdigest()
 
@@ -129,10 +134,11 @@ def group_id(key: tuple[str, str, str]) -> str:
 _NAMED = re.compile(r" \[([0-9a-f]{8})\]$").search
 
 
-def group_of_failure(failure: Outcome) -> str | None:
-    """The id of the group that a failed request's error was counted in, where that was kept."""
-    found = _NAMED(failure.detail or "")
-    return None if found is None else found[1]
+def without_group(detail: str | None) -> tuple[str, str | None]:
+    """The two that `with_group` has put together; without the second in runs that had none."""
+    detail = detail or ""
+    found = _NAMED(detail)
+    return (detail, None) if found is None else (detail[: found.start()], found[1])
 
 
 def _empty(key: tuple[str, str, str], now: float) -> ErrorGroup:

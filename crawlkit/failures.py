@@ -10,7 +10,7 @@ import msgspec
 
 from .checkpoint import Checkpoint, Outcome, Pending, Saved
 from .clock import Clock
-from .errorgroups import ErrorStatistics, group_of_failure, message_of_failure
+from .errorgroups import ErrorStatistics, message_of_failure, without_group
 from .errors import UsageError, printable
 from .job import Job
 from .queue import RequestQueue
@@ -54,8 +54,9 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _fits_group(self, failure: Outcome) -> bool:
-        if self.group is not None and (group := group_of_failure(failure)):
-            return group == self.group
+        kept = without_group(failure.detail)[1]
+        if self.group is not None and kept is not None:
+            return kept == self.group
         return self.message is None or printable(self.message) == message_of_failure(failure)
 
     def of_group(self, id: str, groups: Iterable[ErrorStatistics]) -> Which:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import repeat
+from typing import Any
 
 import msgspec
 
 from .checkpoint import Checkpoint, Saved
 from .clock import isoformat
+from .durations import Sketch
 
 SAMPLES = 512
 """Samples that are kept; when there are more, every second one is dropped."""
@@ -29,9 +29,10 @@ class Sample(msgspec.Struct, frozen=True):
         items: Items saved so far.
         bytes: Bytes of bodies received so far.
         memory: Bytes of resident memory of the process.
-        p50: Seconds that half of the requests took at most which were handled in the second before;
-            ``None`` where there were none.
-        p95: The same of 95 in 100.
+        p50: Seconds that half of the requests which were handled since the sample before took at
+            most, fetching included; ``None`` where there were none. When samples are dropped, this
+            remains what it was in those that stay.
+        p95: The same for 95 in 100.
     """
 
     time: str | None
@@ -47,22 +48,22 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct):
-    """The document: a sample is the fields of `Sample` in their order, its time in Unix seconds.
-
-    `latencies` has `p50` and `p95` of the last rows; rows of an older version have none.
-    """
+    """The document: a sample is the fields of `Sample` in their order, its time in Unix seconds."""
 
     interval: float = INTERVAL
-    rows: list[tuple[float, int, int, int, int, int, int, int]] = msgspec.field(
-        default_factory=list
-    )
-    latencies: list[tuple[float | None, float | None]] = msgspec.field(default_factory=list)
+    # In runs of before there was `p50` they end sooner.
+    rows: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
 
 
 class Samples:
-    """The samples of a run, evenly spaced over all its lives."""
+    """The samples of a run, evenly spaced over all its lives.
+
+    Attributes:
+        buckets: The durations of handled requests as they were counted at the last sample.
+    """
 
     def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
         self._kept = _Kept()
         self._is_changed = False
 
@@ -72,7 +73,7 @@ class Samples:
             return True
         # A tick may come a little early. And a clock that was set back between two lives must not
         # silence the samples until it has caught up.
-        passed = now - self._kept.rows[-1][0]
+        passed: float = now - self._kept.rows[-1][0]
         return passed < 0 or passed >= self._kept.interval - INTERVAL / 2
 
     def add(
@@ -85,30 +86,23 @@ class Samples:
         items: int,
         bytes: int,
         memory: int,
-        p50: float | None = None,
-        p95: float | None = None,
+        durations: Sketch,
     ) -> None:
-        """Keep one; the arguments are those of `Sample`, `now` is Unix time."""
+        """Keep one; the arguments are those of `Sample`, `now` is Unix time.
+
+        Of the requests that were handled since the one before there are the `durations`.
+        """
         kept = self._kept
         if len(kept.rows) >= SAMPLES:
-            kept.latencies = list(self._latencies())[::2]
             kept.rows = kept.rows[::2]
             kept.interval *= 2
-        kept.rows.append((now, finished, failed, pending, in_flight, items, bytes, memory))
-        kept.latencies.append((p50, p95))
+        counts = (finished, failed, pending, in_flight, items, bytes, memory)
+        kept.rows.append((now, *counts, durations.quantile(0.5), durations.quantile(0.95)))
         self._is_changed = True
 
     def all(self) -> list[Sample]:
         """The samples, the oldest first."""
-        return [
-            Sample(isoformat(row[0]), *row[1:], *latency)
-            for row, latency in zip(self._kept.rows, self._latencies(), strict=True)
-        ]
-
-    def _latencies(self) -> Iterator[tuple[float | None, float | None]]:
-        kept = self._kept
-        yield from repeat((None, None), len(kept.rows) - len(kept.latencies))
-        yield from kept.latencies
+        return [Sample(isoformat(row[0]), *row[1:]) for row in self._kept.rows]
 
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""

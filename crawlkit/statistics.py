@@ -229,7 +229,6 @@ class Statistics:
         self._running_since: float | None = None
         self._life = _Life()
         self._samples = Samples()
-        self._sampled = self.mark_durations()
 
         self._collected = _Counters({}, {}, {})
         self._collected_life = _Life()
@@ -334,7 +333,6 @@ class Statistics:
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
-        lately, self._sampled = self.durations_since(self._sampled), self.mark_durations()
         if self._samples.wants(now):
             self._samples.add(
                 now,
@@ -345,9 +343,9 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
-                lately.p50,
-                lately.p95,
+                self._finished.since(self._samples.buckets),
             )
+            self._samples.buckets = self._finished.buckets()
 
     # -- failed requests that somebody has looked at ---------------------------------------------
 
@@ -401,7 +399,7 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
-        self._sampled = self.mark_durations()
+        self._samples.buckets = self._finished.buckets()
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
@@ -473,12 +471,12 @@ class Statistics:
         return self._finished.summary()
 
     def mark_durations(self) -> dict[int, int]:
-        """What `durations_since` counts from; also from one object to a later one of the run."""
-        return self._finished.mark()
+        """What `quantile_since` counts from; also from one object to a later one of the run."""
+        return self._finished.buckets()
 
-    def durations_since(self, mark: dict[int, int]) -> Durations:
-        """Seconds that requests took which were finished since `mark_durations`."""
-        return self._finished.since(mark)
+    def quantile_since(self, mark: dict[int, int], share: float) -> float | None:
+        """Seconds that `share` of the requests took at most, finished since `mark_durations`."""
+        return self._finished.since(mark).quantile(share)
 
     @property
     def duration_failed(self) -> Durations:  # noqa: D102

@@ -28,7 +28,7 @@ from crawlkit.durations import ACCURACY, Sketch
 from crawlkit.errorgroups import GROUPS, message_of, place_of
 from crawlkit.errors import StatusError, UrlError
 from crawlkit.request import Request
-from crawlkit.samples import SAMPLES, Samples
+from crawlkit.samples import SAMPLES
 from crawlkit.statistics import Statistics, tallies
 from crawlkit.stores.base import Receipt
 from crawlkit.stores.memory import MemoryStore
@@ -396,17 +396,6 @@ def test_samples_tell_how_long_the_requests_of_their_second_took() -> None:
     assert found[0] == (None, None)
     assert found[1] == (pytest.approx(0.1, rel=0.02), pytest.approx(0.1, rel=0.02))
     assert found[2] == (pytest.approx(2.0, rel=0.02), pytest.approx(2.0, rel=0.02))
-
-
-def test_samples_of_an_older_version_have_no_latency() -> None:
-    kept = b'{"interval":1.0,"rows":[[1700000000.0,1,0,0,0,0,0,1]]}'
-    samples = Samples()
-    samples.restore(Saved("statistics", Snapshot({"statistics/samples": Document(1, kept)})))
-    samples.add(START + 1, 2, 0, 0, 0, 0, 0, 1, 0.5, 0.6)
-    assert [sample.p50 for sample in samples.all()] == [None, 0.5]
-    for second in range(2, SAMPLES + 2):
-        samples.add(START + second, second, 0, 0, 0, 0, 0, 1, float(second), 1.0)
-    assert all(s.p50 in (None, 0.5, float(s.finished)) for s in samples.all())
 
 
 def test_samples_go_on_after_the_clock_was_set_back_between_two_lives() -> None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .. import failures
-from ..checkpoint import Outcome
-from ..clock import isoformat
+from ..checkpoint import Checkpoint, Outcome, Pending, Saved
+from ..clock import Clock, isoformat
 from ..errors import UsageError, printable
-from ..failures import Which
-from ..run import open_run
+from ..request import Request
+from ..run import Run, open_run
+from ..statistics import Statistics
+from ..stores import open_store
 from ..urls import canonical
 from .output import plural, print_json_list
 from .verbs import VerbGroup, json_option, run_argument
 
+if TYPE_CHECKING:
+    from ..stores.base import Store
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+BATCH = 2000
+"""Requests that are put back or dropped in one transaction."""
 
 
 def _filters(function: F) -> F:
@@ -47,8 +55,7 @@ def failed(context: click.Context, address: str) -> None:
 def ls(context: click.Context, /, as_json: bool, **filters: str | None) -> None:
     """List them, with their errors."""
     with open_run(context.meta["address"]) as run:
-        which = _which(**filters)
-        outcomes = filter(which.fits, run.requests("failed", host=which.host))
+        outcomes = _failed(run, **filters)
         if as_json:
             print_json_list(map(_as_dict, outcomes))
             return
@@ -66,7 +73,7 @@ def ls(context: click.Context, /, as_json: bool, **filters: str | None) -> None:
 def retry(context: click.Context, /, **filters: str | None) -> None:
     """Put them back into the queue, for the next 'crawlkit run', with all their retries."""
     address = context.meta["address"]
-    count = _resolve(address, failures.put_back, filters)
+    count = asyncio.run(_resolve(address, _put_back, filters))
     click.echo(f"{plural(count, 'request')} put back into the queue of {address}")
 
 
@@ -82,18 +89,49 @@ def drop(context: click.Context, /, is_all: bool, **filters: str | None) -> None
             "or use --all"
         )
     address = context.meta["address"]
-    count = _resolve(address, failures.drop, filters)
+    count = asyncio.run(_resolve(address, _drop, filters))
     click.echo(f"{plural(count, 'request')} of {address} dropped")
 
 
-def _resolve(address: str, decide: failures.Decide, filters: dict[str, str | None]) -> int:
-    with open_run(address):  # where there is no run, none is made
-        return asyncio.run(failures.resolve(address, _which(**filters), decide))
+# -- decisions --------------------------------------------------------------------------------
 
 
-def _which(*, error: str | None, handler: str | None, host: str | None, url: str | None) -> Which:
+def _failed(
+    run: Run, *, error: str | None, handler: str | None, host: str | None, url: str | None
+) -> Iterator[Outcome]:
     wanted = None if url is None else canonical(url)
-    return Which(error=error, handler=handler, host=host, url=wanted)
+    for outcome in run.requests("failed", host=host):
+        if (
+            error in (None, outcome.error)
+            and handler in (None, outcome.handler)
+            and wanted in (None, outcome.url)
+        ):
+            yield outcome
+
+
+def _put_back(outcome: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
+    request = outcome.request or Request(outcome.url, outcome.handler or "parse")
+    identity = (outcome.host, outcome.fingerprint)
+    checkpoint.forget.append(identity)
+    checkpoint.again.append(
+        Pending(request.replace(retry_count=0), outcome.fingerprint, outcome.host)
+    )
+    statistics.put_back(outcome)
+
+
+def _drop(outcome: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
+    checkpoint.outcomes.append(
+        Outcome(
+            outcome="skipped",
+            url=outcome.url,
+            fingerprint=outcome.fingerprint,
+            host=outcome.host,
+            at=checkpoint.at,
+            handler=outcome.handler,
+            detail="dropped",
+        )
+    )
+    statistics.drop(outcome)
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
@@ -107,3 +145,38 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "duration": outcome.duration,
         "retries": outcome.retries,
     }
+
+
+# -- the store --------------------------------------------------------------------------------
+
+Decide = Callable[[Outcome, Checkpoint, Statistics], None]
+
+
+async def _resolve(address: str, decide: Decide, filters: dict[str, str | None]) -> int:
+    """Decide about each failed request; how many there were."""
+    with open_run(address) as run:
+        store = open_store(address)
+        await store.open()  # refused while a crawl is writing
+        try:
+            statistics = Statistics()
+            statistics.restore(Saved("statistics", await store.load()))
+            statistics.in_flight = 0
+            count = 0
+            outcomes = _failed(run, **filters)
+            while batch := list(islice(outcomes, BATCH)):
+                await _commit(store, batch, statistics, decide)
+                count += len(batch)
+            return count
+        finally:
+            await store.close()
+
+
+async def _commit(
+    store: Store, batch: list[Outcome], statistics: Statistics, decide: Decide
+) -> None:
+    checkpoint = Checkpoint(at=Clock().now())
+    for outcome in batch:
+        decide(outcome, checkpoint, statistics)
+    with checkpoint.of("statistics"):
+        statistics.collect(checkpoint)
+    await store.commit(checkpoint)

@@ -126,6 +126,11 @@ class Source(ABC):
         }
 
 
+def _quantiles(statistics: Statistics, mark: dict[int, int]) -> tuple[float | None, float | None]:
+    """Half of the requests since `mark` took at most so many seconds, and 95 of 100."""
+    return statistics.quantile_since(mark, 0.5), statistics.quantile_since(mark, 0.95)
+
+
 def specimens_of(run: Run) -> dict[str, Any]:
     """The groups of errors of which the run keeps a response, by id."""
     known = run.saved("specimens", {}) if hasattr(run, "specimen") else {}
@@ -209,9 +214,8 @@ class CrawlSource(Source):
 
     def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.crawler.statistics
-        lately = statistics.durations_since(self._mark)
+        self._lately = _quantiles(statistics, self._mark)
         self._mark = statistics.mark_durations()
-        self._lately = (lately.p50, lately.p95)
         self._system = info
 
     # -- what can be done ---------------------------------------------------------------------
@@ -270,7 +274,7 @@ class RunSource(Source):
             holder = run.holder
             statistics = run.statistics
             mark = statistics.mark_durations()
-            lately = statistics.durations_since(self._marks.get(view, mark))
+            p50, p95 = _quantiles(statistics, self._marks.get(view, mark))
             self._marks[view] = mark
             samples = statistics.samples
             found: dict[str, Any] = {
@@ -278,8 +282,8 @@ class RunSource(Source):
                 "state": _state(statistics, holder),
                 "holder": holder,
                 **views.numbers(statistics),
-                "p50": lately.p50,
-                "p95": lately.p95,
+                "p50": p50,
+                "p95": p95,
                 "memory": samples[-1].memory if samples and holder else None,
             }
             if whole and view in ("overview", ALL):

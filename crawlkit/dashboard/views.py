@@ -15,7 +15,7 @@ import msgspec
 
 from ..checkpoint import Outcome
 from ..clock import isoformat
-from ..errorgroups import ErrorStatistics, group_of_failure
+from ..errorgroups import ErrorStatistics, without_group
 from ..errors import UsageError, printable
 from ..politeness.throttle import HeldBack
 from ..run import Run
@@ -151,9 +151,8 @@ def errors(groups: Iterable[ErrorStatistics], specimens: Mapping[str, Any]) -> l
 def request(outcome: Outcome) -> dict[str, Any]:
     """What became of one request, or why it waits."""
     is_done = outcome.outcome not in ("pending", "in_flight")
-    detail = outcome.detail or ""
-    if outcome.outcome == "failed" and (group := group_of_failure(outcome)):
-        detail = detail.removesuffix(f" [{group}]")
+    is_failed = outcome.outcome == "failed"
+    detail = without_group(outcome.detail)[0] if is_failed else outcome.detail or ""
     return {
         "outcome": outcome.outcome,
         "url": shown(outcome.url),
