@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
@@ -399,7 +405,13 @@ async def test_a_saved_response_is_text_or_a_page_that_can_do_nothing(
     monkeypatch.setattr(
         Run, "specimen", lambda self, key: kept if key == "abcd" else None, raising=False
     )
+    (group,) = open_run(address).errors()
+    monkeypatch.setattr(Run, "saved", lambda self, name, default=None: {group.id: True})
     async with served(RunSource(str(address))) as client:
+        _, pulse = await anext(client.news("errors"))
+        assert [(error["specimen"], error["picture"]) for error in pulse["errors"]] == [
+            (True, True)
+        ]
         status, text, headers = await client.get("/specimen/abcd")
         assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
         assert text == (
@@ -607,6 +619,44 @@ def test_run_has_a_live_page_with_dashboard(
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("crawlkit: --dashboard cannot be 'x'")
+
+
+def test_dashboard_serves_a_run_until_it_is_told_to_stop(address: Path) -> None:
+    command = [sys.executable, "-m", "crawlkit", "dashboard", str(address)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        assert url is not None
+        with urlopen(f"{url[0]}api/start") as answer:
+            assert json.load(answer)["name"] == "shop"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    result = CliRunner().invoke(main, ["dashboard", "runs/none"])
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_a_crawl_that_is_told_to_go_does_not_wait_for_its_viewers(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from crawlkit import Crawler\nclass Shop(Crawler):\n    async def parse(self, page): ...\n"
+    )
+    with Site() as site:
+        site.add_page("/", delay=60)
+        site.add_page("/robots.txt", "", headers={"Content-Type": "text/plain"})
+        command = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/")]
+        command += ["--dashboard", "0", "--grace", "0.5", "--no-progress"]
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            lines = (line for line in process.stdout if "live page" in line)
+            url = next(lines).partition("live page:   ")[2].strip()
+            with urlopen(f"{url}api/events?view=overview") as news:
+                assert news.readline() == b"event: pulse\n"
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                # It reads nothing more: the process ends nevertheless, and in time.
+                assert process.wait(10) == 75
+                assert time.monotonic() - began < 5
 
 
 def test_the_charts_are_those_that_uplot_has_published() -> None:

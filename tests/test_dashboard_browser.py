@@ -7,12 +7,13 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
-from crawlkit import Crawler, Page, open_run
+from crawlkit import Crawler, Page, Run, open_run
 from crawlkit.dashboard.report import write_report
 from crawlkit.dashboard.server import CrawlSource, Dashboard, RunSource
 from crawlkit.rendering.browser import find_chromium
@@ -208,6 +209,27 @@ async def test_what_a_hostile_page_wrote_stays_text_in_the_report(
         assert await tab.get_by_text("onerror=").count() > 2
         hrefs = await tab.eval_on_selector_all("a", "all => all.map(a => a.protocol)")
         assert set(hrefs) <= {"http:", "https:"}
+
+
+async def test_a_saved_response_runs_nothing_and_loads_nothing(
+    browser: Browser, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await evil_run(site, tmp_path / "run")
+    site.forget()
+    loads = f"<img src={site.url('/x')}><link rel=stylesheet href={site.url('/x')}>"
+    kept = SimpleNamespace(
+        url=EVIL, status=200, headers=[], screenshot=None, is_cut=False, text=f"{loads}{EVIL}"
+    )
+    monkeypatch.setattr(Run, "specimen", lambda self, key: kept, raising=False)
+    async with Dashboard(RunSource(str(tmp_path / "run"))) as page:
+        context = await browser.new_context()
+        tab = await context.new_page()
+        for kind in ("page", "text"):
+            await tab.goto(f"{page.url}specimen/any?as={kind}")
+            assert await tab.title() != "owned"
+            assert site.hits() == 0
+            assert await tab.evaluate("window.origin") == ("null")
+        await context.close()
 
 
 async def test_another_site_cannot_steer_through_its_visitors_browser(

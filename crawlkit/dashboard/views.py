@@ -130,7 +130,7 @@ def errors(groups: Iterable[ErrorStatistics], specimens: Mapping[str, Any]) -> l
 
     Args:
         groups: The groups.
-        specimens: Those of which a response was kept, by id.
+        specimens: Those of which a response was kept, by id, and whether with a screenshot.
     """
     return [
         {
@@ -143,6 +143,7 @@ def errors(groups: Iterable[ErrorStatistics], specimens: Mapping[str, Any]) -> l
             "last_at": group.last_at,
             "examples": [shown(url) for url in group.examples],
             "specimen": group.id in specimens,
+            "picture": specimens.get(group.id) is True,
         }
         for group in islice(groups, ERRORS)
     ]

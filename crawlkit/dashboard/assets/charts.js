@@ -92,7 +92,7 @@ export class Chart {
         y: { range: (_, low, high) => [0, Math.max(this.least, (high ?? 0) * 1.1) || 1] },
       },
       axes: [
-        { ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => tick(at, step)) },
+        { ...axis, size: 28, space: 70, values: (plot, splits, _, __, step) => splits.map((at) => (isAtEdge(plot, at) ? "" : tick(at, step))) },
         { ...axis, size: 58, space: 34, values: (_, splits) => splits.map((value) => this.format(value)) },
       ],
       series: [
@@ -116,6 +116,12 @@ export class Chart {
       },
     };
   }
+}
+
+/** Whether what is written below this point would be cut off. */
+function isAtEdge(plot, at) {
+  const width = plot.bbox.width / devicePixelRatio;
+  return plot.valToPos(at, "x") > width - 22;
 }
 
 function tick(at, step) {

@@ -61,11 +61,11 @@ export class Errors {
       show: (fresh) => {
         say(number, `${count(fresh.count)} ×`);
         say(when, fresh.count > 1 ? `${time(fresh.first_at)} – ${time(fresh.last_at)}` : time(fresh.first_at));
-        const now = JSON.stringify([fresh.examples, fresh.specimen]);
+        const now = JSON.stringify([fresh.examples, fresh.specimen, fresh.picture]);
         if (now === shown) return;
         shown = now;
         put(examples, ...fresh.examples.map((url) => h("li", {}, link(url))));
-        put(kept, ...(fresh.specimen ? specimen(error.id) : []));
+        put(kept, ...(fresh.specimen ? specimen(error.id, fresh.picture) : []));
       },
     };
   }
@@ -79,8 +79,8 @@ export class Errors {
 }
 
 /** Links to the first response of the group, which the run has kept. */
-function specimen(id) {
+function specimen(id, hasPicture) {
   const open = (kind, text) =>
     h("a", { href: `/specimen/${encodeURIComponent(id)}?as=${kind}`, target: "_blank", rel: "noopener noreferrer" }, text);
-  return [open("text", "Saved response"), " · ", open("page", "as a page, without scripts")];
+  return [open("text", "Saved response"), " · ", open("page", "as a page, without scripts"), ...(hasPicture ? [" · ", open("picture", "screenshot")] : [])];
 }
