@@ -549,6 +549,14 @@ class Statistics:
     def duration_finished(self) -> Durations:  # noqa: D102
         return self._finished.summary()
 
+    def mark_durations(self) -> dict[int, int]:
+        """What `quantile_since` counts from; also from one object to a later one of the run."""
+        return self._finished.buckets()
+
+    def quantile_since(self, mark: dict[int, int], share: float) -> float | None:
+        """Seconds that `share` of the requests took at most, finished since `mark_durations`."""
+        return self._finished.since(mark).quantile(share)
+
     @property
     def duration_failed(self) -> Durations:  # noqa: D102
         return self._failed.summary()

@@ -17,6 +17,8 @@ main = Verbs(
         "run": "run",
         "stats": "read",
         "items": "read",
+        "dashboard": "dashboard",
+        "report": "report",
         "why": "read",
         "failed": "failed",
         "state": "state",

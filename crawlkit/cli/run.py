@@ -119,6 +119,11 @@ def _complete_option(
 @click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
 @click.option("--seat", type=int, hidden=True)
 @click.option("--joins", is_flag=True, hidden=True)
+@click.option(
+    "--dashboard",
+    metavar="[HOST:]PORT",
+    help="Serve a live page meanwhile, for this machine unless a host is named; 0 is a free port.",
+)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -148,6 +153,7 @@ def run(
     worker: str | None,
     seat: int | None,
     joins: bool,
+    dashboard: str | None,
     no_progress: bool,
     log_level: str,
     log_format: str,
@@ -162,6 +168,7 @@ def run(
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
     from .closing import closing
+    from .dashboard import Watched
     from .logs import requests_logged, set_up
     from .progress import progress_of
     from .show import pages_shown
@@ -212,8 +219,11 @@ def run(
         shown.enter_context(requests_logged(crawler, address))
         if show:
             shown.enter_context(pages_shown(crawler))
+        if dashboard is not None:
+            runnable = Watched(crawler, runnable, dashboard)
         code = run_crawler(runnable, fresh=fresh)
     same |= {"store": store and masked(store), "workers": workers, "worker": worker}
+    same |= {"dashboard": dashboard}
     again, more = (
         shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
         for most in (given["max_pages"], 10 * (crawler.max_pages or 1))

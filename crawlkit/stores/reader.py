@@ -163,7 +163,7 @@ class SqliteReader(Reader):
     ) -> Iterator[Outcome]:
         # In the order of the table, and of the index on those that were not handled.
         query = f"{_OUTCOME} WHERE o.outcome = ?"
-        values: list[str | int] = [outcome]
+        values: list[Any] = [outcome]
         if host is not None:
             query += f" AND o.host = {_HOST}"
             values.append(host)
