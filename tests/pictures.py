@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tempfile
 from itertools import groupby
 from pathlib import Path
@@ -74,9 +75,9 @@ def main() -> None:
     with ShopSite(port=PORT, slow=False), tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         watch(["-m", "crawlkit", "new", "shop", "--url", f"http://127.0.0.1:{PORT}/"], cwd=work)
-        write("terminal-show", crawl(work, "--max-pages 5 --show", rows=26)[-1])
+        write("terminal-show", crawl(work, "--max-pages 2 --show", rows=40)[-1])
         (work / "shop.py").write_text(CRAWLER)
-        frames = crawl(work, "--fresh --yes --set delay=0.2", rows=6)
+        frames = crawl(work, "--fresh --yes --max-pages 100 --set delay=0.2", rows=6)
         going = [frame for frame in frames if " left" in frame.plain]
         write("terminal-run", going[len(going) // 2])
         (work / "shop.py").write_text(CRAWLER.replace("# offers", OFFERS))
@@ -91,11 +92,10 @@ def crawl(work: Path, options: str, *, rows: int) -> list[Text]:
         frames.append(picture_of(terminal.screen))
         return False
 
-    words = ["-m", "crawlkit", "run", "shop.py", *options.split()]
+    words = [Path(sys.executable).with_name("crawlkit"), "run", "shop.py", *options.split()]
     terminal = watch(words, cwd=work, columns=COLUMNS, rows=rows, interrupt=look)
     assert terminal.code == 0, terminal.text
     look(terminal)
-    # As a user sees it who has no need for "python -m".
     command = Text(f"$ crawlkit run shop.py {options}\n".replace(" --yes", ""), style="bold")
     return [command + Text("\n").join(frame.split("\n")) for frame in frames]
 
@@ -118,8 +118,6 @@ def picture_of(screen: pyte.Screen) -> Text:
 
 def write(name: str, text: Text) -> None:
     """Write one picture."""
-    plain = text.plain.replace("python -m crawlkit", "crawlkit")
-    assert plain.isascii()
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(text, highlight=False, no_wrap=True, overflow="crop")
     svg = console.export_svg(title="", code_format=FORMAT, unique_id="t")
