@@ -7,11 +7,13 @@ in turn, for a request that was claimed and for every hop on its way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from .checkpoint import Lease
 from .clock import Clock
-from .errors import FetchError, RobotsError
+from .errors import FetchError, RobotsError, one_line
+from .figures import span
 from .http.hops import origin_of
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
@@ -20,6 +22,11 @@ from .queue import RequestQueue
 from .request import Request, host_of
 from .response import Response
 from .scope import Scope
+
+log = logging.getLogger("crawlkit.politeness")
+
+LONG = 5.0
+"""Seconds of a pause that somebody who watches would wonder about."""
 
 
 class HostPaused(Exception):
@@ -128,7 +135,10 @@ class Gate:
         Raises:
             HostPaused: It costs the request no retry, as the host has not asked for too many.
         """
-        self._throttle.pause(host, seconds, started_at=started_at)
+        strikes = self._throttle.strikes(host)
+        left = self._throttle.pause(host, seconds, started_at=started_at) - self._clock.now()
+        if left >= LONG and self._throttle.strikes(host) > strikes:
+            log.info("%s is left alone for %s: %s", host, span(left), one_line(failure))
         if self._throttle.strikes(host) <= self._max_pauses:
             raise HostPaused(failure)
 
