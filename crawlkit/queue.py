@@ -376,7 +376,8 @@ class RequestQueue:
             for host in {lease.host for lease in claim.leases}:
                 self._throttle.share(host, claim.shares.get(host, WHOLE), self._gifts)
         for host, (start, delay) in claim.rests.items():
-            self._throttle.rest(host, start, delay)
+            if host not in self._lanes:  # or it is better known here
+                self._throttle.rest(host, start, delay)
         for lease in claim.leases:
             lane = self._lanes.get(lease.host)
             if lane is None:

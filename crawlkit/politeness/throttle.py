@@ -418,9 +418,11 @@ class Throttle:
         start = min(start, now + MAX_PAUSE)
         known = self._hosts.get(host)
         if known is None:
-            if start <= now and delay <= self._delay:
+            if start <= now and delay <= self._delay and start - delay + self._delay <= now:
                 return
             known = self._add(host)
+        # The last start was at `start - delay`; what holds here may be longer.
+        start = max(start, start - delay + known.pace)
         known.next_start = known.next_before = max(known.next_start, start)
         if delay > known.pace:
             known.penalty = known.saved_penalty = min(delay, self._max_delay)
