@@ -110,6 +110,8 @@ class Crawler(Hooks, Options):
             clock=self.clock,
             triggers=self.triggers,
             preemption=self.preemption,
+            mirror=self.mirror,
+            mirror_interval=self.mirror_interval,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
@@ -168,7 +170,7 @@ class Crawler(Hooks, Options):
             await self._parts.timekeeper.look()
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
-            await self._parts.scope.open()
+            await self._parts.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
@@ -182,6 +184,7 @@ class Crawler(Hooks, Options):
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+            await self._parts.close()
         if self._parts.late_output is not None and not self.job.is_migrating:
             await export_stored(self.job.store.reader, self._parts.late_output)
             self.is_output_written = True
@@ -483,7 +486,9 @@ class Crawler(Hooks, Options):
 
     def _skip(self, request: Request, reason: str, page: Page) -> None:
         self.statistics.skipped(reason)
-        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now()))
+        rule = str(self.max_depth) if reason == "max_depth" else ""
+        rule = rule or self._parts.scope.told(reason, request.url)
+        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now(), rule))
         self.job.tell(RequestSkipped(request.url, reason))
 
     def _drop(self, lease: Lease, reason: str, detail: str) -> None:

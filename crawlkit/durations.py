@@ -8,7 +8,7 @@ were divided among workers and lives, and the memory does not depend on how many
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, log
 
 import msgspec
@@ -69,6 +69,21 @@ class Sketch:
             self._least = seconds
         if seconds > self._most:
             self._most = seconds
+
+    def histogram(self, bounds: Sequence[float]) -> tuple[list[int], int, float]:
+        """How many took at most each of the `bounds`, how many there are, and their sum.
+
+        A duration that is within 2 % of a bound may be counted on its other side.
+        """
+        counts = [0] * len(bounds)
+        total = 0
+        for bucket, n in self._buckets.items():
+            total += n
+            middle = _middle(bucket)
+            for place, bound in enumerate(bounds):
+                if middle <= bound:
+                    counts[place] += n
+        return counts, total, self._sum
 
     def quantile(self, share: float) -> float | None:
         """The duration that `share` of them take at most; ``None`` where there are none."""

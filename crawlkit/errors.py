@@ -11,7 +11,10 @@
     │   ├── StoreDamagedError    a file of the run does not hold what was written
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
     │   ├── StoreFencedError     another worker was given what this one had; exit code 75
+    │   ├── StoreUnfinishedError the run was being imported, and that was not finished
+    │   ├── MirrorTakenError     another machine goes on with this run, from its mirror
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
+    ├── WorkersError             the workers of a run die, over and over
     ├── FetchError               a request got no usable response; it is tried again
     │   ├── NetworkError         no connection, no such host, reset, bad TLS, bad HTTP
     │   │   └── ProxyError       the proxy is why; it is rested, and the request keeps its retries
@@ -105,8 +108,20 @@ class StoreFencedError(StoreError):
     exit_code = 75
 
 
+class StoreUnfinishedError(StoreError):
+    """The run was being imported, and that was not finished; it cannot be used as it is."""
+
+
+class MirrorTakenError(StoreError):
+    """Another machine goes on with this run, from its mirror; this one has to stop."""
+
+
 class StoreWriteError(StoreError):
     """A checkpoint could not be committed. Its changes are still in memory."""
+
+
+class WorkersError(CrawlkitError):
+    """The workers of a run die, over and over, and nothing gets done in between."""
 
 
 class FetchError(CrawlkitError):

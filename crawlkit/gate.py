@@ -7,11 +7,14 @@ in turn, for a request that was claimed and for every hop on its way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from .checkpoint import Lease
 from .clock import Clock
-from .errors import FetchError, RobotsError
+from .errors import FetchError, RobotsError, one_line
+from .figures import span
+from .http.hops import origin_of
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.throttle import Throttle
@@ -19,6 +22,11 @@ from .queue import RequestQueue
 from .request import Request, host_of
 from .response import Response
 from .scope import Scope
+
+log = logging.getLogger("crawlkit.politeness")
+
+LONG = 5.0
+"""Seconds of a pause that somebody who watches would wonder about."""
 
 
 class HostPaused(Exception):
@@ -77,11 +85,11 @@ class Gate:
         """
         request, budgets = lease.request, self._budgets
         if budgets.is_limited and (limit := await budgets.take(lease.host, request.url)):
-            return limit, ""
+            return limit, budgets.told(limit, lease.host, request.url)
         # From here on it is held against its budgets, until `ended` says how it went.
         if self._robots is not None and (line := await self._robots_line(request, request.url)):
             self.ended(lease, has_outcome=False)
-            return "robots", line
+            return "robots", f"{line} of {origin_of(request.url)}/robots.txt"
         return None
 
     def ended(self, lease: Lease, *, has_outcome: bool) -> None:
@@ -127,7 +135,10 @@ class Gate:
         Raises:
             HostPaused: It costs the request no retry, as the host has not asked for too many.
         """
-        self._throttle.pause(host, seconds, started_at=started_at)
+        strikes = self._throttle.strikes(host)
+        left = self._throttle.pause(host, seconds, started_at=started_at) - self._clock.now()
+        if left >= LONG and self._throttle.strikes(host) > strikes:
+            log.info("%s is left alone for %s: %s", host, span(left), one_line(failure))
         if self._throttle.strikes(host) <= self._max_pauses:
             raise HostPaused(failure)
 

@@ -19,7 +19,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .checkpoint import Append, Checkpoint, Loader
+from .checkpoint import Checkpoint, Loader
 from .clock import Clock
 from .errors import StoreError, StoreFencedError, StoreWriteError, one_line
 from .events import (
@@ -88,6 +88,9 @@ class Job:
         triggers: Further sources of events from outside, see `Trigger`.
         preemption: The cloud whose notices of preemption are heeded: ``aws``, ``aws-rebalance``
             (its recommendations, too), ``gcp`` or ``azure``.
+        mirror: Where a copy of an embedded run is kept, from which another machine can go on: a
+            directory, or ``s3://bucket/path``.
+        mirror_interval: Seconds between two shipments to the mirror.
 
     Attributes:
         bus: Where events go through.
@@ -109,11 +112,17 @@ class Job:
         signals: bool = True,
         triggers: Iterable[Trigger] = (),
         preemption: Preemption | None = None,
+        mirror: str | None = None,
+        mirror_interval: float = 5.0,
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
         self.store = (
-            store if isinstance(store, Store) else open_store(str(store), durability=durability)
+            store
+            if isinstance(store, Store)
+            else open_store(
+                str(store), durability=durability, mirror=mirror, mirror_interval=mirror_interval
+            )
         )
         self.state = State()
         self._values = Values(self.store.document)
@@ -234,6 +243,7 @@ class Job:
         code = EXIT_FINISHED if finished else EXIT_UNFINISHED
         try:
             await self._save_at_last()
+            await self.store.ship(self._time_to_ship)
             await self.bus.emit(Exit(code), deadline=self._last_patience)
         finally:
             await self._watching.end(self._last_patience)
@@ -313,6 +323,11 @@ class Job:
         return min(self.bus.deadline, self._reserve / 4)
 
     @property
+    def _time_to_ship(self) -> float | None:
+        """Seconds that the last checkpoint has to get elsewhere; `None` where nobody waits."""
+        return None if self._reserve == inf else self.grace_left + self._reserve / 2
+
+    @property
     def grace_left(self) -> float:
         """Seconds that running work still has; infinite while nobody has asked to stop."""
         if self._deadline is None:
@@ -377,7 +392,7 @@ class Job:
             self._merges.prepare(checkpoint)
         self._unwritten = checkpoint
         if checkpoint.appends:
-            await asyncio.to_thread(_append, checkpoint.appends)
+            await asyncio.to_thread(append, checkpoint.appends)
         receipt = await self.store.commit(checkpoint)
         self._unwritten = None
         if checkpoint.merges:
@@ -508,13 +523,3 @@ def _take_note(saving: asyncio.Task[None]) -> None:
     # reports anyway.
     if not saving.cancelled():
         saving.exception()
-
-
-def _append(appends: list[Append]) -> None:
-    try:
-        append(appends)
-    except OSError as error:
-        raise StoreWriteError(
-            f"cannot write {error.filename or appends[0].path}: {error.strerror}; "
-            "free or mend the disk"
-        ) from None

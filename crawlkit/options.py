@@ -101,17 +101,30 @@ class Options:
         output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
             and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
             a stop by SIGTERM or because the machine is about to go.
+        warc: A path under which all that is fetched is kept as WARC: that of the files, but for
+            the end of their names.
+        warc_size: Bytes after which its next file is begun.
+
+    Watching:
+        metrics: Where the statistics are served for Prometheus while the crawl runs,
+            ``[HOST:]PORT``; on loopback where there is no host.
+        traces: Whether each request is a span of OpenTelemetry.
 
     Durability:
         persist_interval: Seconds between checkpoints.
         grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
             have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
+        worker: Name of this process among the workers of a run; default: made up.
+        lease: Seconds without a sign of life after which what a worker has is given to others.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again.
 
     Migration:
         preemption: The cloud whose notices of preemption end the crawl in good order: ``aws``,
             ``aws-rebalance`` (already when it recommends to go), ``gcp`` or ``azure``.
+        mirror: Where a copy of the run is kept up to date, from which another machine can go on: a
+            directory, or ``s3://bucket/path`` (extra ``[s3]``).
+        mirror_interval: Seconds between two shipments to the mirror.
         triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
     """
 
@@ -172,13 +185,22 @@ class Options:
 
     item_type: Any = None
     output: str | None = None
+    warc: str | None = None
+    warc_size: int = 10**9
+
+    metrics: str | None = None
+    traces: bool = False
 
     persist_interval: float = 1.0
     grace: float = 10.0
+    worker: str = ""
+    lease: float = 15.0
     durability: Literal["normal", "full"] = "normal"
     store_patience: float = 30.0
 
     preemption: Preemption | None = None
+    mirror: str | None = None
+    mirror_interval: float = 5.0
     triggers: Iterable[Trigger] = ()
 
     _AT_LEAST: ClassVar[dict[str, float]] = {
@@ -197,11 +219,14 @@ class Options:
         "max_elements": 1,
         "cache_size": 1,
         "render_pages": 1,
+        "warc_size": 1,
         "timeout": 0.001,
         "idle_timeout": 0.001,
         "persist_interval": 0.01,
         "grace": 0,
+        "lease": 0.5,
         "store_patience": 0,
+        "mirror_interval": 0.1,
         "session_pool_size": 1,
         "session_max_usage": 1,
     }

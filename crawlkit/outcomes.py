@@ -58,8 +58,8 @@ def dropped(lease: Lease, reason: str, detail: str, now: float) -> Outcome:
     )
 
 
-def skipped(request: Request, reason: str, page_url: str, now: float) -> Outcome:
-    """A link that was not enqueued, and the page that held it."""
+def skipped(request: Request, reason: str, page_url: str, now: float, rule: str = "") -> Outcome:
+    """A link that was not enqueued, with what the rule says and the page that held it."""
     return Outcome(
         "skipped",
         request.url,
@@ -67,5 +67,5 @@ def skipped(request: Request, reason: str, page_url: str, now: float) -> Outcome
         request.host,
         now,
         request.handler,
-        detail=f"{reason}: on {page_url}",
+        detail=f"{reason}: {rule}, on {page_url}" if rule else f"{reason}: on {page_url}",
     )

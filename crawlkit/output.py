@@ -13,7 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
-from .errors import UsageError
+from .errors import StoreWriteError, UsageError
 from .exporting.places import is_remote
 
 LINES = (".jsonl", ".ndjson")
@@ -101,6 +101,14 @@ class ItemWriter:
         self._length += len(data)
         self._crc = crc32(data, self._crc)
 
+    def mark(self) -> tuple[int, int, bool]:
+        """How far the file is, to `rewind` to if what was collected since is not committed."""
+        return (self._length, self._crc, self._is_outdated)
+
+    def rewind(self, mark: tuple[int, int, bool]) -> None:
+        """Go back to a mark; what was collected since will be handed in once more."""
+        self._length, self._crc, self._is_outdated = mark
+
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over the items, the lines to append, and the length that the file then has."""
         items, self._items = self._items, []
@@ -136,8 +144,18 @@ def append(appends: list[Append]) -> None:
     Writing a piece twice is the same as once, so that a commit that fails can be tried again.
 
     Raises:
-        OSError: A file could not be written.
+        StoreWriteError: A file could not be written.
     """
+    try:
+        _append(appends)
+    except OSError as error:
+        raise StoreWriteError(
+            f"cannot write {error.filename or appends[0].path}: {error.strerror}; "
+            "free or mend the disk"
+        ) from None
+
+
+def _append(appends: list[Append]) -> None:
     for path, offset, data in appends:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from .allowance import Allowance
 from .cache import PageCache
@@ -20,6 +22,7 @@ from .http.credentials import Credentials
 from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
+from .metrics import metrics_text
 from .options import Options
 from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
@@ -40,6 +43,11 @@ from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
 from .timekeeping import Timekeeper
+from .tracing import TracingFetcher
+from .warc import WarcWriter
+
+if TYPE_CHECKING:
+    from .metricsserver import MetricsServer
 
 
 class Parts:
@@ -113,10 +121,22 @@ class Parts:
             headers={"User-Agent": options.user_agent, **options.headers},
             clock=clock,
         )
+        self.warc: WarcWriter | None = None
+        if options.warc is not None:
+            self.warc = job.persist(
+                "warc",
+                WarcWriter(
+                    options.warc,
+                    save=job.try_checkpoint,
+                    clock=clock,
+                    max_size=options.warc_size,
+                ),
+            )
+            job.on("persistState", self.warc.settle)
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
-        self.fetcher = RenderingFetcher(
+        self.fetcher: Fetcher = RenderingFetcher(
             AiohttpFetcher(
                 limits=limits,
                 user_agent=options.user_agent,
@@ -125,6 +145,7 @@ class Parts:
                 proxies=proxies,
                 credentials=Credentials(options.auth) if options.auth else None,
                 cache=self.page_cache,
+                recorder=self.warc,
                 clock=clock,
             ),
             lambda: _browser(options, limits, proxies, self.resources),
@@ -133,6 +154,16 @@ class Parts:
             allow_private=options.allow_private,
             cache=self.page_cache,
         )
+        if options.traces:
+            self.fetcher = TracingFetcher(self.fetcher, options.name)
+        self.metrics: MetricsServer | None = None
+        if options.metrics is not None:
+            # Imported here, since few crawls serve anything.
+            from .metricsserver import MetricsServer
+
+            self.metrics = MetricsServer(
+                options.metrics, partial(metrics_text, self.statistics, {"crawler": options.name})
+            )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
             "robots", Robots(clock, user_agent=options.user_agent, read=store.document)
@@ -165,7 +196,7 @@ class Parts:
         self.late_output = None if live else options.output
         if self.late_output is not None:
             check_address(self.late_output)
-        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
+        self.items = job.persist("items", ItemWriter(live, stored=stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces(read)),
@@ -178,6 +209,19 @@ class Parts:
             store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency
         )
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
+
+    async def open(self) -> None:
+        """Begin what goes on beside the crawl."""
+        await self.scope.open()
+        if self.metrics is not None:
+            await self.metrics.open()
+
+    async def close(self) -> None:
+        """Give back what was needed up to the last checkpoint."""
+        if self.warc is not None:
+            self.warc.close()
+        if self.metrics is not None:
+            await self.metrics.close()
 
 
 def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
@@ -198,7 +242,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Reso
     )
 
 
-def _stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
+def stored_items(job: Job) -> Callable[[], Iterator[bytes]]:
     """What the run has saved of items already."""
 
     def stored() -> Iterator[bytes]:

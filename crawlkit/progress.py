@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 from .clock import Clock
@@ -19,11 +20,9 @@ from .figures import span
 RATE_OVER = 10.0
 """Seconds over which the speed is measured."""
 
-LEFT_OVER = 60.0
-"""Seconds over which it is observed whether the end is in sight."""
-
-LEFT_AFTER = 10.0
-"""Seconds that it has to be observed at least before anything is said of the end."""
+WATCHES = ((60.0, inf), (30.0, 900.0), (12.0, 240.0))
+"""Seconds over which it is watched whether the end is in sight, the longest first, and how far the
+end may then be: who has watched for a short time cannot see far."""
 
 DISCOVERY = 0.1
 """New requests for each one that is done, up to which discovery counts as over."""
@@ -86,7 +85,7 @@ class Pace:
         now = self._clock.now()
         done = status.finished + status.failed
         self._marks.append(Mark(now, done, status.pending + status.in_flight))
-        while now - self._marks[0].at > LEFT_OVER:
+        while now - self._marks[0].at > WATCHES[0][0] + 1:
             self._marks.popleft()
         return Standing(
             finished=status.finished,
@@ -112,16 +111,24 @@ def seconds_left(marks: Iterable[Mark], max_pages: int | None = None) -> float |
     """Seconds until the crawl is done, where that can be known, else ``None``.
 
     While pages still lead to new ones nobody knows how many there will be. So nothing is said
-    before discovery has nearly ended, in both halves of what was observed, and at a steady pace.
-    A limit of pages is an end that is known earlier: once as many are pending as it still allows.
+    before discovery has nearly ended, in both halves of the last seconds, and at a steady pace. A
+    limit of pages is an end that is known earlier: once as many are pending as it still allows.
 
     Args:
         marks: Where the crawl stood, in the order of time.
         max_pages: The crawl's limit of pages.
     """
     marks = list(marks)
-    if len(marks) < 3 or marks[-1].at - marks[0].at < LEFT_AFTER:
-        return None
+    for watched, farthest in WATCHES:
+        recent = [mark for mark in marks if marks[-1].at - mark.at <= watched]
+        if len(recent) > 2 and recent[-1].at - recent[0].at >= 0.9 * watched:
+            seconds = _seconds_left(recent, max_pages)
+            if seconds is not None and seconds <= farthest:
+                return seconds
+    return None
+
+
+def _seconds_left(marks: Sequence[Mark], max_pages: int | None) -> float | None:
     first, middle, last = marks[0], marks[len(marks) // 2], marks[-1]
     halves = list(pairwise((first, middle, last)))
     rates = [(after.done - before.done) / (after.at - before.at) for before, after in halves]

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from .errors import PageTypeError
-from .http.charset import decode, find_encoding, parse_content_type
+from .http.charset import certain_encoding, decode, find_encoding, parse_content_type
 
 CacheResult: TypeAlias = Literal["", "hit", "miss", "revalidated", "stale"]
 
@@ -102,6 +102,14 @@ class Response:
         if self._encoding is None:
             self._encoding = find_encoding(self.body, self.headers.get("Content-Type", ""))
         return self._encoding
+
+    @property
+    def needs_guess(self) -> bool:
+        """Whether nothing but a guess tells the encoding."""
+        if self._encoding is None:
+            content_type = self.headers.get("Content-Type", "")
+            self._encoding = certain_encoding(self.body, content_type)
+        return self._encoding is None
 
     @property
     def text(self) -> str:

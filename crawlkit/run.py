@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
-from .clock import isoformat
+from .clock import Clock, isoformat
 from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
 from .exporting.frames import Library, frame_of
@@ -52,7 +52,8 @@ class Explanation:
         duration: Seconds that the last try took.
         retries: How many times it was tried again.
         error: The error's kind, for a failed one.
-        detail: The error in one line, or the rule by which it was skipped.
+        detail: The error in one line; the rule by which it was skipped, and what it says; why it
+            waits, beyond its turn; or, where it was never seen, what was only counted.
         group: The id of the group that the error of a failed one was counted in.
     """
 
@@ -75,9 +76,10 @@ class Explanation:
             "handled": f"handled at {isoformat(self.at)} by {self.handler}",
             "failed": f"failed at {isoformat(self.at)} in {self.handler}: {self.detail}",
             "skipped": f"skipped at {isoformat(self.at)}: {self.detail}",
-            "pending": f"pending, for {self.handler}",
+            "pending": f"pending, for {self.handler}" + (f": {self.detail}" if self.detail else ""),
             "in_flight": f"in flight, for {self.handler}",
-            "unknown": "never seen: it was no start URL, and no handler followed a link to it",
+            "unknown": "never seen: it was no start URL, and no handler followed a link to it"
+            + (f"; or it is one of {self.detail}" if self.detail else ""),
         }[self.outcome]
         if self.status is not None:
             sentence += f", HTTP status {self.status}"
@@ -85,6 +87,8 @@ class Explanation:
             sentence += f", {self.duration:.2f} s"
         if self.retries:
             sentence += f", tried again {self.retries} time{'s' * (self.retries > 1)}"
+        if self.group is not None:
+            sentence += f" (group {self.group})"
         if self.due is not None:
             sentence += f", not before {isoformat(self.due)}"
         if self.outcome != "unknown" and self.url != self.canonical:
@@ -291,8 +295,29 @@ class Run:
             elif known is None:
                 known = self._find_by_url(host, request.url)
         if known is None:
-            return Explanation(url, "unknown", request.url)
-        return _explain(url, known)
+            return Explanation(url, "unknown", request.url, detail=self._uncounted())
+        explanation = _explain(url, known)
+        if explanation.outcome == "pending" and (until := self._paused_until(host)):
+            due = max(until, explanation.due or 0.0)
+            detail = f"{host} has asked to be left alone for a while"
+            return replace(explanation, due=due, detail=detail)
+        return explanation
+
+    def _paused_until(self, host: str) -> float | None:
+        """Until when a host is left alone, as Unix time, where it is."""
+        until, *_ = self.saved(f"throttle/pauses/{host}") or [0.0]  # see `throttle._Pause`
+        return until if until > Clock().now() else None
+
+    def _uncounted(self) -> str | None:
+        """Links of which nothing was written down but how many there were."""
+        prefix = "skipped_by_reason/"
+        counters = self._reader.counters(prefix)
+        told = [
+            f"the {counters[prefix + reason]:,} links skipped by {reason}, which are only counted"
+            for reason in ("max_links", "max_sitemaps", "malformed")
+            if counters.get(prefix + reason)
+        ]
+        return ", or of ".join(told) or None
 
     def _find_to_do(self, host: str, number: int) -> Outcome | None:
         return next((found for found in self._to_do(host) if found.fingerprint == number), None)

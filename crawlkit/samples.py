@@ -108,6 +108,11 @@ class Samples:
         """Go on from those that another worker has taken, as they are stored."""
         self._kept = decode(document.data, "statistics/samples", _Kept)
 
+    def last(self) -> Sample | None:
+        """The latest, if there is one."""
+        rows = self._kept.rows
+        return Sample(isoformat(rows[-1][0]), *rows[-1][1:]) if rows else None
+
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""
         self._kept = saved.load(_Kept(), key="samples", type=_Kept)

@@ -90,6 +90,24 @@ class Scope:
             return "include"
         return None
 
+    def told(self, reason: str, url: str) -> str:
+        """What the rule says that a link was not followed by.
+
+        Args:
+            reason: What `reason` has given for it.
+            url: The link.
+        """
+        if reason == "scope":
+            return self.kind
+        if reason == "exclude":
+            matching = zip(self.exclude, self._excludes, strict=True)  # type: ignore[arg-type]
+            return next((_written(pattern) for pattern, matches in matching if matches(url)), "")
+        if reason == "include":
+            patterns = list(map(_written, self.include))  # type: ignore[arg-type]
+            more = f" and {len(patterns) - 3} more" if len(patterns) > 3 else ""
+            return f"it matches none of {', '.join(patterns[:3])}{more}"
+        return ""
+
     def sort(self, urls: list[str], page_url: str) -> tuple[list[str], list[tuple[str, str]]]:
         """The links of a page that are followed, and the others, each with its `reason`."""
         if not (self._includes or self._excludes):
@@ -118,6 +136,12 @@ class Scope:
         if host == page_host or self.kind == "same-host":
             return host == page_host
         return registrable_domain(host) == registrable_domain(page_host)
+
+
+def _written(pattern: UrlPattern) -> str:
+    """A pattern as it would be written in an option; a very long one is cut."""
+    text = pattern if isinstance(pattern, str) else f"re:{pattern.pattern}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def matcher(option: str, pattern: UrlPattern) -> Callable[[str], object]:

@@ -7,9 +7,9 @@ and after kill -9 the numbers are those of the last checkpoint, as are the queue
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -446,12 +446,12 @@ class Statistics:
 
     def refresh(self, saved: Saved) -> None:
         """Read everything anew: what all workers have done, as of the last checkpoint."""
-        ran_since = self._running_since
-        in_flight = self.in_flight
+        in_flight, is_running = self.in_flight, self._running_since is not None
+        self._running_since = None
         self._clear()
         self.restore(saved)
         self.in_flight = in_flight
-        self._running_since = None if ran_since is None else self._clock.now()
+        self._running_since = self._clock.now() if is_running else None
 
     # -- a persisted part ---------------------------------------------------------------------
 
@@ -542,11 +542,20 @@ class Statistics:
     @property
     def pending(self) -> int:  # noqa: D102
         done = self.requests_finished + self.requests_failed + self.requests_dropped
-        return self.requests_total - done - self.in_flight
+        # Of several workers one may have handled what it does not know yet that others enqueued.
+        return max(0, self.requests_total - done - self.in_flight)
 
     @property
     def duration_finished(self) -> Durations:  # noqa: D102
         return self._finished.summary()
+
+    def mark_durations(self) -> dict[int, int]:
+        """What `quantile_since` counts from; also from one object to a later one of the run."""
+        return self._finished.buckets()
+
+    def quantile_since(self, mark: dict[int, int], share: float) -> float | None:
+        """Seconds that `share` of the requests took at most, finished since `mark_durations`."""
+        return self._finished.since(mark).quantile(share)
 
     @property
     def duration_failed(self) -> Durations:  # noqa: D102
@@ -573,6 +582,12 @@ class Statistics:
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
 
+    def histogram(
+        self, outcome: Literal["finished", "failed"], bounds: Sequence[float]
+    ) -> tuple[list[int], int, float]:
+        """Durations of requests with this outcome: see `Sketch.histogram`."""
+        return (self._finished if outcome == "finished" else self._failed).histogram(bounds)
+
     @property
     def by_life(self) -> list[LifeStatistics]:  # noqa: D102
         return self._lives.all(self._totals(), self._life.started_at)
@@ -580,6 +595,11 @@ class Statistics:
     @property
     def samples(self) -> list[Sample]:  # noqa: D102
         return self._samples.all()
+
+    @property
+    def last_sample(self) -> Sample | None:
+        """The latest of the `samples`, if there is one."""
+        return self._samples.last()
 
     @cached_property
     def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102

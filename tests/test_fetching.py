@@ -6,13 +6,16 @@ import asyncio
 import gzip
 import ssl
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from crawlkit import urls
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     BlockedError,
@@ -189,6 +192,28 @@ async def test_cookies_are_kept_by_the_session_over_every_hop(
 
 
 # -- redirects --------------------------------------------------------------------------------
+
+
+async def test_the_list_that_cookies_need_is_read_beside_the_event_loop(
+    server: Server, fetcher: AiohttpFetcher, session: Session
+) -> None:
+    readers = []
+    server.answers["/"] = http(b"", "200 OK", "Set-Cookie: a=b")
+    with pytest.MonkeyPatch.context() as patch:
+        urls._suffixes.cache_clear()
+        read = urls._suffixes
+
+        @lru_cache(maxsize=1)
+        def suffixes() -> object:
+            readers.append(threading.current_thread())
+            return read()
+
+        patch.setattr(urls, "_suffixes", suffixes)
+        for _ in range(2):
+            await fetcher.fetch(private(server.url("/")), session)
+    assert len(readers) == 1
+    assert readers[0] is not threading.main_thread()
+    assert session.cookie_header(server.url("/")) == "a=b"
 
 
 async def test_redirects_are_followed_and_told(

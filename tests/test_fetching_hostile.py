@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     FetchTimeoutError,
@@ -18,6 +19,7 @@ from crawlkit.errors import (
 from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
+from .proxy_servers import Socks5Proxy
 from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect
 
 Writer = asyncio.StreamWriter
@@ -161,6 +163,16 @@ async def test_a_flood_does_not_fill_the_memory(
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 8_000_000
+
+
+async def test_a_flood_through_a_socks_proxy_is_no_worse(server: Server) -> None:
+    for name in ("a flood of 1xx", "a flood of chunk extensions"):
+        server.answers["/"] = HOSTILE[name][0]
+        async with Socks5Proxy() as proxy, opened() as fetcher:
+            session = Session("s", Clock())
+            session.proxy = proxy.url
+            error = await error_of(fetcher, server.url("/"), session)
+        assert isinstance(error, LimitError)
 
 
 async def test_a_body_in_chunks_of_one_byte_is_read_however_much_is_around_it(

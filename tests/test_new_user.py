@@ -27,6 +27,7 @@ from .pseudoterminal import Terminal, watch
 from .test_docs import blocks_of
 
 ROOT = Path(__file__).parent.parent
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
 @dataclass
@@ -94,37 +95,64 @@ def shop() -> Iterator[ShopSite]:
 
 def tutorial(shop: ShopSite) -> str:
     """The crawler of the tutorial, for a shop on this machine."""
-    first, *_ = blocks_of(ROOT / "docs" / "tutorial.md", "python")
+    first, *_ = blocks_of(TUTORIAL, "python")
     return first.code.replace("https://shop.example", shop.url(""))
 
 
-def test_the_whole_path(user: User, shop: ShopSite) -> None:
+def steps(shop: ShopSite) -> list[str]:
+    """The commands of the tutorial, up to where pages fail."""
+    text = TUTORIAL.read_text()
+    end = text.count("\n", 0, text.index("## When pages fail"))
+    lines = [
+        line
+        for block in blocks_of(TUTORIAL, "bash")
+        if block.line < end
+        for line in block.code.splitlines()
+    ]
+    return [line.replace("http://127.0.0.1:8000", shop.url("")) for line in lines]
+
+
+def test_the_way_of_the_tutorial(user: User, shop: ShopSite) -> None:
     where = user.runs("python -c 'import crawlkit; print(crawlkit.__file__)'")
     assert str(user.bin.parent) in where, "this is not the crawlkit of the wheel"
-    assert "crawlkit run shop.py" in user.runs("crawlkit run --help")
+    commands = [line for line in steps(shop) if line.startswith("crawlkit ")]
+    said = {}
+    for command in commands:
+        if "--fresh" in command:
+            (user.directory / "shop.py").write_text(tutorial(shop))
+            refused = command.replace(" --yes", "")
+            assert "add --yes" in user.runs(refused, code=2)  # items would be thrown away
+            said["run"] = stop_and_go_on(user, command)
+        else:
+            said[" ".join(command.split()[:2])] = user.runs(command)
+        if command.startswith("crawlkit new"):
+            assert "2 passed" in user.runs("python -m pytest -q -p no:cacheprovider test_shop.py")
+    assert f"200 {shop.url('/')}  parse" in said["crawlkit run"]
+    assert "Lamps" in json.loads(said["crawlkit shell"])
+    assert "2 lives" in said["crawlkit stats"]
+    with (user.directory / "shop.csv").open(newline="") as file:
+        assert len({row["sku"] for row in csv.DictReader(file)}) == 120
 
-    # A first crawler, which runs as it is.
-    user.runs(f"crawlkit new shop --url {shop.url('/')}")
-    shown = user.runs("crawlkit run shop.py --max-pages 5 --show")
-    assert f"200 {shop.url('/')}  parse" in shown
-    assert 'title  "Fern & Finch - Fern & Finch"' in shown
-    assert "2 passed" in user.runs("python -m pytest -q -p no:cacheprovider test_shop.py")
-
-    # Selectors are found at the prompt, and written into the crawler.
-    assert user.runs(f"crawlkit shell {shop.url('/')} -c 'css(\"h1::text\").get()'") == (
-        "Fern & Finch\n"
+    # What the summary says is to be done works as it stands there.
+    named = re.findall(
+        r"^\w+: +(crawlkit \w+ runs/shop\b(?: ls| -o \S+)?)", said["run"], re.MULTILINE
     )
-    (user.directory / "shop.py").write_text(tutorial(shop))
-    user.runs("crawlkit run shop.py --fresh", code=2)  # items would be thrown away
-    assert "--yes" in user.runs("crawlkit run shop.py --fresh", code=2)
+    assert [command.split()[1] for command in named] == ["items", "stats"]
+    for command in named:
+        user.runs(command)
+    statistics = json.loads(user.runs("crawlkit stats runs/shop --json"))
+    assert (statistics["items_saved"], statistics["pending"]) == (120, 0)
 
-    # Ctrl-C, and on.
+
+def stop_and_go_on(user: User, command: str) -> str:
+    """Ctrl-C, and the command that is then named; what that says."""
+
     def has_items(terminal: Terminal) -> bool:
         return bool(re.search(r"[1-9]\d* items", terminal.text))
 
-    words = ["run", "shop.py", "--fresh", "--yes"]
+    program, *words = shlex.split(command)
     stopped = watch(
-        [user.bin / "crawlkit", *words, "--set", "delay=0.03"],
+        [user.bin / program, *words],
         program=user.bin / "python",
         cwd=user.directory,
         env=user.env,
@@ -133,21 +161,15 @@ def test_the_whole_path(user: User, shop: ShopSite) -> None:
     assert stopped.code == 75, stopped.text
     again = re.search(r"^go on with: +(crawlkit run .*?)\r?$", stopped.text, re.MULTILINE)
     assert again, stopped.text
-    told = user.runs(again[1].replace("delay=0.03", "delay=0").replace(" --fresh --yes", ""))
+    assert "--fresh" not in again[1]
+    told = user.runs(again[1].replace("delay=0.05", "delay=0"))
     assert re.match(r"resuming shop: [1-9]\d* done", told)
     assert "120 items" in told
+    return told
 
-    # What came of it, by the commands that the summary names.
-    commands = re.findall(r"^\w+: +(crawlkit \w+ runs/shop\b(?: ls| -o \S+)?)", told, re.MULTILINE)
-    assert [command.split()[1] for command in commands] == ["items", "stats"]
-    _, told = [user.runs(command) for command in commands]
-    with (user.directory / "items.csv").open(newline="") as file:
-        assert len({row["sku"] for row in csv.DictReader(file)}) == 120
-    assert "2 lives" in told
-    statistics = json.loads(user.runs("crawlkit stats runs/shop --json"))
-    assert (statistics["items_saved"], statistics["pending"]) == (120, 0)
 
-    # A page that fails.
+def test_pages_that_fail(user: User, shop: ShopSite) -> None:
+    (user.directory / "shop.py").write_text(tutorial(shop))
     gone = shop.url("/no-such-page")
     told = user.runs(f"crawlkit run shop.py {gone}")
     assert "most errors: 1 x StatusError: HTTP 404 Not Found" in told
@@ -155,7 +177,7 @@ def test_the_whole_path(user: User, shop: ShopSite) -> None:
     assert gone in user.runs("crawlkit failed runs/shop ls")
     assert "failed" in user.runs(f"crawlkit why runs/shop {gone}")
     assert "1 request put back" in user.runs("crawlkit failed runs/shop retry")
-    assert "1 pending" in user.runs("crawlkit stats runs/shop")
+    assert json.loads(user.runs("crawlkit stats runs/shop --json"))["pending"] == 1
 
 
 @pytest.mark.parametrize(

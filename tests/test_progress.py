@@ -62,6 +62,13 @@ def test_the_speed_is_that_of_the_last_seconds() -> None:
 def test_the_time_left_is_told_once_discovery_is_over() -> None:
     assert seconds_left(marks((30, 10, 0))) == pytest.approx(70)
     assert seconds_left(marks((30, 10, 1))) == pytest.approx(730 / 9)
+    assert seconds_left(marks((20, 10, 10), (20, 10, 0))) == pytest.approx(80)
+
+
+def test_who_has_watched_for_a_short_time_does_not_see_far() -> None:
+    assert seconds_left(marks((20, 1, 0))) is None  # 16 minutes
+    assert seconds_left(marks((40, 1, 0))) is None
+    assert seconds_left(marks((70, 1, 0))) == pytest.approx(930)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +77,9 @@ def test_the_time_left_is_told_once_discovery_is_over() -> None:
         ([(9, 10, 0)], "it was observed for too short a time"),
         ([(60, 10, 10)], "each page still leads to a new one"),
         ([(60, 10, 2)], "some pages still lead to new ones"),
-        ([(20, 10, 0), (20, 10, 5)], "discovery has begun again"),
-        ([(20, 10, 5), (20, 10, 0)], "discovery has only just ended"),
-        ([(20, 10, 0), (20, 2, 0)], "it is getting slower"),
+        ([(20, 10, 0), (8, 10, 5)], "discovery has begun again"),
+        ([(20, 10, 5), (8, 10, 0)], "discovery has only just ended"),
+        ([(20, 10, 0), (6, 2, 0)], "it is getting slower"),
         ([(20, 10, 0), (20, 0, 0)], "it stands still"),
     ],
 )
@@ -92,7 +99,7 @@ def test_the_time_left_of_a_crawl_that_goes_on_evenly_comes_true() -> None:
     pace = Pace(clock)
     for second in range(100):
         standing = pace.update(status(20 * second, pending=2000 - 20 * second, in_flight=0))
-        if second >= 10:
+        if second >= 12:
             assert standing.seconds_left == pytest.approx(100 - second, rel=0.02)
         clock.advance(1)
 

@@ -290,7 +290,7 @@ def test_a_stream_ends_with_its_run_and_does_not_pretend_to_be_complete(address:
         (
             f"{SITE}/broken",
             f"{SITE}/broken: failed at 2023-11-14T22:13:20.000Z in parse_item: "
-            "ValueError: no price, HTTP status 200, 1.00 s, tried again 3 times",
+            "ValueError: no price, HTTP status 200, 1.00 s, tried again 3 times (group 8ff55329)",
         ),
         (
             f"{SITE}/again",

@@ -110,7 +110,6 @@ def test_two_lines_tell_how_it_goes_and_are_gone_at_the_end(screens: Screens, na
         assert re.match(r"[\d,]+ done, ", lines[-2]), lines
         assert re.match(r"[\d.]+ pages/s", lines[-1]), lines
     assert not PROGRESS.search("\n".join(terminal.lines))
-    assert terminal.raw.rstrip().rfind("\x1b[?25l") < terminal.raw.rfind("\x1b[?25h")
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
@@ -127,6 +126,13 @@ def test_the_summary_says_what_happened_and_what_to_do(screens: Screens, name: s
     joined = "".join(ended(screens, name).lines)  # a command may be broken by the terminal's edge
     for verb in ("items runs/shop -o items.csv", "failed runs/shop ls", "stats runs/shop"):
         assert verb in joined
+
+
+@pytest.mark.parametrize("name", ["wide", "narrow", "plain", "stopped"])
+def test_the_cursor_is_never_hidden_as_a_killed_process_cannot_bring_it_back(
+    screens: Screens, name: str
+) -> None:
+    assert "\x1b[?25l" not in ended(screens, name).sequences
 
 
 def test_words_of_the_summary_are_whole_on_a_narrow_terminal(screens: Screens) -> None:
@@ -157,7 +163,7 @@ def test_ctrl_c_is_answered_and_the_summary_says_how_to_go_on(screens: Screens) 
 
 def test_no_page_steers_the_terminal(screens: Screens) -> None:
     terminal = ended(screens, "hostile")
-    ours = {"\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A"}
+    ours = {"\x1b[2K", "\x1b[1A"}
     assert all(one in ours or re.match(r"\x1b\[[\d;]*m", one) for one in terminal.sequences)
     assert only_prints(terminal.text.replace("\r", ""))
     assert r"red\x1b[31m c1\x9b2J bidi\u202e" in terminal.text

@@ -162,3 +162,10 @@ def test_ipython_is_the_prompt_where_it_is_installed(site: Site, tmp_path: Path)
     assert "In [1]" in terminal.text
     assert "'LampLamp'" in terminal.text
     assert "'FrontFront'" in terminal.text
+
+
+@pytest.mark.needs("chromium")
+def test_a_page_can_be_made_by_a_browser(site: Site) -> None:
+    pytest.importorskip("playwright", reason="needs Playwright: pip install 'crawlkit[browser]'")
+    site.add_page("/made", "<script>document.title = 'made'</script>")
+    assert told(site.url("/made"), "--render", "-c", "css('title::text').get()") == "made\n"

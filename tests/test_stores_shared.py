@@ -308,6 +308,22 @@ async def test_a_hundred_commits_at_the_same_time_lose_no_count(fleet: Fleet) ->
     assert await value(stores[0]) == {"n": 100}
 
 
+async def test_several_documents_are_merged_in_one_commit(one: Store, two: Store) -> None:
+    for store, number in ((one, 1), (two, 2), (one, 3)):
+        checkpoint = change(None, {"n": number}, "state")
+        for name in ("tally", "third"):
+            more = change(None, {name: number}, name)
+            checkpoint.documents |= more.documents
+            checkpoint.merges |= more.merges
+        async with asyncio.timeout(5):
+            await store.commit(checkpoint)
+    assert [await value(one, name) for name in ("state", "tally", "third")] == [
+        {"n": 6},
+        {"tally": 6},
+        {"third": 6},
+    ]
+
+
 async def test_a_rule_that_fails_leaves_nothing_behind(one: Store, two: Store) -> None:
     def fail(base: bytes | None, mine: bytes, theirs: bytes) -> bytes:
         raise ZeroDivisionError

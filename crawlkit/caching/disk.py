@@ -29,7 +29,7 @@ _SETTINGS = {
     "eviction_policy": "least-recently-used",
     "cull_limit": 0,  # `BytesCache.evict` does it, in a transaction of its own
     "sqlite_auto_vacuum": 0,
-    "sqlite_cache_size": 2**13,
+    "sqlite_cache_size": 2**11,  # pages of 4 KiB, for each connection
     "sqlite_journal_mode": "wal",
     # A database that is truncated while it is mapped ends the process, and reads are no slower.
     "sqlite_mmap_size": 0,
@@ -38,6 +38,8 @@ _SETTINGS = {
     "disk_min_file_size": 2**62,
     "disk_pickle_protocol": 0,
 }
+READ_CACHE = 256
+"""Pages of the database that are held in memory for reading: those on the way to an entry."""
 MAX_ROWS = 64
 """Rows of a statement that writes. SQLite keeps a hundred and more of them prepared."""
 
@@ -148,8 +150,13 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
     # -- reading ------------------------------------------------------------------------------
 
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection; asking diskcache for it each time takes longer than a read."""
-        return self._con
+        """This thread's connection; asking diskcache for it each time takes longer than a read.
+
+        It is for reading. What it holds in memory is of use until somebody writes.
+        """
+        connection = self._con
+        connection.execute(f"PRAGMA cache_size = {READ_CACHE}")
+        return connection
 
     @staticmethod
     def look_up(connection: sqlite3.Connection, key: bytes) -> Found | None:

@@ -124,12 +124,17 @@ def _on_screen(crawler: Crawler) -> Iterator[Callable[[CrawlerStatus], None]]:
     from rich.console import Console  # here, as only a terminal has to wait for it
     from rich.live import Live
 
+    class Steady(Console):
+        def show_cursor(self, show: bool = True) -> bool:
+            # Never hidden: a process that is killed could not bring it back.
+            return False
+
     pace, lines = Pace(crawler.clock, crawler.max_pages), Lines()
     # Refreshed by events alone: no thread. What is logged or printed meanwhile goes above the
     # lines; but what handlers print stays on standard output where that leads elsewhere.
     with Live(
         lines,
-        console=Console(stderr=True),
+        console=Steady(stderr=True),
         auto_refresh=False,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),

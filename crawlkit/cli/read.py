@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ from ..errors import UsageError, printable
 from ..exporting.export import export_items, passes_of, split_items
 from ..items import item_line
 from ..run import open_run
+from ..stores.directory import RunDirectory
+from ..stores.mirror.note import read_note
 from ..stores.postgres.address import masked
 from .lives import life_lines, life_of, lives_table
 from .output import (
@@ -73,7 +76,7 @@ def stats(
     if as_json:
         print_json(statistics.to_dict())
     else:
-        click.echo("\n".join(_report(address, statistics, is_live)))
+        click.echo("\n".join((*_report(address, statistics, is_live), *_mirror(address))))
 
 
 def _print_lives(address: str, life: int | None, other: str | None, as_json: bool) -> None:
@@ -154,6 +157,16 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
             yield from (f"                     {printable(url)}" for url in error.examples[:2])
         if len(s.errors) > 10:
             yield f"  and {plural(len(s.errors) - 10, 'group')} more; see them with --json"
+
+
+def _mirror(address: str) -> Iterator[str]:
+    """How far the mirror of an embedded run is."""
+    note, record = read_note(Path(address)), RunDirectory(address).noted()
+    if note is not None and record is not None:
+        behind = max(0, record.commits - note.commits)
+        state = f"{plural(behind, 'checkpoint')} behind" if behind else "holds everything"
+        yield ""
+        yield f"mirror      {printable(note.address)}: {state}; shipped at {isoformat(note.at)}"
 
 
 def _line(title: str, numbers: list[tuple[str, int]]) -> str:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -24,10 +24,17 @@ from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
+    from ..runner import Runnable
     from ..statistics import Statistics
 
 
 log = logging.getLogger("crawlkit.options")
+
+
+def _go(*_: object) -> NoReturn:
+    # Not by an exception: it could come while the target is being imported, which it would stop.
+    sys.stdout.flush()
+    os._exit(EXIT_UNFINISHED)
 
 
 @contextmanager
@@ -36,7 +43,7 @@ def _ready_to_go() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_UNFINISHED))
+    before = signal.signal(signal.SIGTERM, _go)
     try:
         yield
     finally:
@@ -69,6 +76,13 @@ def _complete_option(
     metavar="FILE",
     help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
+@click.option("--warc", metavar="PATH", help="Keep all that is fetched as WARC, in PATH-*.warc.gz.")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve the statistics for Prometheus while the crawl runs; on loopback by default.",
+)
+@click.option("--traces", is_flag=True, default=None, help="Trace requests with OpenTelemetry.")
 @click.option(
     "--set",
     "settings",
@@ -84,12 +98,31 @@ def _complete_option(
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
 )
 @click.option(
+    "--mirror",
+    metavar="ADDRESS",
+    help="Keep a copy of the run in a directory or s3://bucket/path, and go on from there.",
+)
+@click.option(
     "--preemption",
     type=click.Choice(["aws", "aws-rebalance", "gcp", "azure"]),
     help="Listen to the preemption notices of this cloud.",
 )
 @click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Crawl in so many processes; each has --concurrency requests in flight.",
+)
+@click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
+@click.option("--seat", type=int, hidden=True)
+@click.option("--joins", is_flag=True, hidden=True)
+@click.option(
+    "--dashboard",
+    metavar="[HOST:]PORT",
+    help="Serve a live page meanwhile, for this machine unless a host is named; 0 is a free port.",
 )
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
@@ -116,6 +149,11 @@ def run(
     yes: bool,
     settings: tuple[str, ...],
     offline: bool,
+    workers: int | None,
+    worker: str | None,
+    seat: int | None,
+    joins: bool,
+    dashboard: str | None,
     no_progress: bool,
     log_level: str,
     log_format: str,
@@ -130,6 +168,7 @@ def run(
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
     from .closing import closing
+    from .dashboard import Watched
     from .logs import requests_logged, set_up
     from .progress import progress_of
     from .show import pages_shown
@@ -144,12 +183,33 @@ def run(
         options["start_urls"] = [canonical(url) for url in urls]
     if store is not None:
         options["store"] = store
+    if worker is not None:
+        options["worker"] = worker
+    if seat is not None:
+        options |= _seat(seat, options, kind)
+    if seat is not None or joins:
+        options |= {"triggers": (), "preemption": None}  # they are the supervisor's
     crawler = kind(**options)
+    crawler.joins = joins
     address = crawler.job.store.address
+    if seat is not None or joins:
+        set_up(log_level, log_format)
+        with requests_logged(crawler, address), pages_shown(crawler) if show else nullcontext():
+            return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
     click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    same = {**given, "store": store, "set": settings, "offline": offline}
+    runnable: Runnable = crawler
+    if workers is not None and workers > 1:
+        # Imported here, as few crawls need it.
+        from .workers import Workers
+
+        each = {"store": address, "output": None, "grace": None, "no_progress": True, "show": show}
+        each |= {"log_level": log_level, "log_format": log_format}
+        python = f"{shlex.quote(sys.executable)} -m crawlkit"
+        runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
     is_live = log_format == "text"
     with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
         # Inside, so that the log goes around the lines that show the progress.
@@ -159,16 +219,14 @@ def run(
         shown.enter_context(requests_logged(crawler, address))
         if show:
             shown.enter_context(pages_shown(crawler))
-        code = run_crawler(crawler, fresh=fresh)
-    shown_store = store and masked(store)
-    again = _command(target, *urls, **given, store=shown_store, set=settings, offline=offline)
-    more = _command(
-        target,
-        *urls,
-        **given | {"max_pages": 10 * (crawler.max_pages or 1)},
-        store=shown_store,
-        set=settings,
-        offline=offline,
+        if dashboard is not None:
+            runnable = Watched(crawler, runnable, dashboard)
+        code = run_crawler(runnable, fresh=fresh)
+    same |= {"store": store and masked(store), "workers": workers, "worker": worker}
+    same |= {"dashboard": dashboard}
+    again, more = (
+        shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
+        for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
     )
     click.echo(closing(crawler, address, code, again, more))
     if code != 0:
@@ -188,6 +246,14 @@ def _leave_threads_behind(code: int) -> None:
         os._exit(code)
 
 
+def _seat(seat: int, options: dict[str, Any], kind: type[Crawler]) -> dict[str, Any]:
+    # Imported here, as only workers need it.
+    from .workers import seat_options
+
+    lease = options.get("lease", kind.lease)
+    return seat_options(options["store"], options["worker"], seat, lease)
+
+
 # -- before -----------------------------------------------------------------------------------
 
 
@@ -200,9 +266,9 @@ def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[st
         yield name, kind.parse_option(name, text)
 
 
-def _command(*arguments: str, **options: Any) -> str:
+def _command(start: str, *arguments: str, **options: Any) -> list[str]:
     """The command that goes on with this crawl."""
-    words = [*program().split(), "run", *arguments]
+    words = [*shlex.split(start), "run", *arguments]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
             option = f"--{name.replace('_', '-')}"
@@ -210,7 +276,7 @@ def _command(*arguments: str, **options: Any) -> str:
                 words.append(option)
             elif one not in (None, False):
                 words += [option, str(one)]
-    return shlex.join(words)
+    return words
 
 
 def _earlier(address: str) -> Statistics | None:

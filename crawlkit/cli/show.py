@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import one_line, printable
+from ..request import Identity, identity
 from ..scope import Scope
 from .output import columns, harmless, plural, span, styled
 
@@ -104,6 +105,7 @@ def _links(crawler: Crawler, page: Page) -> Iterator[str]:
     scope = Scope(crawler.scope, include=crawler.include, exclude=crawler.exclude)
     followed: dict[str, list[str]] = {}
     skipped: dict[str, list[str]] = {}
+    seen: set[Identity] = set()
     is_nofollow = crawler.obey_robots and page.links and page.says_nofollow(crawler.robots.token)
     for urls, like in page.links.groups:
         if is_nofollow:
@@ -112,7 +114,14 @@ def _links(crawler: Crawler, page: Page) -> Iterator[str]:
             skipped.setdefault("max_depth", []).extend(urls)
         else:
             inside, outside = scope.sort(urls, page.url)
-            followed.setdefault(like.handler, []).extend(inside)
+            for url in dict.fromkeys(inside):
+                # The first that follows it says which handler it is for.
+                key = identity(like.replace(url=url))
+                if key in seen:
+                    skipped.setdefault("duplicate", []).append(url)
+                else:
+                    seen.add(key)
+                    followed.setdefault(like.handler, []).append(url)
             for url, reason in outside:
                 skipped.setdefault(reason, []).append(url)
     for what, groups in (("follow", followed), ("skip", skipped)):

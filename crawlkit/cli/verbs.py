@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -150,7 +151,9 @@ class Verbs(VerbGroup):
         if cmd_name not in self._verbs:
             return None
         module = import_module(f".{self._verbs[cmd_name]}", __package__)
-        command: click.Command = getattr(module, cmd_name)
+        # The verb's function, with an underscore where its name is a word of Python.
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -26,7 +26,7 @@ from .addresses import is_private_host, is_public
 from .failures import MAX_HEADERS
 from .lean import READ_BUFFER
 from .limits import Limits
-from .protocol import Connector
+from .protocol import Connector, guarded
 from .proxies import place_of
 
 MAX_NAMES = 10_000
@@ -144,7 +144,7 @@ class Clients:
         if known is None:
             url = "socks5" + proxy[proxy.index(":") :]
             connector = aiohttp_socks.ProxyConnector.from_url(url, rdns=True, **self._options)
-            known = self._socks[proxy] = _Socks(self._client(connector, [_trace()]))
+            known = self._socks[proxy] = _Socks(self._client(guarded(connector), [_trace()]))
         self._socks.move_to_end(proxy)
         known.users += 1
         place = place_of(proxy)

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp import HttpVersion
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
@@ -70,6 +71,8 @@ class Answer:
         raw_headers: The same as they came.
         content: What the body is read from.
         connection: Where it comes from.
+        reason: The reason phrase.
+        version: The version of HTTP.
     """
 
     status: int
@@ -77,6 +80,8 @@ class Answer:
     raw_headers: tuple[tuple[bytes, bytes], ...]
     content: aiohttp.StreamReader
     connection: Connection
+    reason: str | None
+    version: HttpVersion | None
 
     def release(self) -> None:
         """Give the connection back. It is closed where the body was not read to its end."""
@@ -179,7 +184,15 @@ class Lean:
         except BaseException:
             connection.close()
             raise
-        return Answer(status, message.headers, message.raw_headers, content, connection)
+        return Answer(
+            status,
+            message.headers,
+            message.raw_headers,
+            content,
+            connection,
+            message.reason,
+            message.version,
+        )
 
     def _origin(self, name: str) -> _Origin | None:
         try:

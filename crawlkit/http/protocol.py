@@ -12,6 +12,7 @@ is longer than its ``Content-Length`` is no error, but ends there, as browsers h
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -34,8 +35,13 @@ _PIECE = 16 * 1024  # read on from here only if there was no flood yet
 
 
 class Protocol(ResponseHandler):
-    """aiohttp's protocol, which hangs up at a flood of messages."""
+    """aiohttp's protocol, which hangs up at a flood of messages.
 
+    Attributes:
+        tunnel: What made the connection, where that closes it when it is forgotten.
+    """
+
+    tunnel: object = None
     _messages = 0
     _received = 0
     _heard_at = 0.0
@@ -207,3 +213,19 @@ class Connector(aiohttp.TCPConnector):
         # aiohttp has no other place to say this; a test notices when that changes.
         kind: type[ResponseHandler] = Protocol
         self._factory = partial(kind, loop=self._loop)
+
+
+def guarded(connector: Any) -> Any:
+    """A connector of aiohttp-socks whose connections speak `Protocol` once they are made."""
+    connect = connector._connect_via_proxy
+
+    async def connect_via_proxy(**options: Any) -> tuple[asyncio.Transport, Protocol]:
+        transport, theirs = await connect(**options)
+        protocol = Protocol(connector._loop)
+        protocol.tunnel = theirs
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        return transport, protocol
+
+    connector._connect_via_proxy = connect_via_proxy
+    return connector

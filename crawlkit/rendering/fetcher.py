@@ -272,7 +272,7 @@ class BrowserFetcher(Fetcher):
             if page is not None:
                 self._later(_close(page, browser))
         if proxy is not None and self._proxies is not None:
-            self._proxies.worked(proxy)
+            self._proxies.worked(proxy, host_of(errand.url))
         return response
 
     def _wants_screenshot(self, request: Request, status: int) -> bool:

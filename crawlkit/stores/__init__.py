@@ -18,7 +18,13 @@ Durability = Literal["normal", "full"]
 
 
 def open_store(
-    address: str, *, durability: Durability = "normal", worker: str = "", lease: float | None = None
+    address: str,
+    *,
+    durability: Durability = "normal",
+    worker: str = "",
+    lease: float | None = None,
+    mirror: str | None = None,
+    mirror_interval: float = 5.0,
 ) -> Store:
     """The store behind an address: a directory, ``memory:`` or ``postgresql://``.
 
@@ -29,15 +35,26 @@ def open_store(
         durability: See `SqliteStore` and `PostgresStore`.
         worker: The worker's name, where there may be several.
         lease: Seconds for which what a worker has stays its own without a sign of life from it.
+        mirror: Where a copy of the run is kept up to date: a directory, or ``s3://bucket/path``.
+        mirror_interval: Seconds between two shipments to the mirror.
 
     Raises:
-        UsageError: No store has such an address.
+        UsageError: No store, or no mirror, has such an address.
     """
+    if mirror is not None and (address == "memory:" or "://" in address):
+        raise UsageError(f"a run in {address} has no mirror; leave --mirror out")
     if address == "memory:":
         return MemoryStore()
     if is_postgres(address):
         return _postgres_store(address, durability, worker, lease)
     _refuse_scheme(address)
+    if mirror is not None:
+        # Imported here, since few runs have one.
+        from .mirror.store import MirroredStore
+
+        return MirroredStore(
+            address, mirror=mirror, interval=mirror_interval, durability=durability
+        )
     return SqliteStore(address, durability=durability)
 
 

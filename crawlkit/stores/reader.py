@@ -18,7 +18,15 @@ from .bundle import with_host
 from .directory import RunDirectory
 from .inspection import Inspection
 from .pages import WriteAheadLog
-from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, damaged_values, refuse_version
+from .schema import (
+    APPLICATION_ID,
+    SQLITE_ERRORS,
+    crc,
+    damaged_values,
+    is_unfinished,
+    refuse_version,
+    unfinished,
+)
 from .sweep import QUEUED, SEEN
 
 _decode = msgspec.json.Decoder().decode
@@ -66,6 +74,9 @@ def open_directory(path: str) -> SqliteReader:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
         refuse_version(path, connection)
         connection.execute("SELECT commits FROM progress").fetchone()
+        if is_unfinished(connection):
+            connection.close()
+            raise unfinished(path)
     except SQLITE_ERRORS as error:
         raise _damaged(str(database), error) from None
     except OSError as error:
@@ -152,7 +163,7 @@ class SqliteReader(Reader):
     ) -> Iterator[Outcome]:
         # In the order of the table, and of the index on those that were not handled.
         query = f"{_OUTCOME} WHERE o.outcome = ?"
-        values: list[str | int] = [outcome]
+        values: list[Any] = [outcome]
         if host is not None:
             query += f" AND o.host = {_HOST}"
             values.append(host)
@@ -205,14 +216,30 @@ class SqliteReader(Reader):
             )
         )
 
-    def snapshot(self) -> Snapshot:  # noqa: D102
+    def skipped(self) -> Iterator[tuple[Outcome, bool]]:  # noqa: D102
+        self._gather()
+        is_seen = _IS_SEEN.replace("one.", "o.")
+        for row in self._rows(
+            f"{_OUTCOME.replace('o.request', f'o.request, {is_seen}')} WHERE o.outcome = 'skipped'"
+        ):
+            yield _outcome(row[:-1]), bool(row[-1])
+
+    def each_counter(self) -> Iterator[tuple[str, Number]]:  # noqa: D102
+        yield from self._rows("SELECT name, value FROM counters ORDER BY name")
+
+    @contextlib.contextmanager
+    def instant(self) -> Iterator[None]:  # noqa: D102
         # One transaction is one checkpoint, however many come while it is read.
         list(self._rows("BEGIN"))
         try:
-            return super().snapshot()
+            yield
         finally:
             with contextlib.suppress(*SQLITE_ERRORS):
                 self._db.execute("COMMIT")
+
+    def snapshot(self) -> Snapshot:  # noqa: D102
+        with self.instant():
+            return super().snapshot()
 
     def holder(self) -> int | None:  # noqa: D102
         return self._directory.holder() if self._directory else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..checkpoint import Checkpoint, Document, Snapshot
 from ..errors import StoreWriteError
 from ..stores.base import Claim, Reader, Receipt, Store
+from ..stores.records import RunRecord
 
 
 class FaultyStore(Store):
@@ -89,6 +90,16 @@ class FaultyStore(Store):
         """The run, opened for reading."""
         self._count("reader")
         return self.store.reader()
+
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:
+        """Take in a part of another run."""
+        self._count("take_in")
+        await self.store.take_in(records, is_last=is_last)
+
+    async def ship(self, within: float | None = None) -> None:
+        """Bring what was committed to wherever else it belongs."""
+        self._count("ship")
+        await self.store.ship(within)
 
     async def release(self) -> None:
         """Give back what was claimed."""

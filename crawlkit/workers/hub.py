@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..checkpoint import Checkpoint, Document, Number
+from ..checkpoint import Checkpoint, Document, Number, decode
 from ..errors import StoreError, StoreFencedError
+from ..events import CrawlerStatus
 from ..stores.base import WHOLE, Allotment, Claim, Receipt
 from ..stores.sqlite import SqliteStore
 from ..stores.transaction import Bundle
@@ -104,6 +105,8 @@ class Hub:
         self._locks: dict[str, Member] = {}
         self._counters: dict[str, Number] = {}
         self._documents: dict[str, Document | None] = {}  # those that are merged
+        self._lives_before: Number = 0
+        self._in_flight: dict[str, int] = {}  # by the name of the worker's note
         self._is_finished = False
 
     async def open(self, *, fresh: bool = False) -> None:
@@ -119,8 +122,23 @@ class Hub:
         """Close the run. Called in the event loop."""
         await self.store.close()
 
+    async def has_begun(self) -> bool:
+        """Whether this life of the run is counted. Called in the event loop."""
+        return self._counters.get("lives", 0) > self._lives_before
+
+    async def status(self) -> CrawlerStatus:
+        """Where the crawl stands, all workers together. Called in the event loop."""
+        n = self._counters
+        finished, failed = (int(n.get(f"requests_{what}", 0)) for what in ("finished", "failed"))
+        left = n.get("requests_total", 0) - finished - failed - n.get("requests_dropped", 0)
+        in_flight = sum(self._in_flight.values())
+        return CrawlerStatus(
+            finished, failed, int(left) - in_flight, in_flight, int(n.get("items_saved", 0))
+        )
+
     def _begin(self) -> None:
         self._counters = self.store.counters_now()
+        self._lives_before = self._counters.get("lives", 0)
         # What a life before this one has left in flight is pending.
         stale = self.store.document_names_now(NOTES)
         if stale:
@@ -151,10 +169,10 @@ class Hub:
         for name in [name for name, holder in self._locks.items() if holder is member]:
             del self._locks[name]
         try:
-            if died:
-                note = f"{NOTES}/{member.name}"
-                if self.store.document_now(note) is not None:
-                    self.store.commit_from({}, Checkpoint(documents={note: None}))
+            note = f"{NOTES}/{member.name}"
+            self._in_flight.pop(note, None)
+            if died and self.store.document_now(note) is not None:
+                self.store.commit_from({}, Checkpoint(documents={note: None}))
         except StoreError:
             pass  # it is but a note, and who writes next will meet the trouble
         self._tell()
@@ -296,6 +314,8 @@ class Hub:
         for name, document in checkpoint.documents.items():
             if name in self._documents:
                 self._documents[name] = document
+            if document is not None and name.startswith(NOTES):
+                self._in_flight[name] = len(decode(document.data, name))
         self._count(member, checkpoint, receipt)
         self._settle_hosts(member, checkpoint, touched)
         if receipt.enqueued or checkpoint.again:

@@ -65,15 +65,15 @@ class RemoteStore(Store):
     async def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102
         answer = await self._ask(wire.Commit.of(checkpoint))
         merged: dict[str, Document] = {}
+        bases = {name: merge.base for name, merge in checkpoint.merges.items()}
         while isinstance(answer, wire.Conflict):
             for name, theirs in answer.stored.items():
                 mine, (base, combine) = checkpoint.documents[name], checkpoint.merges[name]
                 assert mine is not None  # what is removed is not merged
                 data = combine(base, mine.data, theirs.data)
                 merged[name] = Document(mine.version, data)
-            # Known is now what was stored a moment ago. Others may be quicker once more.
-            bases = {name: merge.base for name, merge in checkpoint.merges.items()}
-            bases |= {name: stored.data for name, stored in answer.stored.items()}
+                # Known is now what was stored a moment ago. Others may be quicker once more.
+                bases[name] = theirs.data
             answer = await self._ask(wire.Again(bases, merged))
         receipt: Receipt = wire.RESULTS[wire.Commit].decode(answer.value)
         return replace(receipt, merged=merged)

@@ -122,6 +122,8 @@ class Crawl:
         started: The monotonic time at which the last one was.
     """
 
+    target = "tests.faults.rough:RoughCrawl"
+
     def __init__(self, site: SiteProcess, directory: Path, name: str, *options: str) -> None:
         self.site = site
         self.name = name
@@ -137,13 +139,19 @@ class Crawl:
     def start(
         self,
         *options: str,
-        target: str = "RoughCrawl",
+        target: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a life of it: ``python -m crawlkit run``, as a user does."""
         self.lives += 1
         self.started = time.monotonic()
-        command = [sys.executable, "-m", "crawlkit", "run", f"tests.faults.rough:{target}"]
+        command = [
+            sys.executable,
+            "-m",
+            "crawlkit",
+            "run",
+            self.target if target is None else f"tests.faults.rough:{target}",
+        ]
         command += [self.site.url, "--store", str(self.store), "--output", str(self.output)]
         command += ["--no-progress", "--set", f"user_agent={self.name}", *self._options, *options]
         with open(self.log, "ab") as log:

@@ -1,0 +1,163 @@
+"""run --workers: a crawl in several processes, as one command."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import Loader
+from ..errors import StoreError, UsageError
+from ..events import CrawlerStatus
+from ..output import ItemWriter
+from ..parts import stored_items
+from ..run import load_statistics
+from ..stores.memory import MemoryStore
+from ..stores.sqlite import SqliteStore
+from ..triggers.usual import usual_triggers
+from ..triggers.watching import Watching
+from ..workers.copying import Copier
+from ..workers.hub import Hub
+from ..workers.remote import RemoteStore
+from ..workers.serving import StoreServer
+from ..workers.supervisor import SHARE, Supervisor
+
+if TYPE_CHECKING:
+    from ..crawler import Crawler
+
+
+class Workers:
+    """The workers of a crawl, to be run like a crawler.
+
+    Args:
+        crawler: The crawler, which is not run itself: it says what the run is, and its listeners
+            of `crawlerStatus` are told where the crawl stands.
+        count: How many workers.
+        command: The command of each, but for its name and its store.
+
+    Raises:
+        UsageError: There is no such run for several processes.
+    """
+
+    def __init__(self, crawler: Crawler, count: int, command: Sequence[str]) -> None:
+        self.exit_code = 1
+        self._crawler = crawler
+        self._count = count
+        self._command = command
+        store = crawler.job.store
+        if isinstance(store, MemoryStore) or not (
+            isinstance(store, SqliteStore) or store.is_shared
+        ):
+            raise UsageError(
+                f"several workers cannot share {store.address}; name a directory with --store"
+            )
+        if store.is_shared and crawler.output is not None:
+            raise UsageError(
+                "--output cannot be written by workers of several machines; take the items from "
+                f"the run: 'crawlkit items {store.address} -o {crawler.output}'"
+            )
+
+    async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:
+        """Run the workers until the crawl is finished or stopped.
+
+        Raises:
+            CrawlkitError: The crawl could not be begun, or could not go on.
+        """
+        store = self._crawler.job.store
+        if isinstance(store, SqliteStore):
+            await self._crawl_here(store, fresh)
+        else:
+            if fresh:
+                await store.open(fresh=True)
+                await store.close()
+            await self._supervise(None, _Stored(store.address))
+        self._crawler.statistics = load_statistics(store.address)
+
+    async def _crawl_here(self, store: SqliteStore, fresh: bool) -> None:
+        """The run of a directory, which this process writes for all workers."""
+        crawler = self._crawler
+        writer = ItemWriter(crawler.output, stored=stored_items(crawler.job))
+        hub = Hub(store, lease=crawler.lease, amend=Copier(writer).amend)
+        await hub.open(fresh=fresh)
+        try:
+            Loader(await store.load()).restore("items", writer)
+            await self._supervise(hub, hub)
+        finally:
+            await hub.close()
+
+    async def _supervise(self, hub: Hub | None, status: Hub | _Stored) -> None:
+        crawler = self._crawler
+        server = None if hub is None else StoreServer(hub, on_reaped=lambda n: supervisor.reaped(n))
+        supervisor = Supervisor(
+            self._command_of,
+            self._count,
+            server=server,
+            has_begun=status.has_begun,
+            look=status.status,
+            show=crawler.job.emit,
+            tell=_tell,
+            watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
+            grace=crawler.grace,
+        )
+        if server is not None:
+            await server.open()
+        try:
+            self.exit_code = await supervisor.run()
+        finally:
+            if server is not None:
+                await server.close()
+
+    def _command_of(self, name: str, seat: socket.socket | None, joins: bool) -> list[str]:
+        command = [*self._command, "--worker", name, "--grace", str(self._crawler.grace * SHARE)]
+        if joins:
+            command.append("--joins")
+        if seat is not None:
+            command += ["--seat", str(seat.fileno())]
+        return command
+
+
+class _Stored:
+    """Where a crawl stands, from its store."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lives_before = self._lives()
+
+    async def has_begun(self) -> bool:
+        return await asyncio.to_thread(self._lives) > self._lives_before
+
+    def _lives(self) -> int:
+        try:
+            return load_statistics(self._address).lives
+        except StoreError:
+            return 0
+
+    async def status(self) -> CrawlerStatus:
+        return await asyncio.to_thread(self._status)
+
+    def _status(self) -> CrawlerStatus:
+        statistics = load_statistics(self._address)
+        return CrawlerStatus(
+            statistics.requests_finished,
+            statistics.requests_failed,
+            statistics.pending,
+            statistics.in_flight,
+            statistics.items_saved,
+        )
+
+
+def seat_options(address: str, worker: str, seat: int, lease: float) -> dict[str, Any]:
+    """Options of a crawler that is a worker of a run which another process has opened."""
+    connection = socket.socket(fileno=seat)
+    connection.set_inheritable(False)  # or a browser would keep it when this process is gone
+    return {
+        "store": RemoteStore(address, worker, connection, lease=lease),
+        "output": None,  # the other process writes it
+    }
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

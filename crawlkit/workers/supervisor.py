@@ -1,0 +1,219 @@
+"""Supervisor: keeps a number of workers at one run, from its start to its end.
+
+Workers are processes of the same command line. One that dies is replaced; if the process dies over
+and over and nothing gets done in between, that is the end, with what it said last. The triggers are
+the supervisor's: what it is told (SIGTERM, Ctrl-C, a platform, a cloud), it tells its workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from ..errors import StoreError, WorkersError
+from ..events import CrawlerStatus, Event
+from ..triggers.signals import EXIT_UNFINISHED
+from ..triggers.watching import Watching
+from .process import WorkerProcess
+from .serving import StoreServer
+
+log = logging.getLogger("crawlkit.workers")
+
+EXIT_FINISHED, EXIT_USAGE = 0, 2
+FIRST = "1"
+"""The worker who begins a life of the run; the others join."""
+PATIENCE = 3
+"""Deaths of each worker in a row after which it is over, if nothing gets done in between."""
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+"""Seconds until a worker is replaced that died although nothing got done; doubled each time."""
+LOOK = 1.0
+"""Seconds between two looks at where the crawl stands."""
+SHARE = 0.85
+"""Share of the grace that workers have; the rest is for their end and the store's."""
+
+Command = Callable[[str, socket.socket | None, bool], Sequence[str]]
+
+
+class Supervisor:
+    """Runs workers until the crawl is finished or stopped.
+
+    Args:
+        command: The command of a worker: by its name, the socket of its store if it has one, and
+            whether it takes part in what another worker has begun.
+        count: How many workers.
+        server: Serves the store to them; ``None`` where they find it themselves.
+        has_begun: Whether a worker has counted this life of the run; until then it is the first
+            worker who does.
+        look: Where the crawl stands.
+        show: Shows it.
+        tell: Takes each line that a worker logs.
+        watching: The triggers, to be watched.
+        grace: Seconds until everything is gone after it was told to stop.
+
+    Attributes:
+        exit_code: 0 where the crawl is finished, 75 where it was stopped.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        count: int,
+        *,
+        server: StoreServer | None,
+        has_begun: Callable[[], Awaitable[bool]],
+        look: Callable[[], Awaitable[CrawlerStatus]],
+        show: Callable[[CrawlerStatus], Awaitable[None]],
+        tell: Callable[[str], None],
+        watching: Watching,
+        grace: float,
+    ) -> None:
+        self.exit_code = 1
+        self._command = command
+        self._count = count
+        self._server = server
+        self._ask_begun = has_begun
+        self._look = look
+        self._show = show
+        self._tell = tell
+        self._watching = watching
+        self._grace = grace
+        self._workers: dict[str, WorkerProcess] = {}
+        self._is_stopping = asyncio.Event()
+        self._failure: WorkersError | None = None
+        self._deaths = 0
+        self._done = -1
+
+    async def run(self) -> int:
+        """Run them; the exit code.
+
+        Raises:
+            WorkersError: They die, over and over.
+        """
+        await self._watching.begin(self, signals=True)
+        showing = asyncio.create_task(self._keep_showing())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keepers = [
+                    tasks.create_task(self._keep(str(number + 1))) for number in range(self._count)
+                ]
+                tasks.create_task(self._end_stragglers(keepers))
+        finally:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+            await self._watching.end(LOOK)
+        if self._failure is not None:
+            raise self._failure
+        is_finished = all(keeper.result() for keeper in keepers)
+        self.exit_code = EXIT_FINISHED if is_finished else EXIT_UNFINISHED
+        return self.exit_code
+
+    # -- a worker, over all its lives -----------------------------------------------------------
+
+    async def _keep(self, name: str) -> bool:
+        """See to it that there is such a worker; whether it has seen the end of the crawl."""
+        while not self._is_stopping.is_set():
+            worker = self._workers[name] = WorkerProcess(name, self._tell)
+            joins = name != FIRST or await self._has_begun()
+            here, there = socket.socketpair() if self._server is not None else (None, None)
+            if self._server is not None and here is not None:
+                self._server.serve(here)
+            code = await worker.run(self._command(name, there, joins), there)
+            if code == EXIT_FINISHED:
+                return True
+            if not self._is_stopping.is_set():
+                await self._replace(worker, code)
+        return False
+
+    async def _replace(self, worker: WorkerProcess, code: int) -> None:
+        """A worker has ended that should not: decide what becomes of it."""
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        done = await self._done_so_far()
+        self._deaths = self._deaths + 1 if done == self._done else 1
+        self._done = done
+        if code == EXIT_USAGE or self._deaths > PATIENCE * self._count:
+            self._fail(worker, how)
+            return
+        wait = 0.0
+        if self._deaths > 1:
+            wait = min(FIRST_WAIT * 2 ** (self._deaths - 2), LONGEST_WAIT)
+        log.warning("worker %s %s; another takes its place", worker.name, how)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_stopping.wait(), wait)
+
+    async def _has_begun(self) -> bool:
+        try:
+            return await self._ask_begun()
+        except StoreError:
+            return True
+
+    async def _done_so_far(self) -> int:
+        try:
+            status = await self._look()
+        except StoreError:
+            return self._done
+        return status.finished + status.failed
+
+    def _fail(self, worker: WorkerProcess, how: str) -> None:
+        if self._failure is None:
+            words = next((line for line in reversed(worker.last_words) if line.strip()), "")
+            said = f": {words}" if words else ", without a word"
+            self._failure = WorkersError(f"worker {worker.name} {how}{said}")
+            self._stop(signal.SIGTERM)
+
+    def reaped(self, name: str) -> None:
+        """A worker was not heard of, and lost what it had: it can do nothing more."""
+        if (worker := self._workers.get(name)) is not None:
+            worker.kill()
+
+    # -- what triggers tell -------------------------------------------------------------------
+
+    async def migrate(self, time_remaining: float | None = None) -> None:
+        """The machine is about to go: have all workers finish what runs, and save."""
+        if time_remaining is not None:
+            self._grace = min(self._grace, time_remaining)
+        self._stop(signal.SIGTERM)
+
+    async def abort(self) -> None:
+        """A graceful stop was asked for: likewise."""
+        self._stop(signal.SIGINT)
+
+    async def try_checkpoint(self) -> None:
+        """Nothing: each worker takes a checkpoint every second."""
+
+    async def emit(self, event: Event) -> None:
+        """Nothing: what measures one process says little of several."""
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._watching.end_within(self._grace)
+        self._is_stopping.set()
+        for worker in self._workers.values():
+            worker.send(number)
+
+    async def _end_stragglers(self, keepers: Sequence[asyncio.Task[bool]]) -> None:
+        """End what has not ended in time after it was told to."""
+        stopping = asyncio.create_task(self._is_stopping.wait())
+        ending = asyncio.create_task(asyncio.wait(keepers))
+        try:
+            await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                await asyncio.wait((ending,), timeout=self._grace * (1 + SHARE) / 2)
+                for worker in self._workers.values():
+                    worker.kill()
+        finally:
+            stopping.cancel()
+
+    async def _keep_showing(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                status = await self._look()
+            except StoreError:
+                continue  # who writes meets it too, and says so
+            await self._show(status)
