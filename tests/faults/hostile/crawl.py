@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from crawlkit import Crawler, Page, Request, open_run
 from crawlkit.cli import main as cli
 from crawlkit.events import RequestFailed, RequestHandled
+from crawlkit.exporting.export import export_items
 from crawlkit.http import addresses
-from crawlkit.items import export_items
 
 TICK = 0.005
 
