@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending
@@ -143,7 +144,7 @@ async def at_sizes(server: Server, sizes: list[int]) -> list[dict[str, Any]]:
     links, meter, total = Links(HOSTS, 0.8, "growing"), Meter(server), 0
     found = []
     for size in sizes:
-        enqueued, new = await meter.measure(lambda size=size: grow(store, links, size - total))  # type: ignore[misc]
+        enqueued, new = await meter.measure(partial(grow, store, links, size - total))
         total += new
         claimed: list[list[Lease]] = []
 
