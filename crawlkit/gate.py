@@ -27,6 +27,8 @@ log = logging.getLogger("crawlkit.politeness")
 
 LONG = 5.0
 """Seconds of a pause that somebody who watches would wonder about."""
+LATE = 0.005
+"""Seconds by which a request starts late enough to count as another start."""
 
 
 class HostPaused(Exception):
@@ -84,8 +86,12 @@ class Gate:
             FetchError: Its host's robots.txt cannot be had.
         """
         request, budgets = lease.request, self._budgets
-        if budgets.is_limited and (limit := await budgets.take(lease.host, request.url)):
-            return limit, budgets.told(limit, lease.host, request.url)
+        if budgets.is_limited:
+            began = self._clock.now()
+            if limit := await budgets.take(lease.host, request.url):
+                return limit, budgets.told(limit, lease.host, request.url)
+            if self._clock.now() - began > LATE:
+                await self._turn(lease.host)  # others may have started meanwhile
         # From here on it is held against its budgets, until `ended` says how it went.
         if self._robots is not None and (line := await self._robots_line(request, request.url)):
             self.ended(lease, has_outcome=False)
@@ -113,13 +119,17 @@ class Gate:
         host = host_of(to_url)
         if host != host_of(from_url):
             # Not until a connection is free: two hosts whose pages redirect to each other would
-            # both wait for the other one. And in a loop: another who waits may have been quicker.
-            while (wait := self._throttle.next_start(host) - self._clock.now()) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(wait)
-            # It counts for the pace of that host, and for the connections of the first one.
-            self._throttle.started(host)
-            self._throttle.finished(host)
+            # both wait for the other one. It counts for the connections of the first one.
+            await self._turn(host)
         return None
+
+    async def _turn(self, host: str) -> None:
+        """Wait until one more request to `host` may start, and count it for the pace there."""
+        # In a loop: another who waits may have been quicker.
+        while (wait := self._throttle.next_start(host) - self._clock.now()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(wait)
+        self._throttle.started(host)
+        self._throttle.finished(host)
 
     def pause(
         self, host: str, failure: FetchError, seconds: float | None, started_at: float

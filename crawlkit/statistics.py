@@ -542,8 +542,9 @@ class Statistics:
     @property
     def pending(self) -> int:  # noqa: D102
         done = self.requests_finished + self.requests_failed + self.requests_dropped
+        pending = self.requests_total - done - self.in_flight
         # Of several workers one may have handled what it does not know yet that others enqueued.
-        return max(0, self.requests_total - done - self.in_flight)
+        return max(0, pending) if self._is_shared else pending
 
     @property
     def duration_finished(self) -> Durations:  # noqa: D102

@@ -75,8 +75,8 @@ class State(dict[str, Any]):
         new = merge(handed, now, merged)
         # In place, as a handler may hold on to a value in here, and only what is another one now.
         _turn(self, now, new)
-        if decode(self.snapshot(), "state") != new:
-            self.clear()  # its keys were no text: they are what they are after a restart
+        if self != new:
+            self.clear()  # its keys were no text, say: now they are what a restart makes of them
             self.update(new)
         self._saved = self.snapshot() if new == merged else encode(merged, "the state")
 

@@ -28,8 +28,14 @@ class Fleet(ABC):
     """A run that workers join and leave."""
 
     @abstractmethod
+    def store(self, name: str) -> Store:
+        """The run, for one more worker who has yet to open it."""
+
     async def worker(self, name: str) -> Store:
         """The run, opened for one more worker."""
+        store = self.store(name)
+        await store.open()
+        return store
 
     @abstractmethod
     async def die(self, store: Store) -> None:
@@ -46,10 +52,8 @@ class Seats(Fleet):
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
 
-    async def worker(self, name: str) -> Store:
-        seat = Seat(self.hub, name)
-        await seat.open()
-        return seat
+    def store(self, name: str) -> Store:
+        return Seat(self.hub, name)
 
     async def die(self, store: Store) -> None:
         assert isinstance(store, Seat)
@@ -69,11 +73,10 @@ class Served(Fleet):
         self.server = StoreServer(hub)
         self.stores: list[RemoteStore] = []
 
-    async def worker(self, name: str) -> Store:
+    def store(self, name: str) -> Store:
         here, there = socket.socketpair()
         self.server.serve(here)
         store = RemoteStore(self.hub.store.address, name, there, lease=self.hub.lease)
-        await store.open()
         self.stores.append(store)
         return store
 

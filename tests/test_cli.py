@@ -121,6 +121,11 @@ def commands(
             yield from commands(found, (*path, name))
 
 
+def shown(command: click.Command) -> list[click.Parameter]:
+    """Those that are for users; what a supervisor tells its workers is not."""
+    return [p for p in command.params if not getattr(p, "hidden", False)]
+
+
 @pytest.mark.parametrize(
     ("path", "command"), [pytest.param(p, c, id=" ".join(p) or "crawlkit") for p, c in commands()]
 )
@@ -132,7 +137,7 @@ def test_the_documentation_has_every_verb_and_every_option(
     found = re.search(rf"^##+ {heading}\b.*?(?=^##)", f"{text}\n## ", re.MULTILINE | re.DOTALL)
     section = found[0] if path and found else text
     assert found or not path, f"there is no section on {heading!r}"
-    for parameter in command.params:
+    for parameter in shown(command):
         for name in (*parameter.opts, *parameter.secondary_opts):
             if name == "--debug":
                 assert name in text
@@ -146,7 +151,7 @@ def test_the_documentation_has_every_verb_and_every_option(
 )
 def test_every_verb_says_what_it_does(path: tuple[str, ...], command: click.Command) -> None:
     assert command.help
-    for parameter in command.params:
+    for parameter in shown(command):
         assert isinstance(parameter, click.Argument) or parameter.help  # type: ignore[attr-defined]
 
 

@@ -8,6 +8,7 @@ what it had is free.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class StoreServer:
         finally:
             writer.close()
             await asyncio.shield(store.do(desk.leave))
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _reap(self) -> None:
         while True:

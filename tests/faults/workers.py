@@ -43,7 +43,7 @@ MOMENTS = ("worker", "worker", "workers", "freeze", "supervisor", "term")
 SIGCONT. supervisor: kill -9 of it. term: SIGTERM to it."""
 NEAREST = 0.5
 """Share of a host's delay that two requests may be apart at the site: the machine is busy."""
-MELTS = 0.3
+MELTS = 1.0
 """Seconds after which a process that was frozen has its times in order again."""
 ORPHANS = 3.0
 """Seconds in which the workers of a supervisor that was killed are gone."""

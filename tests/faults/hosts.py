@@ -1,0 +1,255 @@
+"""A site on many hosts, and the crawl of it that several workers share.
+
+What goes wrong follows from the page and from how often its request was tried again, as in
+`rough.py`. Beside that the site watches how it is asked: how many requests each host has at once,
+and how far the starts at a host lie apart that asks for that.
+
+``python -m tests.faults.hosts`` serves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+from aiohttp import web
+
+from crawlkit import Checkpoint, Crawler, Page, Saved
+from crawlkit.merging import merge
+
+from .rough import CONTROL, TRY, TellsTry
+
+PAGES = 1200
+HOSTS = 12
+LIMIT = 4
+"""Requests that a host may have at once."""
+PACED = 6
+"""One host in so many asks for a delay between two requests."""
+PACE = 0.15
+BUDGET = 7
+"""Pages of one kind, of which there are more, on all hosts together."""
+TICK, RECENT = 0.01, 50
+"""Seconds between two looks at whether the site itself is late, and how many of them count."""
+LATE = 0.05
+"""Seconds after which the end of a connection has come to the site."""
+
+
+def host_of(number: int, hosts: int) -> int:
+    """The host of a page: the paced ones have few."""
+    host = number % hosts
+    return host if host % PACED or number < 20 * hosts else (host + 1) % hosts
+
+
+def status_of(number: int, attempt: int) -> int:
+    """What is answered to the request for a page that was tried again `attempt` times."""
+    if number % 125 == 31:
+        return 404
+    if number % 250 == 57 or (number % 50 == 7 and attempt < 1):
+        return 500
+    return 200
+
+
+def is_handler_broken(number: int, attempt: int) -> bool:
+    """Whether the handler of a page raises, after half of its work."""
+    return number % 300 == 17 or (number % 60 == 11 and attempt < 1)
+
+
+def links_of(number: int, pages: int) -> Iterator[int]:
+    """Where a page leads: to its children in a tree, and anywhere."""
+    yield from range(8 * number + 1, min(8 * number + 9, pages))
+    for i in range(6):
+        yield (number * 7919 + i * 104729 + 13) % pages
+
+
+class HostsSite:
+    """Serves the pages, on addresses of loopback that differ, and keeps a log.
+
+    Args:
+        pages: How many.
+        hosts: On how many hosts.
+        slow: Seconds until an answer, at most.
+    """
+
+    def __init__(self, pages: int, hosts: int, slow: float) -> None:
+        self._pages = pages
+        self._hosts = hosts
+        self._slow = slow
+        self._port = 0
+        self._active: defaultdict[str, dict[int, web.BaseRequest]] = defaultdict(dict)
+        self._most: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._starts: defaultdict[str, defaultdict[str, list[tuple[float, float]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self._late = 0.0
+        self._checks: set[asyncio.Task[None]] = set()
+
+    def address(self, host: int) -> str:
+        return f"127.0.3.{host + 1}"
+
+    def url(self, number: int) -> str:
+        host = self.address(host_of(number, self._hosts))
+        return f"http://{host}:{self._port}{f'/page/{number}' if number else '/'}"
+
+    async def serve(self) -> None:
+        """Print the URL, and answer until the process is killed."""
+        server = web.ServerRunner(web.Server(self._respond))
+        await server.setup()
+        for host in range(self._hosts):
+            site = web.TCPSite(server, self.address(host), self._port)
+            await site.start()
+            if not self._port:
+                assert site._server is not None
+                self._port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        print(self.url(0), flush=True)
+        await self._watch_loop()
+
+    async def _watch_loop(self) -> None:
+        """Note by how much this process itself was held up, of late."""
+        lates = [0.0] * RECENT
+        while True:
+            due = time.monotonic() + TICK
+            await asyncio.sleep(TICK)
+            lates = [*lates[1:], time.monotonic() - due]
+            self._late = max(lates)
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path
+        if path.startswith(CONTROL):
+            return self._control(path.removeprefix(CONTROL))
+        run, host = request.headers["User-Agent"], request.host
+        key = f"{run} {host}"
+        active = self._active[key]
+        active[id(request)] = request
+        if len(active) > LIMIT:
+            check = asyncio.create_task(self._look_again(run, key))
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+        else:
+            self._most[run][host] = max(self._most[run][host], len(active))
+        if path != "/robots.txt":
+            self._starts[run][host].append((time.monotonic(), self._late))
+        try:
+            return await self._answer(path, host, int(request.headers.get(TRY, 0)))
+        finally:
+            del active[id(request)]
+
+    async def _look_again(self, run: str, key: str) -> None:
+        """A worker that was killed has asked for nothing, once that has come to the site."""
+        requests = tuple(self._active[key].values())
+        await asyncio.sleep(LATE)
+        there = [r for r in requests if r.transport is not None and not r.transport.is_closing()]
+        host = key.partition(" ")[2]
+        self._most[run][host] = max(self._most[run][host], len(there))
+
+    async def _answer(self, path: str, host: str, attempt: int) -> web.Response:
+        if path == "/robots.txt":
+            number = int(host.split(":")[0].rpartition(".")[2]) - 1
+            delay = f"Crawl-delay: {PACE}\n" if number % PACED == 0 else ""
+            return web.Response(text=f"User-agent: *\n{delay}Disallow: /secret/\n")
+        number = int(path.rpartition("/")[2] or 0)
+        await asyncio.sleep(self._slow * (number * 7919 % 100 / 100) ** 3)
+        if path.startswith("/order/"):
+            return self._html("order", [])
+        if (status := status_of(number, attempt)) != 200:
+            return self._html("trouble", [], status=status)
+        links = [self.url(target) for target in links_of(number, self._pages)]
+        if number % 20 == 0:
+            base = self.url(number).rpartition("/page/")[0].removesuffix("/")
+            links += [f"{base}/secret/{number}", f"http://elsewhere.example/{number}"]
+        return self._html(str(number), links)
+
+    def _html(self, title: str, links: list[str], *, status: int = 200) -> web.Response:
+        anchors = "".join(f'<a href="{link}">link</a>' for link in links)
+        html = f"<!doctype html><title>{title}</title><h1>{title}</h1>{anchors}"
+        return web.Response(text=html, content_type="text/html", status=status)
+
+    def _control(self, wish: str) -> web.Response:
+        """For those who check: how a crawl has asked."""
+        run = parse_qs(urlsplit(wish).query)["run"][0]
+        starts = self._starts[run]
+        return web.json_response(
+            {
+                "requests": sum(map(len, starts.values())),
+                "most": self._most[run],
+                # When each paced host was asked, and how late the site itself was then.
+                "starts": {
+                    host: times
+                    for host, times in starts.items()
+                    if (int(host.split(":")[0].rpartition(".")[2]) - 1) % PACED == 0
+                },
+            }
+        )
+
+
+# -- the crawl ------------------------------------------------------------------------------------
+
+
+class Tally:
+    """A user's own part that several workers change."""
+
+    merge = staticmethod(merge)
+
+    def __init__(self) -> None:
+        self.pages = Counter[str]()
+
+    def restore(self, saved: Saved) -> None:
+        self.pages = Counter(saved.load({"pages": {}})["pages"])
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        checkpoint.save({"pages": self.pages})
+
+
+class HostsCrawl(Crawler):
+    """Uses what several workers have to bring together."""
+
+    name = "hosts"
+    concurrency = 16
+    concurrency_per_host = LIMIT
+    max_retries = 2
+    scope = "all"
+    exclude = ("http://elsewhere.example/**",)
+    budgets: ClassVar = {"**/order/*": BUDGET}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tally = self.persist("tally", Tally())
+        self.fetcher = TellsTry(self.fetcher)
+
+    async def parse(self, page: Page) -> None:
+        number = int(page.css("h1::text").get() or 0)
+        page.save({"page": number})
+        page.update_state(lambda state: state.update(pages=state.get("pages", 0) + 1))
+        page.update(lambda: self.tally.pages.update([f"section {number % 7}"]))
+        page.follow("a")
+        if is_handler_broken(number, page.request.retry_count):
+            raise ValueError(f"page {number} is not what it should be")
+        if number % 10 == 0:
+            page.save({"offer": number})
+            page.follow(f"/order/{number}", handler=self.parse_order)
+        if number % 100 == 0:
+            await self.set_value(f"page/{number}", number)
+        if number % 15 == 0:
+            # A checkpoint may come between the response and the end of its handler.
+            await asyncio.sleep(0.02)
+
+    async def parse_order(self, page: Page) -> None:
+        page.save({"order": True})
+
+
+def main() -> None:
+    """Serve the site in this process."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.hosts")
+    parser.add_argument("--pages", type=int, default=PAGES)
+    parser.add_argument("--hosts", type=int, default=HOSTS)
+    parser.add_argument("--slow", type=float, default=0.1, metavar="SECONDS")
+    given = parser.parse_args()
+    asyncio.run(HostsSite(given.pages, given.hosts, given.slow).serve())
+
+
+if __name__ == "__main__":
+    main()

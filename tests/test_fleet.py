@@ -1,0 +1,244 @@
+"""Several workers of one crawl: the same items, statistics and limits as with one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crawlkit import Crawler, Page, Request
+from crawlkit.checkpoint import Checkpoint, Saved
+from crawlkit.errors import StoreFencedError
+from crawlkit.merging import merge
+from crawlkit.run import Run
+from crawlkit.statistics import Statistics
+from crawlkit.testing import Site
+
+from .fleets import FLEETS, Fleet
+
+
+@pytest.fixture(params=FLEETS)
+async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
+    """Each kind of store that workers share."""
+    async with FLEETS[request.param](tmp_path) as fleet:
+        yield fleet
+
+
+class Tally:
+    merge = staticmethod(merge)
+
+    def __init__(self) -> None:
+        self.pages = Counter[str]()
+
+    def restore(self, saved: Saved) -> None:
+        self.pages = Counter(saved.load({}))
+
+    def collect(self, checkpoint: Checkpoint) -> None:
+        checkpoint.save(self.pages)
+
+
+class Shop(Crawler):
+    persist_interval = 0.05
+    concurrency = 4
+    scope = "all"
+    obey_robots = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tally = self.persist("tally", Tally())
+        self.calls: list[str] = []
+        self.at_the_end: Statistics | None = None
+
+    def on_start(self) -> None:
+        self.calls.append("start")
+
+    def on_finish(self, statistics: Statistics) -> None:
+        self.calls.append("finish")
+        self.at_the_end = statistics
+
+    async def parse(self, page: Page) -> None:
+        page.save({"url": page.url})
+        page.update_state(lambda state: state.update(pages=state.get("pages", 0) + 1))
+        page.update(lambda: self.tally.pages.update([page.request.host]))
+        page.follow("a")
+
+
+@pytest.fixture
+def site(site: Site) -> Site:
+    """A tree of 85 pages, each of which takes a moment."""
+    numbers = count(1)
+
+    def add(path: str, depth: int) -> None:
+        children = [f"/{next(numbers)}" for _ in range(4)] if depth < 3 else []
+        site.add_page(path, links=children, delay=0.005)
+        for child in children:
+            add(child, depth + 1)
+
+    add("/", 0)
+    return site
+
+
+async def crawl(fleet: Fleet, site: Site, workers: int = 3, **options: Any) -> list[Shop]:
+    """Crawl the site with so many workers."""
+    shops = []
+    for number in range(workers):
+        store = fleet.store(str(number))
+        shop = Shop(start_urls=[site.url("/")], store=store, **options)
+        shop.joins = number > 0
+        shops.append(shop)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(shop.crawl() for shop in shops))
+    return shops
+
+
+async def look(fleet: Fleet) -> Run:
+    store = await fleet.worker("reader")
+    return Run(store.reader())
+
+
+async def test_all_pages_are_handled_once_by_whomever(fleet: Fleet, site: Site) -> None:
+    shops = await crawl(fleet, site)
+    assert [shop.exit_code for shop in shops] == [0, 0, 0]
+    run = await look(fleet)
+    items = Counter(item["url"] for item in run.items())
+    assert len(items) == 85
+    assert set(items.values()) == {1}
+    assert list(run.check()) == []
+    assert run.statistics.requests_finished == run.statistics.by_host[_host(site)].requests_finished
+    assert run.statistics.pending == 0
+    assert run.statistics.lives == 1
+    assert run.state == {"pages": 85}
+    assert run.saved("tally") == {_host(site): 85}
+    run.close()
+
+
+def _host(site: Site) -> str:
+    return Request(site.url("/")).host
+
+
+async def test_on_start_is_called_by_each_and_on_finish_by_one(fleet: Fleet, site: Site) -> None:
+    shops = await crawl(fleet, site)
+    assert sorted(call for shop in shops for call in shop.calls) == ["finish", *["start"] * 3]
+    (statistics,) = [shop.at_the_end for shop in shops if shop.at_the_end is not None]
+    assert statistics.requests_finished == 85
+    assert statistics.by_handler["parse"].requests_finished == 85
+    assert statistics.duration_finished.count == 85
+    assert statistics.status_codes == {200: 85}
+    assert statistics.runtime_seconds > 0
+
+
+async def test_every_worker_ends_with_the_plain_numbers_of_the_run(
+    fleet: Fleet, site: Site
+) -> None:
+    for shop in await crawl(fleet, site):
+        assert shop.statistics.requests_finished == 85
+        assert shop.statistics.items_saved == 85
+        assert shop.statistics.pending == 0
+
+
+@pytest.mark.parametrize("most", [1, 7, 40])
+async def test_max_pages_holds_for_all_workers_together(
+    fleet: Fleet, site: Site, most: int
+) -> None:
+    shops = await crawl(fleet, site, max_pages=most)
+    assert [shop.exit_code for shop in shops] == [0, 0, 0]
+    run = await look(fleet)
+    assert run.statistics.requests_finished == most
+    assert len(list(run.items())) == most
+    run.close()
+
+
+async def test_the_budget_of_a_pattern_holds_for_all_workers_together(
+    fleet: Fleet, site: Site
+) -> None:
+    await crawl(fleet, site, budgets={"re:/[1-9][0-9]$": 11}, max_retries=0)
+    run = await look(fleet)
+    paths = [Request(item["url"]).url.rpartition("/")[2] for item in run.items()]
+    assert sum(len(path) == 2 for path in paths) == 11
+    run.close()
+
+
+async def test_a_host_has_no_more_requests_at_once_than_its_limit(fleet: Fleet, site: Site) -> None:
+    await crawl(fleet, site, concurrency_per_host=3, persist_interval=0.02)
+    assert max(hit.open for hit in site.requests) <= 3
+
+
+async def test_workers_without_work_take_part_in_the_only_host_there_is(
+    fleet: Fleet, site: Site
+) -> None:
+    """There is more than one worker can claim, and the others get half of the host each."""
+    site.add_page("/", links=[f"/page/{number}" for number in range(400)])
+    for number in range(400):
+        site.add_page(f"/page/{number}", delay=0.002)
+    shops = await crawl(fleet, site, workers=2, concurrency_per_host=4, persist_interval=0.02)
+    own = [shop.tally.pages.total() for shop in shops]
+    assert sum(own) == 401
+    assert min(own) > 40
+
+
+async def test_start_requests_are_taken_once(fleet: Fleet, site: Site) -> None:
+    class Many(Shop):
+        start_file: str | None = None
+
+        def start_requests(self) -> Iterator[str]:
+            yield from (site.url(f"/start/{number}") for number in range(1200))
+
+    for number in range(1200):
+        site.add_page(f"/start/{number}")
+    stores = [fleet.store(str(number)) for number in range(2)]
+    shops = [Many(store=store, max_pages=5) for store in stores]
+    await asyncio.gather(*(shop.crawl() for shop in shops))
+    run = await look(fleet)
+    assert run.statistics.requests_total == 1200
+    assert run.statistics.requests_duplicate == 0
+    run.close()
+
+
+async def test_a_hosts_delay_holds_whoever_asks_it(fleet: Fleet, site: Site) -> None:
+    stores = [fleet.store(str(number)) for number in range(2)]
+    options: dict[str, Any] = {"start_urls": [site.url("/")], "delay": 0.1, "max_pages": 8}
+    shops = [Shop(store=store, **options) for store in stores]
+    await asyncio.gather(*(shop.crawl() for shop in shops))
+    times = [hit.at for hit in site.requests]
+    assert len(times) == 8
+    assert min(after - before for before, after in pairwise(times)) > 0.05
+
+
+async def test_a_fenced_worker_stops_at_once_and_the_others_do_its_work(
+    fleet: Fleet, site: Site
+) -> None:
+    stores = [fleet.store(str(number)) for number in range(2)]
+    shops = [Shop(start_urls=[site.url("/")], store=store) for store in stores]
+    running = [asyncio.create_task(shop.crawl()) for shop in shops]
+    while not any(shop.statistics.requests_finished > 4 for shop in shops):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await fleet.silence(stores[0])
+    with pytest.raises(StoreFencedError):
+        await asyncio.wait_for(running[0], 5)
+    assert StoreFencedError.exit_code == 75
+    await asyncio.wait_for(running[1], 30)
+    run = await look(fleet)
+    assert sorted(Counter(item["url"] for item in run.items()).values()) == [1] * 85
+    assert list(run.check()) == []
+    run.close()
+
+
+async def test_what_is_in_flight_anywhere_is_in_flight_of_the_run(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    one, two = [await fleet.worker(name) for name in ("one", "two")]
+    for store in (one, two):
+        checkpoint = Checkpoint(at=1.0)
+        with checkpoint.of("queue"):
+            number = 1 if store is one else 2
+            checkpoint.save([["a.example", number]], key=f"in_flight/{store.worker}")
+        await store.commit(checkpoint)
+    hub = fleet.hub  # type: ignore[attr-defined]
+    assert (await hub.status()).in_flight == 2
+    await fleet.die(one)
+    assert (await hub.status()).in_flight == 1
