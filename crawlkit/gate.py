@@ -27,7 +27,6 @@ log = logging.getLogger("crawlkit.politeness")
 
 LONG = 5.0
 """Seconds of a pause that somebody who watches would wonder about."""
-
 LATE = 0.005
 """Seconds by which a request starts late enough to count as another start."""
 

@@ -134,18 +134,20 @@ class Server:
         self.stop(mode)
         self.start()
 
-    def backend_cpu(self) -> float:
+    def cpu(self) -> float:
         """Seconds of processor time that it has used so far, all its processes together."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
-        seconds = 0.0
+        ticks = 0
         for status in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = status.read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[1]) == postmaster or status.parent.name == str(postmaster):
-                seconds += sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-        return seconds
+            if int(status.parent.name) == postmaster:
+                ticks += sum(map(int, fields[11:15]))  # with those of processes that have ended
+            elif int(fields[1]) == postmaster:
+                ticks += sum(map(int, fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """End it, and remove what it has written."""

@@ -54,6 +54,7 @@ from .backends import (
     skipped,
     urls,
 )
+from .backends import names as kinds
 from .killed import copied, names
 
 
@@ -127,7 +128,7 @@ def target_of(kind: str, directory: Path) -> Store:
     return BACKENDS[kind].make(directory)
 
 
-@pytest.mark.parametrize("to", BACKENDS)
+@pytest.mark.parametrize("to", kinds())
 async def test_a_run_is_the_same_in_another_store(store: Store, tmp_path: Path, to: str) -> None:
     await fill(store)
     before = whole(store)

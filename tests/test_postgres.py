@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from crawlkit import open_run
 from crawlkit.checkpoint import Checkpoint, Document, Item, Merge
+from crawlkit.cli import main
 from crawlkit.errors import (
     CrawlkitError,
     StoreDamagedError,
@@ -26,9 +29,11 @@ from crawlkit.errors import (
     StoreWriteError,
     UsageError,
 )
+from crawlkit.portable import import_run
 from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.postgres.address import masked, with_run
+from crawlkit.testing.shop import ShopSite
 
 from . import postgres
 from .backends import (
@@ -47,6 +52,7 @@ from .backends import (
     pending,
     urls,
 )
+from .test_portable import exported, fill, whole
 from .test_stores_durability import a_bit_of_everything, prepared
 
 pytestmark = pytest.mark.needs("postgresql")
@@ -315,6 +321,88 @@ async def test_what_is_not_what_was_written_is_found_out(
     with pytest.raises(StoreDamagedError, match="'part' is not what was saved"):
         list(reader.documents())
     reader.close()
+
+
+async def test_a_run_comes_from_sqlite_and_goes_back_and_is_the_same(
+    run: Store, tmp_path: Path
+) -> None:
+    source = open_store(str(tmp_path / "source"))
+    await source.open()
+    await fill(source)
+    before = whole(source)
+    exported(source, tmp_path / "there")
+    await source.close()
+    await run.close()
+    counts = await import_run(tmp_path / "there", run)
+    await run.open()
+    assert whole(run) == before
+    assert findings(run) == []
+    exported(run, tmp_path / "back")
+    target = open_store(str(tmp_path / "target"))
+    assert await import_run(tmp_path / "back", target) == counts
+    await target.open()
+    assert whole(target) == before
+    assert findings(target) == []
+    # What is to do is done in the same order as it would have been.
+    assert urls(await claim_all(target)) == urls(await claim_all(run))
+    await target.close()
+
+
+def test_every_verb_takes_the_address_and_none_shows_the_password(
+    server: postgres.Server, shop: ShopSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'owner'"):
+        server.execute("CREATE ROLE owner LOGIN PASSWORD 'secret'")
+        server.execute("CREATE DATABASE owned OWNER owner")
+    bare = server.address("", user="owner:secret", database="owned").rstrip("#")
+    monkeypatch.chdir(tmp_path)
+    Path("small.py").write_text(
+        "from crawlkit import Crawler, Page\n"
+        "class Small(Crawler):\n"
+        "    obey_robots = False\n"
+        "    max_retries = 0\n"
+        "    async def parse(self, page: Page) -> None:\n"
+        "        page.save({'url': page.url})\n"
+        "        page.follow('nav a, a.missing')\n"
+    )
+
+    def cli(*words: str, code: int = 0) -> str:
+        shown = CliRunner().invoke(main, words)
+        assert shown.exit_code == code, (words, shown.output, shown.exception)
+        assert "secret" not in shown.output, words
+        return shown.output
+
+    url, gone = shop.url("/"), shop.url("/nothing-here")
+    said = cli("run", "small.py", url, gone, "--store", bare, "--no-progress")
+    assert f"starting small in {masked(bare)}#small" in said
+    address = f"{bare}#small"
+    pages = json.loads(cli("stats", address, "--json"))["requests_finished"]
+    assert pages > 3
+    assert len(cli("items", bare).splitlines()) == pages
+    cli("items", bare, "-o", "items.csv")
+    assert "all is well" in cli("check", bare)
+    assert "1 failed request" in cli("failed", bare, "ls")
+    assert "handled at" in cli("why", bare, url)
+    assert "failed at" in cli("why", bare, gone)
+    assert "statistics" in cli("state", bare, "ls")
+    cli("state", bare, "set", "key", "[1]")
+    assert "1" in cli("state", bare, "get", "key")
+    assert "1 request put back" in cli("failed", bare, "retry")
+    assert "resuming small" in cli("run", "small.py", url, "--store", bare, "--no-progress")
+    assert "1 request of" in cli("failed", bare, "drop", "--all")
+    assert "all is well" in cli("check", bare)
+    cli("report", bare, "-o", "report.html")
+    assert "secret" not in Path("report.html").read_text()
+    cli("export", bare, "run.crawl")
+    cli("import", "run.crawl", f"{bare}#second")
+    assert "have the same numbers" in cli("stats", address, "--diff", f"{bare}#second")
+    fresh = ("run", "small.py", url, "--store", address, "--fresh", "--no-progress")
+    shown = CliRunner().invoke(main, fresh, standalone_mode=False)
+    assert "--fresh would throw away" in str(shown.exception)
+    assert "secret" not in str(shown.exception)
+    assert "starting small" in cli(*fresh, "--yes", "--max-pages", "2")
+    with open_run(address) as run:
+        assert run.statistics.requests_finished == 2
 
 
 # -- the network ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..run import open_run
+from ..stores.postgres.address import masked
 from .verbs import Verb, run_argument
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def dashboard(address: str, where: str) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         async with Dashboard(RunSource(address), where) as page:
-            click.echo(f"{address} is shown at {page.url} (Ctrl-C ends it)")
+            click.echo(f"{masked(address)} is shown at {page.url} (Ctrl-C ends it)")
             await ended.wait()
 
     asyncio.run(serve())

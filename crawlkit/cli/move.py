@@ -12,6 +12,7 @@ import click
 
 from ..portable import export_run, import_run
 from ..stores import open_reader, open_store
+from ..stores.postgres.address import masked
 from .output import plural, size
 from .verbs import Verb, program, run_argument
 
@@ -27,7 +28,9 @@ def export(address: str, file: str) -> None:
             counts = export_run(reader, file, tell=tell)
     finally:
         reader.close()
-    click.echo(f"{address} exported to {file}: {_what(counts)}, {size(Path(file).stat().st_size)}")
+    click.echo(
+        f"{masked(address)} exported to {file}: {_what(counts)}, {size(Path(file).stat().st_size)}"
+    )
 
 
 @click.command(name="import", cls=Verb)
@@ -37,9 +40,9 @@ def import_(file: str, address: str) -> None:
     """Make a run of a file that 'export' has written."""
     with _shown() as tell:
         counts = asyncio.run(import_run(file, open_store(address), tell=tell))
-    click.echo(f"{address} imported from {file}: {_what(counts)}")
+    click.echo(f"{masked(address)} imported from {file}: {_what(counts)}")
     if counts.get("pending"):
-        click.echo(f"go on with:  {program()} run TARGET --store {address}")
+        click.echo(f"go on with:  {program()} run TARGET --store {masked(address)}")
 
 
 def _what(counts: dict[str, int]) -> str:

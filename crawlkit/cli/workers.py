@@ -15,6 +15,7 @@ from ..output import ItemWriter
 from ..parts import stored_items
 from ..run import load_statistics
 from ..stores.memory import MemoryStore
+from ..stores.postgres.address import masked
 from ..stores.sqlite import SqliteStore
 from ..triggers.usual import usual_triggers
 from ..triggers.watching import Watching
@@ -51,12 +52,13 @@ class Workers:
             isinstance(store, SqliteStore) or store.is_shared
         ):
             raise UsageError(
-                f"several workers cannot share {store.address}; name a directory with --store"
+                f"several workers cannot share {masked(store.address)}; "
+                "name a directory with --store"
             )
         if store.is_shared and crawler.output is not None:
             raise UsageError(
                 "--output cannot be written by workers of several machines; take the items from "
-                f"the run: 'crawlkit items {store.address} -o {crawler.output}'"
+                f"the run: 'crawlkit items {masked(store.address)} -o {crawler.output}'"
             )
 
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:

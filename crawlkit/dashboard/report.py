@@ -23,6 +23,7 @@ from ..errors import CrawlkitError
 from ..figures import plural, size, span
 from ..run import Run
 from ..statistics import Statistics
+from ..stores.postgres.address import masked
 from . import views
 from .charts import Line, chart, rates, times_of
 from .markup import Child, Markup, join, link, tag
@@ -87,7 +88,7 @@ def report(run: Run, *, items: int = 20) -> str:
         ),
         tag(
             "footer",
-            f"{run.address} · written {_moment(datetime.now(UTC).isoformat())} "
+            f"{masked(run.address)} · written {_moment(datetime.now(UTC).isoformat())} "
             f"by crawlkit {__version__}",
         ),
     )

@@ -21,6 +21,7 @@ from ..events import SystemInfo
 from ..failures import Which, put_back, resolve
 from ..run import Run, open_run
 from ..statistics import Statistics
+from ..stores.postgres.address import masked
 from . import views
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Source(ABC):
     def _beginning(self, statistics: Statistics) -> dict[str, Any]:
         return {
             "name": self.name,
-            "address": self.address,
+            "address": masked(self.address),
             "version": __version__,
             "actions": list(self.actions),
             "samples": views.samples(statistics.samples),

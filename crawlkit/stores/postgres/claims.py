@@ -103,7 +103,7 @@ BEGIN
     ON CONFLICT (host, worker) DO UPDATE SET shares = s.shares + excluded.shares;
     UPDATE hosts SET free = 0, is_orphan = false,
         best = {BEST_OF.format(host="hosts.id")}, due = {DUE_OF.format(host="hosts.id")},
-        -- Nobody knows when a worker that was given up has asked it last.
+        -- By this worker's clock, too, which may differ from the server's.
         rest_at = CASE WHEN is_orphan THEN greatest(rest_at, _now + rest_delay) ELSE rest_at END
     WHERE id = ANY (_taken);
     UPDATE workers SET is_idle = (_bundles IS NULL AND _is_needy),

@@ -363,9 +363,9 @@ BEGIN
         'wanted', _wanted, 'rests', _rests,
         'totals', (
             SELECT json_object_agg(name, value) FROM (
-                SELECT name, CASE kind WHEN 0 THEN sum(value) WHEN 1 THEN min(value)
+                SELECT name, CASE max(kind) WHEN 0 THEN sum(value) WHEN 1 THEN min(value)
                     ELSE max(value) END AS value
-                FROM counters WHERE name !~ '/' GROUP BY name, kind
+                FROM counters WHERE name !~ '/' GROUP BY name
             ) t
         )
     )::text;

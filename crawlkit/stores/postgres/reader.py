@@ -18,12 +18,14 @@ from ...errors import StoreDamagedError, StoreError
 from ...request import Request
 from ..base import Reader, StoredItem
 from ..bundle import with_host
+from ..schema import unfinished
 from .address import Address
 from .checking import check
 from .claims import decoded
 from .columns import utf8
 from .commit import key_of, whole
 from .connection import connect, run_names, translated
+from .intake import is_unfinished
 from .schema import look
 
 T = TypeVar("T")
@@ -35,8 +37,8 @@ _decode = msgspec.json.Decoder().decode
 _request = msgspec.json.Decoder(Request)
 
 _COUNTERS = """
-SELECT name, CASE kind WHEN 0 THEN sum(value) WHEN 1 THEN min(value) ELSE max(value) END
-FROM counters {where} GROUP BY name, kind
+SELECT name, CASE max(kind) WHEN 0 THEN sum(value) WHEN 1 THEN min(value) ELSE max(value) END
+FROM counters {where} GROUP BY name
 """
 _ERRORS = "SELECT kind, place, message, count, first_at, last_at, examples FROM errors"
 _SNAPSHOT = f"""
@@ -74,6 +76,8 @@ def open_run(address: Address) -> PostgresReader:
             names = run_names(connection)
             there = f"; there is {', '.join(names[:10])}" if names else ""
             raise StoreError(f"there is no run {address.run} in {address.shown}{there}")
+        if is_unfinished(connection):
+            raise unfinished(address.shown)
     except psycopg.Error as error:
         connection.close()
         raise translated(error, address, writing=False) from None
@@ -235,6 +239,32 @@ class PostgresReader(Reader):
             requests = with_host(decoded(bundle, size, crc, text), name)
             yield from ((requests[i], due) for i in range(size) if not gone >> i & 1)
 
+    def skipped(self) -> Iterator[tuple[Outcome, bool]]:  # noqa: D102
+        is_seen = (
+            "EXISTS (SELECT FROM seen s WHERE s.host = o.host AND s.fingerprint = o.fingerprint)"
+        )
+        statement = _OUTCOME.replace("o.request", f"o.request, {is_seen}")
+        for row in self._stream(f"{statement} WHERE o.outcome = 'skipped'"):
+            yield _outcome(row[:-1]), row[-1]
+
+    def each_counter(self) -> Iterator[tuple[str, Number]]:  # noqa: D102
+        statement = _COUNTERS.format(where="")
+        for name, value in self._stream(f"{statement} ORDER BY name"):
+            yield name, whole(value)
+
+    @contextlib.contextmanager
+    def instant(self) -> Iterator[None]:  # noqa: D102
+        with self._reporting():
+            # A transaction that is open already sees each of its statements' own instant.
+            self._end()
+            self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+            self._end()
+
     def outcome(self, host: str, fingerprint: int) -> Outcome | None:  # noqa: D102
         rows = self._rows(
             f"{_OUTCOME} WHERE h.name = %s AND o.fingerprint = %s",
@@ -304,8 +334,13 @@ class PostgresReader(Reader):
             with contextlib.suppress(psycopg.Error):
                 if not self._db.closed:
                     cursor.close()
-                    if self._streams == 0:
-                        self._db.execute("COMMIT")
+            self._end()
+
+    def _end(self) -> None:
+        """End the transaction that nobody reads from any more."""
+        with contextlib.suppress(psycopg.Error):
+            if self._streams == 0 and not self._db.closed and self._db.info.transaction_status:
+                self._db.execute("COMMIT")
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

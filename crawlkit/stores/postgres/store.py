@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -24,6 +24,8 @@ from psycopg import Connection, sql
 from ...checkpoint import Checkpoint, Document, Snapshot
 from ...errors import StoreError, StoreFencedError
 from ..base import Allotment, Claim, Reader, Receipt, Store
+from ..records import RunRecord
+from ..schema import unfinished
 from .address import parse
 from .claims import Bundle, Claimed, claim, reconcile
 from .columns import Longs, Texts
@@ -39,6 +41,7 @@ from .commit import (
     write,
 )
 from .connection import connect, is_lost, translated
+from .intake import Part, is_unfinished, refuse_run
 from .reader import open_run, read_document, read_snapshot
 from .schema import prepare
 from .workers import FENCED, LOST, dead, default_name, new_epoch, own_process
@@ -167,6 +170,9 @@ class PostgresStore(Store):
             loop.remove_reader(ear)
             os.close(ear)
 
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:  # noqa: D102
+        await self._call(self._take_in, Part(records, is_last=is_last))
+
     def reader(self) -> Reader:  # noqa: D102
         return open_run(self._where)
 
@@ -288,6 +294,8 @@ class PostgresStore(Store):
         try:
             connection = self._connect()
             prepare(connection, self._where, fresh=fresh)
+            if is_unfinished(connection):
+                raise unfinished(self._where.shown)
             self._forget()
             self._give_up_dead(connection)
             self._join(connection)
@@ -504,6 +512,21 @@ class PostgresStore(Store):
                 "SELECT name, id FROM hosts WHERE name = ANY (%s)", (Texts(unknown),)
             )
             self._host_ids.update(rows.fetchall())
+
+    def _take_in(self, connection: Connection[Any], part: Part) -> None:
+        refuse_run(connection, self._where)
+        checkpoint = part.checkpoint
+        self._name_hosts(connection, hosts_of(checkpoint))
+        documents = {name: Stored(document) for name, document in checkpoint.documents.items()}
+        with connection.transaction():
+            part.enter(connection, self._host_ids)
+            number, tag = self._commits + 1, next(self._calls)
+            nothing = Left({}, [])
+            write(
+                connection, self._epoch, number, tag, self.lease, checkpoint, nothing,
+                self._host_ids, documents,
+            )  # fmt: skip
+        self._commits += 1
 
     def _extend(self, connection: Connection[Any]) -> None:
         connection.execute("SELECT extend(%s, %s)", (self._epoch, self.lease))

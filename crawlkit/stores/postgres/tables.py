@@ -76,8 +76,8 @@ CREATE TABLE documents (
 ) WITH ({_HOT});
 CREATE INDEX documents_loaded ON documents (key) WHERE NOT is_single;
 
--- Kind 0 adds up, 1 keeps the smallest value, 2 the largest. Worker 0 has what was of workers that
--- are gone.
+-- Kind 0 adds up, 1 keeps the smallest value, 2 the largest; one that was imported has kind 0 and
+-- is one value of all. Worker 0 has what was of workers that are gone.
 CREATE TABLE counters (
     worker bigint, name text COLLATE "C", kind int, value double precision NOT NULL,
     PRIMARY KEY (worker, name, kind)

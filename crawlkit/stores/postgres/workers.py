@@ -76,7 +76,11 @@ BEGIN
         )
         RETURNING s.host, s.shares
     )
-    UPDATE hosts h SET free = h.free + f.shares, is_orphan = h.is_orphan OR _orphan
+    UPDATE hosts h SET free = h.free + f.shares, is_orphan = h.is_orphan OR _orphan,
+        -- Nobody knows when a worker that is given up has asked it last.
+        rest_at = CASE WHEN _orphan
+            THEN greatest(h.rest_at, extract(epoch FROM clock_timestamp()) + h.rest_delay)
+            ELSE h.rest_at END
     FROM freed f WHERE h.id = f.host;
     UPDATE hosts h SET best = {BEST_OF.format(host="h.id")}, due = {DUE_OF.format(host="h.id")}
     WHERE h.id = ANY (_hosts);
