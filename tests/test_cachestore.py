@@ -22,6 +22,7 @@ import pytest
 from crawlkit.caching import disk as cachedisk
 from crawlkit.caching.disk import BytesCache, BytesDisk, Row
 from crawlkit.caching.folder import clear, measure, open_cache
+from crawlkit.caching.known import LOOK_EVERY
 from crawlkit.caching.store import CacheStore
 from crawlkit.clock import Clock
 from crawlkit.errors import StoreError
@@ -373,6 +374,7 @@ async def test_what_another_process_stores_is_found(directory: Path, looks: list
     await all_known(first)
     second = await opened(directory)
     assert await second.write(KEY, lambda: b"value", None)
+    await asyncio.sleep(2 * LOOK_EVERY)
     assert await stored(first, KEY) == b"value"
     other = b"p" + bytes(14) + b"x"
     assert await first.write(other, lambda: b"other", None)

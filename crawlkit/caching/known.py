@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import monotonic
 
 try:
     import fcntl
@@ -18,6 +19,10 @@ except ImportError:  # pragma: no cover - only where there is no POSIX
 
 BITS = 21
 """There are ``2 ** BITS`` slots of a byte: 2 MB, of which a cache in use touches what it needs."""
+LOOK_EVERY = 0.02
+"""Seconds between two looks at whether somebody has come. What he has put in meanwhile may be taken
+for missing, and is then fetched once more."""
+
 _MASK = (1 << BITS) - 1
 
 
@@ -35,6 +40,7 @@ class KnownKeys:
         self._path = directory / "cache.users"
         self._descriptor = -1
         self._users = 0
+        self._looked_at = 0.0
         self._slots: bytearray | None = None
         self._is_complete = False
 
@@ -80,10 +86,13 @@ class KnownKeys:
         slots = self._slots
         if slots is None or not self._is_complete or slots[hash(key) & _MASK]:
             return False
-        if os.fstat(self._descriptor).st_size == self._users:
-            return True
-        self._slots = None  # somebody else has come, and may write what we do not know of
-        return False
+        now = monotonic()
+        if now - self._looked_at > LOOK_EVERY:
+            self._looked_at = now
+            if os.fstat(self._descriptor).st_size != self._users:
+                self._slots = None  # somebody else has come, and may write what we do not know of
+                return False
+        return True
 
     def leave(self) -> None:
         """Nothing is looked up any more."""
