@@ -185,6 +185,15 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
                 return value
         return None
 
+    def keys_after(self, last: bytes) -> list[bytes]:
+        """Some thousand keys that follow another one, in their order."""
+        rows = self._con.execute(
+            "SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'blob' AND key > ?"
+            " ORDER BY key LIMIT 2000",
+            (last,),
+        ).fetchall()
+        return [key for (key,) in rows]
+
     # -- writing ------------------------------------------------------------------------------
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
