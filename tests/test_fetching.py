@@ -300,7 +300,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         asked.append((from_url, to_url))
         return "scope" if to_url.endswith("/out") else None
 
@@ -318,7 +318,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 async def test_what_is_raised_while_a_redirect_is_asked_about_is_raised_as_it_is(
     server: Server, fetcher: AiohttpFetcher, session: Session, raised: Exception
 ) -> None:
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         raise raised
 
     server.answers["/"] = redirect("/b")
