@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from crawlkit import urls
+from crawlkit import importing, urls
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     BlockedError,
@@ -214,6 +214,20 @@ async def test_the_list_that_cookies_need_is_read_beside_the_event_loop(
     assert len(readers) == 1
     assert readers[0] is not threading.main_thread()
     assert session.cookie_header(server.url("/")) == "a=b"
+
+
+async def test_what_takes_long_to_import_is_imported_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_long.py").write_text("import threading\nreader = threading.current_thread()")
+    monkeypatch.syspath_prepend(tmp_path)
+    await importing.load("takes_long")
+    import takes_long  # type: ignore[import-not-found]
+
+    assert takes_long.reader is not threading.main_thread()
+    await importing.load("takes_long")
+    with pytest.raises(ImportError):
+        await importing.load("there_is_no_such_module")
 
 
 async def test_redirects_are_followed_and_told(
