@@ -324,7 +324,7 @@ async def test_every_step_of_the_window_is_asked_about(browser: BrowserFetcher, 
     site.add_page("/d", script("history.pushState({}, '', '/e?f#g')"))
     asked: list[tuple[str, str]] = []
 
-    async def may_follow(source: str, target: str) -> str | None:
+    async def may_follow(source: str, target: str, is_private: bool) -> str | None:
         asked.append((source, target))
         return None
 
@@ -356,7 +356,7 @@ async def test_a_step_that_is_refused_is_not_made(
     )
     site.add_page("/no", script(""))
 
-    async def may_follow(source: str, target: str) -> str | None:
+    async def may_follow(source: str, target: str, is_private: bool) -> str | None:
         return "not here"
 
     request = Request(site.url("/"), render="networkidle")

@@ -94,8 +94,9 @@ class RenderingFetcher(Fetcher):
         response = await self._cache.rendered(request, render, wait=wait, is_private=is_private)
         if response.cache == "hit" and may_follow is not None:
             # The browser has asked then; what is allowed may have changed.
+            is_private = response.is_private or self._allow_private
             for step, target in pairwise((*response.redirects, response.url)):
-                if step != target and (reason := await may_follow(step, target)):
+                if step != target and (reason := await may_follow(step, target, is_private)):
                     raise RedirectError(f"redirected to {target}, which is not followed: {reason}")
         return response
 

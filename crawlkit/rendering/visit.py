@@ -12,8 +12,8 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
 
@@ -38,8 +38,6 @@ from .scripts import AWAIT, READ
 
 if TYPE_CHECKING:
     from playwright.async_api import CDPSession
-
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 
 SETTLE = 5.0
 """Seconds after its load event for which a page is waited for that never gets idle."""
@@ -408,7 +406,8 @@ class Visit:
             self._stop(RedirectError(f"more than {many} redirects, the last to {short}"))
             return False
         if url != origin:
-            if errand.may_follow and (reason := await errand.may_follow(origin, url)):
+            is_private = self._access.may_be_private
+            if errand.may_follow and (reason := await errand.may_follow(origin, url, is_private)):
                 self._stop(RedirectError(f"redirected to {short}, which is not followed: {reason}"))
                 return False
             if errand.is_private and not await errand.is_private(with_port(url)):
