@@ -619,6 +619,63 @@ async def test_a_restore_that_is_killed_while_it_replaces_a_run_begins_anew(
         assert machine.content == left
 
 
+async def test_a_superseded_run_is_replaced_also_where_that_was_killed_before_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "first", mirror) as first:
+        await first.work(2)
+        await first.ship()
+        await first.work(9)  # further than the other one, and to no avail
+    async with Machine(tmp_path / "second", mirror) as second:
+        await second.work(2)
+        await second.ship()
+        left = second.content
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirrored_module, "restore", die)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                await Machine(tmp_path / "first", mirror).store.open()
+    async with Machine(tmp_path / "first", mirror) as first:
+        assert first.content == left
+
+
+async def test_a_run_that_was_begun_anew_without_its_mirror_is_not_replaced(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "run", mirror) as machine:
+        await machine.work(9)
+        await machine.ship()
+    alone = SqliteStore(str(tmp_path / "run"))
+    await alone.open(fresh=True)
+    await alone.commit(done([], fresh=pages(A, 5)))
+    await alone.close()
+    with pytest.raises(StoreError, match="is not the one in the mirror"):
+        await Machine(tmp_path / "run", mirror).store.open()
+
+
+async def test_a_mirror_from_which_nothing_may_be_removed_goes_on_growing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shipping, "SNAPSHOT_AT", 2**19)
+    mirror = tmp_path / "mirror"
+
+    def happens(step: int, what: str, is_over: bool) -> None:
+        if what == "delete":
+            raise OSError("access denied")
+
+    async with Machine(tmp_path / "run", str(mirror), Trouble(mirror, happens=happens)) as machine:
+        for _ in range(12):
+            await machine.work()
+            await machine.ship()
+        left = machine.content
+    assert "old records of the mirror" in caplog.text
+    assert await restored(tmp_path / "other", str(mirror)) == (12, left)
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_however_the_log_is_merged_and_begun_anew_the_mirror_has_it_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

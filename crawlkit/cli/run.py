@@ -125,7 +125,7 @@ def run(
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     with nullcontext() if no_progress else progress_of(crawler):
         # Inside, so that the log goes around the line that shows the progress.
         logging.basicConfig(
@@ -208,9 +208,11 @@ def _is_anybody_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _opening(name: str, address: str, earlier: Statistics | None) -> str:
+def _opening(name: str, address: str, earlier: Statistics | None, mirror: str | None = None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {address}"
+        # What is in the mirror is known when it is restored, and the log says so.
+        there = f", or going on from {mirror}" if mirror else ""
+        return f"starting {name} in {address}{there}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"

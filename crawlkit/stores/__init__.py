@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from ..errors import UsageError
@@ -39,7 +40,7 @@ def open_store(
         from .mirror.store import MirroredStore
 
         return MirroredStore(
-            address, mirror=mirror, interval=mirror_interval, durability=durability
+            address, mirror=os.fspath(mirror), interval=mirror_interval, durability=durability
         )
     return SqliteStore(address, durability=durability)
 
