@@ -6,6 +6,9 @@ import asyncio
 import logging
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from crawlkit import Crawler, Page
+from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Document
 from crawlkit.cli import main
 from crawlkit.errors import MirrorTakenError, StoreDamagedError, StoreError, UsageError
@@ -29,6 +32,7 @@ from crawlkit.stores.mirror.places import Directory, Place, place_of
 from crawlkit.stores.mirror.records import LOG, SNAPSHOTS
 from crawlkit.stores.mirror.store import MirroredStore
 from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
 
 from .backends import NOW, A, claim_all, content, done, findings, item, pages
@@ -402,6 +406,55 @@ async def test_a_crawl_that_was_taken_over_ends_with_one_clear_error(
     async with Machine(tmp_path / "second", mirror):
         with pytest.raises(MirrorTakenError):
             await asyncio.wait_for(first, 20)
+
+
+FROZEN = """
+from crawlkit import Crawler
+
+class Shop(Crawler):
+    delay = 0.05
+    mirror_interval = 0.2
+
+    async def parse(self, page):
+        page.save({"url": page.url})
+        page.follow("a")
+"""
+
+
+def test_a_process_that_was_frozen_meanwhile_ends_in_one_line_and_adds_nothing(
+    tmp_path: Path, site: Site
+) -> None:
+    paths = ["/", *(f"/{number}" for number in range(60))]
+    for path in paths:
+        site.add_page(path, links=paths)
+    (tmp_path / "shop.py").write_text(FROZEN)
+
+    def start(name: str, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "crawlkit", "run", str(tmp_path / "shop.py")]
+        command += [site.url("/"), "--store", str(tmp_path / name), "--no-progress"]
+        command += ["--mirror", str(tmp_path / "mirror"), *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    first = start("first")
+    try:
+        deadline = time.monotonic() + 30
+        while site.hits() < 10 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)
+        second = start("second", "--set", "delay=0")
+        assert second.wait(60) == 0, second.stderr and second.stderr.read()
+        first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=30)
+    finally:
+        first.kill()
+    assert first.returncode == 1
+    assert said.splitlines()[-1].startswith("crawlkit: the run is no longer this machine's: ")
+    assert "Traceback" not in said
+    assert second.stderr is not None
+    second.stderr.close()
+    with open_run(tmp_path / "second") as run:
+        assert sorted(item["url"] for item in run.items()) == sorted(map(site.url, paths))
+        assert list(run.check()) == []
 
 
 # -- when something goes wrong --------------------------------------------------------------------
