@@ -199,7 +199,7 @@ def run(
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
@@ -310,9 +310,11 @@ def _is_anybody_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _opening(name: str, address: str, earlier: Statistics | None) -> str:
+def _opening(name: str, address: str, earlier: Statistics | None, mirror: str | None = None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {masked(address)}"
+        # What is in the mirror is known when it is restored, and the log says so.
+        there = f", or going on from {mirror}" if mirror else ""
+        return f"starting {name} in {masked(address)}{there}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -39,11 +39,12 @@ class SiteProcess:
 
     Args:
         arguments: Those of ``python -m tests.faults.rough``.
+        on: The command with which something is run on the site's host, if it has one of its own.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, on: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.rough", *arguments],
+            [*on, sys.executable, "-m", "tests.faults.rough", *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -116,6 +117,7 @@ class Crawl:
         directory: Where the run and its output file are.
         name: Its user agent, by which the site knows it.
         options: Arguments of ``crawlkit run`` for every life, further start URLs among them.
+        on: The command with which something is run on the crawl's host, if it has one of its own.
 
     Attributes:
         lives: How many processes were started.
@@ -124,8 +126,16 @@ class Crawl:
 
     target = "tests.faults.rough:RoughCrawl"
 
-    def __init__(self, site: SiteProcess, directory: Path, name: str, *options: str) -> None:
+    def __init__(
+        self,
+        site: SiteProcess,
+        directory: Path,
+        name: str,
+        *options: str,
+        on: Sequence[str] = (),
+    ) -> None:
         self.site = site
+        self._on = on
         self.name = name
         self.store = directory / "run"
         self.output = directory / "items.jsonl"
@@ -145,13 +155,8 @@ class Crawl:
         """Start a life of it: ``python -m crawlkit run``, as a user does."""
         self.lives += 1
         self.started = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "crawlkit",
-            "run",
-            self.target if target is None else f"tests.faults.rough:{target}",
-        ]
+        command = [*self._on, sys.executable, "-m", "crawlkit", "run"]
+        command.append(self.target if target is None else f"tests.faults.rough:{target}")
         command += [self.site.url, "--store", str(self.store), "--output", str(self.output)]
         command += ["--no-progress", "--set", f"user_agent={self.name}", *self._options, *options]
         with open(self.log, "ab") as log:

@@ -37,7 +37,7 @@ def restore(place: Place, last: Header, directory: RunDirectory) -> bool:
     draft = Path(f"{directory.database}.new")
     commits = _build(place, last, draft)
     _confirm(place, draft, commits)
-    directory.clear()
+    directory.clear(for_mirror=True)
     directory.checksums.write(scan(draft))
     directory.note(Record(commits=commits, merged=commits, log="restored"), sync=True)
     os.replace(draft, directory.database)

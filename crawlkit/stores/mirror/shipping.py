@@ -52,6 +52,7 @@ class Shipping:
         self._takeover = 0
         self._takeovers: tuple[int, ...] = ()
         self._snapshot = 0
+        self._completed: Header | None = None
         self._unsure: tuple[Header, bytes] | None = None
 
     # -- beginning --------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ class Shipping:
         return header, ((lambda part=part: put(part)) for part in range(header.parts))
 
     def complete(self, snapshot: Header) -> None:
-        """Put the record of a snapshot whose parts are all there; remove what is before it."""
+        """Put the record of a snapshot whose parts are all there."""
         self.retry()
         header = self._header(
             "snapshot",
@@ -179,14 +180,17 @@ class Shipping:
         )
         self._put(header, encode(header))
         self.since_snapshot = 0
-        self._prune(header)
+        self._completed = header
 
-    def _prune(self, snapshot: Header) -> None:
-        """Remove what no restore needs any more.
+    def prune(self) -> None:
+        """Remove what no restore needs any more, now that there is another snapshot.
 
-        Only what is older than the snapshot, by its number: another machine may take over now, and
-        begin a snapshot of its own.
+        Only what is older than that, by its number: another machine may take over now, and begin a
+        snapshot of its own.
         """
+        snapshot = self._completed
+        if snapshot is None:
+            return
         keep = set(self._takeovers)
         old = [
             name
