@@ -19,6 +19,7 @@ from .durations import Durations, Sketch
 from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
 from .lives import TOTALS, LifeStatistics, Lives
+from .overview import html_of, rich_of, tables_of
 from .response import CacheResult
 from .samples import Sample, Samples
 
@@ -529,6 +530,18 @@ class Statistics:
     @cached_property
     def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102
         return self._read_hosts()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Statistics: {self.requests_finished:,} finished, {self.requests_failed:,} failed, "
+            f"{self.pending:,} pending, {self.items_saved:,} items>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of("", tables_of(self))
+
+    def __rich__(self) -> Any:
+        return rich_of("", tables_of(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, as JSON-like values: what ``stats RUN --json`` prints."""
