@@ -516,7 +516,8 @@ class Statistics:
 
     @property
     def by_life(self) -> list[LifeStatistics]:  # noqa: D102
-        return self._lives.all(self._totals(), self._life.started_at)
+        life = self._life
+        return self._lives.all(self._totals(), life.started_at, life.finished_at is not None)
 
     @property
     def samples(self) -> list[Sample]:  # noqa: D102

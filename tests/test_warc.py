@@ -164,10 +164,14 @@ def test_a_run_goes_on_with_its_own_file_and_touches_no_other(shop: Site, tmp_pa
     Shop(start_urls=[shop.url("/here")], store=one, **options).run()
     assert sorted(files(path)) == sorted([first, second])
     assert second.read_bytes() == before
-    first.unlink()  # as on another machine
+    aside = first.rename(tmp_path / "aside")  # as on another machine
     Shop(start_urls=[shop.url("/gzip")], store=one, **options).run()
     assert len(files(path)) == 2
     assert verified(path)["response"] == 2
+    aside.rename(first)  # and back again
+    Shop(start_urls=[shop.url("/chunked")], store=one, **options).run()
+    assert len(files(path)) == 3
+    assert verified(path)["response"] == 5
 
 
 def test_two_crawls_with_one_path_have_files_of_their_own(shop: Site, tmp_path: Path) -> None:
