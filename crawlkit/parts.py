@@ -172,11 +172,11 @@ class Parts:
         )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         self.specimens = job.persist("specimens", Specimens())
-        self.late_output: str | None = None
-        if options.output is not None and not is_live(options.output):
-            check_address(options.output)
-            self.late_output = options.output
-        self.items = job.persist("items", ItemWriter(options.output, stored=_stored_items(job)))
+        live = options.output if options.output and is_live(options.output) else None
+        self.late_output = None if live else options.output
+        if self.late_output is not None:
+            check_address(self.late_output)
+        self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces()),
