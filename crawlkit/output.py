@@ -32,7 +32,7 @@ class ItemWriter:
     """A persisted part: gathers items, and appends them to a file of JSON lines if one is wanted.
 
     Args:
-        path: The file, ``.jsonl`` or ``.ndjson``; `None` for the store alone.
+        path: The file. Only one that can grow is written (`is_live`); `None` for the store alone.
         stored: Gives the items in the store as JSON, to write a file anew that is not as it was.
     """
 
@@ -42,7 +42,8 @@ class ItemWriter:
         *,
         stored: Callable[[], Iterator[bytes]] = lambda: iter(()),
     ) -> None:
-        self.path = None if path is None else Path(path).absolute()
+        is_wanted = path is not None and is_live(os.fspath(path))
+        self.path = Path(path).absolute() if path is not None and is_wanted else None
         self._stored = stored
         self._items: list[Item] = []
         self._length = 0

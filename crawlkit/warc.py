@@ -38,6 +38,8 @@ MAX_SIZE = 10**9
 """Bytes after which the next file is begun: the size that the standard recommends (1 GB)."""
 MAX_HELD = 64 * 2**20
 """Bytes that wait to be compressed or to be written, above which whoever fetches waits, too."""
+ELSEWHERE = 100
+"""Files of other machines that are remembered, so that those go on with them."""
 LEVEL = 6
 """How hard gzip tries."""
 
@@ -153,14 +155,18 @@ class WarcWriter:
         try:
             self._base.parent.mkdir(parents=True, exist_ok=True)
             self.close()
-            for key in list(saved.keys()):
+            elsewhere = []
+            for key in sorted(saved.keys()):
                 place = saved.load(key=key, type=_Place)
-                if self._lock is None and self._goes_on(place):
+                if not place.file.exists():
+                    elsewhere.append(key)  # on another machine, where it may be written right now
+                elif self._lock is None and self._goes_on(place):
                     self._place = place
                 elif not _is_held(place.file):
                     # Of a process that is gone; its file is complete.
                     _cut(place)
                     self._left.append(key)
+            self._left += elsewhere[:-ELSEWHERE]
             if self._lock is None:
                 now = datetime.fromtimestamp(self._clock.now(), UTC)
                 start = f"{self._base}-{now:%Y%m%d%H%M%S}-{os.urandom(2).hex()}"
@@ -176,7 +182,7 @@ class WarcWriter:
         start = Path(place.start)
         if start.parent != self._base.parent or not start.name.startswith(f"{self._base.name}-"):
             return False
-        lock = _locked(place.file) if place.file.exists() else None
+        lock = _locked(place.file)
         if lock is None:
             return False
         if not _cut(place):

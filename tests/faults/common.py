@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
+from crawlkit.lives import TOTALS
 from crawlkit.run import Run
 
 from .rough import BUSY, CONTROL, busy_items, items_of
@@ -278,6 +279,9 @@ def kill(process: subprocess.Popen[bytes]) -> float:
 
 # -- what a crawl ends with -----------------------------------------------------------------------
 
+WITH_RESPONSE = ("StatusError", "BlockedError", "ItemError", "ValueError")
+"""Errors of the crawl that come with a response, or after one."""
+
 COUNTERS = (
     "requests_finished",
     "requests_failed",
@@ -359,6 +363,10 @@ def result_of(crawl: Crawl) -> Result:
             "login": Counter(_text(c) for c in run.saved("sessions/member", {}).get("cookies", ())),
         }
         wrong = list(_wrong(statistics, crawl.lives))
+        for group in run.errors():
+            specimen, has_response = run.specimen(group.id), group.kind in WITH_RESPONSE
+            if has_response != (specimen is not None):
+                wrong.append(f"of {group.message!r} the first response is {specimen}")
     lines = crawl.output.read_bytes().split(b"\n")
     if lines.pop() != b"":
         wrong.append(f"{crawl.output.name} ends with a torn line")
@@ -380,6 +388,10 @@ def _outcomes(run: Run) -> Iterator[str]:
 
 def _wrong(statistics: Mapping[str, Any], lives: int) -> Iterator[str]:
     """What does not fit together, whatever the crawl."""
+    for name in TOTALS:
+        of_lives = sum(life[name] for life in statistics["by_life"])
+        if abs(of_lives - statistics[name]) > 1e-6:
+            yield f"its lives add up to {of_lives} {name}, but it has {statistics[name]}"
     times = [statistics[name] for name in ("started_at", "last_started_at", "finished_at")]
     if None in times or times != sorted(times):
         yield f"it was started, started again and finished at {times}"
