@@ -287,9 +287,12 @@ class Run:
         if outcome not in _OUTCOMES:
             raise UsageError(f"no outcome is called {outcome!r}; use one of {', '.join(_OUTCOMES)}")
         if outcome in ("pending", "in_flight"):
-            to_do = self._streamed(self._to_do(host))
-            return (request for request in to_do if request.outcome == outcome)
+            return (request for request in self.to_do(host=host) if request.outcome == outcome)
         return self._streamed(self._reader.outcomes_after(outcome, after, host=host))
+
+    def to_do(self, *, host: str | None = None) -> Iterator[Outcome]:
+        """The requests that are pending or in flight, best priority first; see `requests`."""
+        return self._streamed(self._to_do(host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.
