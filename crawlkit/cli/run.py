@@ -124,7 +124,6 @@ def run(
     from .closing import closing
     from .logs import requests_logged, set_up
     from .progress import progress_of
-    from .show import pages_shown
     from .target import load_target
 
     kind = load_target(target)
@@ -150,6 +149,8 @@ def run(
             log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
         shown.enter_context(requests_logged(crawler, address))
         if show:
+            from .show import pages_shown  # here, as it takes rich along
+
             shown.enter_context(pages_shown(crawler))
         code = run_crawler(crawler, fresh=fresh)
     again = _command(target, *urls, **given, store=store, set=settings, offline=offline)
