@@ -121,7 +121,7 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
-    from .closing import closing
+    from .closing import closing, log_closing
     from .logs import requests_logged, set_up
     from .progress import progress_of
     from .target import load_target
@@ -162,6 +162,8 @@ def run(
         set=settings,
         offline=offline,
     )
+    if log_format == "json":
+        log_closing(crawler, address, code)
     click.echo(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
