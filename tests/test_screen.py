@@ -166,6 +166,9 @@ def test_no_page_steers_the_terminal(screens: Screens) -> None:
     ours = {"\x1b[2K", "\x1b[1A"}
     assert all(one in ours or re.match(r"\x1b\[[\d;]*m", one) for one in terminal.sequences)
     assert only_prints(terminal.text.replace("\r", ""))
+    shown = [line for line in terminal.lines if "  parse, " in line or "  again" in line]
+    assert all(line.startswith(("200 ", "failed ")) for line in shown), shown
+    assert shown
     assert r"red\x1b[31m c1\x9b2J bidi\u202e" in terminal.text
     assert "HTTP 404" in terminal.text
 

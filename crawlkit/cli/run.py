@@ -167,11 +167,9 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
-    from .closing import closing
+    from .closing import closing, log_closing
     from .dashboard import Watched
-    from .logs import requests_logged, set_up
     from .progress import progress_of
-    from .show import pages_shown
     from .target import load_target
 
     kind = load_target(target)
@@ -193,8 +191,7 @@ def run(
     crawler.joins = joins
     address = crawler.job.store.address
     if seat is not None or joins:
-        set_up(log_level, log_format)
-        with requests_logged(crawler, address), pages_shown(crawler) if show else nullcontext():
+        with _told(crawler, log_level, log_format, show=show):
             return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
@@ -211,14 +208,13 @@ def run(
         python = f"{shlex.quote(sys.executable)} -m crawlkit"
         runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
     is_live = log_format == "text"
-    with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
+    with (
+        nullcontext() if no_progress else progress_of(crawler, live=is_live),
         # Inside, so that the log goes around the lines that show the progress.
-        set_up(log_level, log_format)
+        _told(crawler, log_level, log_format, show=show),
+    ):
         for attribute, option in kind.misspelt().items():
             log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
-        shown.enter_context(requests_logged(crawler, address))
-        if show:
-            shown.enter_context(pages_shown(crawler))
         if dashboard is not None:
             runnable = Watched(crawler, runnable, dashboard)
         code = run_crawler(runnable, fresh=fresh)
@@ -228,10 +224,27 @@ def run(
         shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
         for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
     )
+    if log_format == "json":
+        log_closing(crawler, address, code)
     click.echo(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
+
+
+@contextmanager
+def _told(crawler: Crawler, log_level: str, log_format: str, *, show: bool) -> Iterator[None]:
+    """Log what happens, and print each page if that is wanted."""
+    from .logs import requests_logged, set_up
+
+    set_up(log_level, log_format)
+    with ExitStack() as stack:
+        stack.enter_context(requests_logged(crawler, crawler.job.store.address))
+        if show:
+            from .show import pages_shown  # here, as it takes rich along
+
+            stack.enter_context(pages_shown(crawler))
+        yield
 
 
 def _leave_threads_behind(code: int) -> None:
