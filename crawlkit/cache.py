@@ -16,6 +16,9 @@ from multidict import CIMultiDict
 from .caching.derived import DerivedData
 from .caching.entry import CacheEntry
 from .caching.exchange import HttpExchange, Send
+from .caching.flights import Flights
+from .caching.freshness import is_for_part
+from .caching.parts import part_of
 from .caching.responses import CachedResponses, Place
 from .caching.store import CacheStore
 from .clock import Clock
@@ -87,7 +90,8 @@ class PageCache:
         self._clock = clock or Clock()
         self._store = CacheStore(directory, size_limit=size_limit, clock=self._clock)
         self._responses = CachedResponses(self._store, self._clock)
-        self._http = HttpExchange(self._responses, self._place_of, self._clock)
+        self._flights = Flights()
+        self._http = HttpExchange(self._responses, self._flights, self._place_of, self._clock)
         self._derived = DerivedData(self._store, self._clock)
 
     async def open(self) -> None:
@@ -168,6 +172,61 @@ class PageCache:
             raise _offline(hop)
         return await send(hop)
 
+    def rendered(
+        self,
+        request: Request,
+        render: Callable[[], Awaitable[Response]],
+        *,
+        wait: str,
+        is_private: bool,
+    ) -> Awaitable[Response]:
+        """The document that a browser makes of a request: kept, or rendered and then kept.
+
+        It is kept as a whole, redirects included, apart from the plain page. The ``http`` mode
+        keeps none, as nothing says for how long what scripts have made is good.
+
+        Args:
+            request: The request.
+            render: Renders it.
+            wait: When it is done; what was done under another condition is another document.
+            is_private: Whether it may come from a private address.
+
+        Raises:
+            OfflineError: It is not there, and nothing may be fetched.
+            OptionError: The request has a mode that does not exist.
+            FetchError: As `render` does.
+        """
+        mode = self.mode_of(request, request.url)
+        if mode in ("off", "http"):
+            return render()
+        hop = Hop(
+            request.url,
+            request.method.upper(),
+            request.body,
+            CIMultiDict(request.headers) or None,
+            is_private,
+        )
+        return self._rendered(request, hop, render, wait, mode)
+
+    async def _rendered(
+        self,
+        request: Request,
+        hop: Hop,
+        render: Callable[[], Awaitable[Response]],
+        wait: str,
+        mode: CacheMode,
+    ) -> Response:
+        if not self._store.is_open:
+            await self._store.open()
+        name = self._name_of(request, hop)
+        if name is not None:
+            prefix = f"rendered {wait}\0".encode("utf-8", "surrogatepass")
+            place = Place(prefix + name, request, hop)
+            return await self._exchange_by_age(place, lambda hop: render(), mode)
+        if mode == "offline":
+            raise _offline(hop)
+        return await render()
+
     def mode_of(self, request: Request, url: str) -> CacheMode:
         """The mode for one hop of a request.
 
@@ -218,22 +277,34 @@ class PageCache:
     # -- modes that do not ask HTTP ---------------------------------------------------------------
 
     async def _exchange_by_age(self, place: Place, send: Send, mode: CacheMode) -> Response:
-        request, hop = place.request, place.hop
-        is_part = hop.headers is not None and "Range" in hop.headers
-        if not is_part:
-            stored = await self._responses.look_up(place)
-            if stored is not None and self._is_good(stored.entry, request, mode):
-                response = await self._responses.response_of(stored, "hit")
-                if response is not None:
-                    return response
+        response = await self._kept(place, mode)
+        if response is not None:
+            return response
         if mode == "offline":
-            raise _offline(hop)
-        requested = self._clock.now()
-        response = await send(hop)
-        response.cache = "miss"
-        if not is_part and response.status in KEPT_STATUSES:
-            await self._responses.keep(place, response, requested)
-        return response
+            raise _offline(place.hop)
+        if await self._flights.landed(place.row):
+            response = await self._kept(place, mode)
+            if response is not None:
+                return response
+        with self._flights.flying(place.row):
+            requested = self._clock.now()
+            response = await send(place.hop)
+            response.cache = "miss"
+            is_part = response.status == 206 and is_for_part(place.hop.headers)
+            if response.status in KEPT_STATUSES or is_part:
+                await self._responses.keep(place, response, requested)
+            return response
+
+    async def _kept(self, place: Place, mode: CacheMode) -> Response | None:
+        """What is kept for a request in a mode that does not ask HTTP."""
+        stored = await self._responses.look_up(place)
+        if stored is not None and self._is_good(stored.entry, place.request, mode):
+            return await self._responses.response_of(stored, "hit")
+        asked, whole = place.hop.headers, place.whole()
+        if asked is None or whole is place:
+            return None
+        page = await self._kept(whole, mode)
+        return None if page is None else part_of(page, asked)
 
     def _is_good(self, entry: CacheEntry, request: Request, mode: CacheMode) -> bool:
         """Whether an entry answers a request in a mode that does not ask HTTP."""

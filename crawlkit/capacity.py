@@ -98,6 +98,20 @@ class Capacity:
             self.limit = min(grown, self._most)
         return self.limit
 
+    def allow(self, concurrency: int) -> int:
+        """Have another number for the most, from now on.
+
+        Returns:
+            How many requests may be in flight now.
+        """
+        if self.limit >= self._most:  # nothing stood against more of them
+            self.limit = max(self.limit, START)
+        self._most = concurrency
+        self._least = min(self._least, concurrency)
+        self._step = max(1, concurrency // 16)
+        self.limit = min(self.limit, concurrency)
+        return self.limit
+
     def _look(self, delay: float) -> float | None:
         """By how much the event loop is late; `None` while that is not known yet."""
         self._wait = max(0, self._wait - 1)

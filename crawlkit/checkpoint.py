@@ -25,7 +25,7 @@ MAX_DELAY = 60.0
 """Seconds that a request waits at most before it is tried again. A store takes a longer wait for
 none: the clock was set back since, between two lives of the run."""
 
-READ_SINGLY = ("values/", "robots/", "budgets/")
+READ_SINGLY = ("values/", "robots/", "budgets/", "specimens/")
 """Documents of which there may be many. They are not loaded at the start, but when asked for."""
 
 _encode = msgspec.json.Encoder(order=None).encode

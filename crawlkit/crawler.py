@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 from . import outcomes
 from .checkpoint import Checkpoint, Lease, Saved, Ticket
 from .clock import Clock
+from .errorgroups import GroupKey
 from .errors import (
     FetchError,
-    HandlerError,
+    OptionError,
     PageTypeError,
     ProxyError,
     RedirectError,
@@ -37,11 +38,14 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .exporting.late import export_stored
+from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
-from .hooks import Hooks
+from .hooks import Hooks, no_handler
 from .items import ItemType
 from .job import Job, P
+from .notebook import show
 from .options import Options
 from .page import Page, handler_name
 from .parts import Parts
@@ -50,8 +54,10 @@ from .request import Request, host_of
 from .response import Response
 from .runner import run
 from .seeds import SITEMAP
+from .sessions import Session
 from .statistics import Statistics
 from .stores.base import Receipt
+from .urls import canonical
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -87,6 +93,7 @@ class Crawler(Hooks, Options):
         robots: What each host asks crawlers to leave alone.
         page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
+        is_output_written: Whether the file `output` holds all items that are saved.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
         joins: Whether this process takes part in a life of the run that another one has begun.
     """
@@ -101,6 +108,10 @@ class Crawler(Hooks, Options):
             store_patience=self.store_patience,
             durability=self.durability,
             clock=self.clock,
+            triggers=self.triggers,
+            preemption=self.preemption,
+            mirror=self.mirror,
+            mirror_interval=self.mirror_interval,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
@@ -113,10 +124,14 @@ class Crawler(Hooks, Options):
         self.page_cache = parts.page_cache
         self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
+        self.is_output_written = self.output is not None and parts.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._proxy_failures: Counter[Ticket] = Counter()
+        self._retrying = FailureRetry(self.job, parts.queue, parts.statistics)
+        self._workers: asyncio.TaskGroup | None = None
+        self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self.joins = False
         self.job.on_commit(self._on_commit)
@@ -139,6 +154,8 @@ class Crawler(Hooks, Options):
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> Statistics:
         """Run the crawl inside the loop that is running: in a notebook, a web server, a test.
 
+        In a notebook a display shows where it stands.
+
         Args:
             fresh: Throw away what the run holds, and start anew.
             signals: Whether SIGTERM and Ctrl-C stop the crawl.
@@ -148,10 +165,12 @@ class Crawler(Hooks, Options):
         """
         await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
+        stop_showing = show(self)
         try:
             await self._parts.timekeeper.look()
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
+            await self._parts.open()
             await self.page_cache.open()
             await self.fetcher.open()
             await _done(self.on_start())
@@ -163,7 +182,12 @@ class Crawler(Hooks, Options):
             await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
+            stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
+            await self._parts.close()
+        if self._parts.late_output is not None and not self.job.is_migrating:
+            await export_stored(self.job.store.reader, self._parts.late_output)
+            self.is_output_written = True
         return self.statistics
 
     def on(self, event: str, listener: Listener) -> None:
@@ -207,6 +231,72 @@ class Crawler(Hooks, Options):
         """
         return await self.page_cache.cached(key, compute, ttl)
 
+    # -- steering: from a listener, a handler, or another task of the loop ---------------------
+
+    def pause(self) -> None:
+        """Begin no further request until `resume`; those in flight end as usual.
+
+        Checkpoints go on, and the crawl can be stopped meanwhile. A crawl that is started again is
+        not paused.
+        """
+        self.queue.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.queue.resume()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the crawl was told to `pause`."""
+        return self.queue.is_paused
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Have at most `concurrency` requests in flight, in this life of the run.
+
+        Where it is lowered, those that are too many end as usual.
+
+        Raises:
+            OptionError: It is less than 1.
+        """
+        if concurrency < 1:
+            raise OptionError(f"concurrency cannot be {concurrency}; give a number from 1 on")
+        self.concurrency = concurrency
+        self.queue.resize(concurrency)
+        self.queue.limit = self._parts.capacity.allow(concurrency)
+        self._hire()
+
+    async def retry_failed(
+        self,
+        *,
+        group: str | None = None,
+        error: str | None = None,
+        handler: str | None = None,
+        host: str | None = None,
+        url: str | None = None,
+    ) -> int:
+        """Put requests that were given up back into the queue; how many there were.
+
+        They have all their retries before them. When this returns it is durable; if the process
+        dies before, those that were not yet put back are still failed.
+
+        Args:
+            group: Only errors of this group, by its ``id`` in ``statistics.errors``.
+            error: Only errors of this kind.
+            handler: Only requests for this handler.
+            host: Only requests to this ``host[:port]``.
+            url: Only the request of this URL.
+
+        Raises:
+            UsageError: The crawl is over, or about to stop; or there is no such group.
+            StoreError: It could not be written down yet.
+        """
+        which = Which(
+            url=None if url is None else canonical(url), host=host, handler=handler, error=error
+        )
+        if group is not None:
+            which = which.of_group(group, self.statistics.errors)
+        return await self._retrying.retry(which)
+
     # -- the crawl ----------------------------------------------------------------------------
 
     async def _work_until_done(self) -> bool:
@@ -230,13 +320,21 @@ class Crawler(Hooks, Options):
 
     async def _work(self) -> None:
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._seed())
-                tasks.create_task(self._parts.feeder.feed())
-                for _ in range(self.concurrency):
-                    tasks.create_task(self._worker())
+            async with asyncio.TaskGroup() as self._workers:
+                self._workers.create_task(self._seed())
+                self._workers.create_task(self._parts.feeder.feed())
+                self._hire()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            self._workers = None
+
+    def _hire(self) -> None:
+        """Have a worker for each request that may be in flight; those that are too many wait."""
+        if self._workers is not None and not self.queue.is_closed:
+            for _ in range(self._hired, self.concurrency):
+                self._workers.create_task(self._worker())
+            self._hired = max(self._hired, self.concurrency)
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
@@ -258,6 +356,7 @@ class Crawler(Hooks, Options):
 
     async def _process(self, lease: Lease) -> None:
         started_at, started = self.clock.now(), perf_counter()
+        page: Page | None = None
         try:
             refusal = await self._gate.refusal(lease)
             if self.sitemaps_from_robots and not lease.request.depth:
@@ -279,11 +378,12 @@ class Crawler(Hooks, Options):
             self.queue.release(lease)
             raise
         except Exception as error:
-            await self._fail(lease, error, perf_counter() - started)
+            response = None if page is None else page.response
+            await self._fail(lease, error, perf_counter() - started, response)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
-                await self.job.emit(RequestHandled(lease.request, page.status, duration))
+                await self.job.emit(RequestHandled(lease.request, page.status, duration, page))
 
     async def _fetch(self, lease: Lease, started_at: float) -> Page:
         request = lease.request
@@ -301,7 +401,11 @@ class Crawler(Hooks, Options):
             self._judge.miss(error, lease, session, started_at)
             raise
         self._judge.hear(response, lease, session, started_at)
-        page = Page(
+        return self.page_of(request, response, session)
+
+    def page_of(self, request: Request, response: Response, session: Session) -> Page:
+        """A response as the page that a handler gets."""
+        return Page(
             request,
             response,
             session,
@@ -311,10 +415,6 @@ class Crawler(Hooks, Options):
             max_links=self.max_links,
             max_elements=self.max_elements,
         )
-        if page.needs_preparing and request.handler != SITEMAP:
-            async with self._preparing:
-                await page.prepare()
-        return page
 
     async def _fetch_robots(self, request: Request, url: str) -> Response:
         robots = Request(
@@ -325,6 +425,9 @@ class Crawler(Hooks, Options):
 
     async def _handle(self, page: Page) -> None:
         name = page.request.handler
+        if page.needs_preparing and name != SITEMAP:
+            async with self._preparing:
+                await page.prepare()
         handler = self._handlers.get(name) or self._handler(name)
         await _done(handler(page))
 
@@ -342,7 +445,7 @@ class Crawler(Hooks, Options):
         if page.items:
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
-            self.statistics.error(error, request.url)
+            self._count_error(error, request.url, page.response)
         if is_nofollow:
             for link in page.links:
                 self._skip(link, "nofollow", page)
@@ -383,7 +486,9 @@ class Crawler(Hooks, Options):
 
     def _skip(self, request: Request, reason: str, page: Page) -> None:
         self.statistics.skipped(reason)
-        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now()))
+        rule = str(self.max_depth) if reason == "max_depth" else ""
+        rule = rule or self._parts.scope.told(reason, request.url)
+        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now(), rule))
         self.job.tell(RequestSkipped(request.url, reason))
 
     def _drop(self, lease: Lease, reason: str, detail: str) -> None:
@@ -399,7 +504,7 @@ class Crawler(Hooks, Options):
     def _put_back(self, lease: Lease, failure: FetchError | None) -> None:
         """Leave a request for later; it costs no retry."""
         if failure is not None:
-            self.statistics.error(failure, lease.request.url)
+            self._count_error(failure, lease.request.url, failure.response)
         self._gate.ended(lease, has_outcome=False)
         self.queue.put_back(lease)
 
@@ -417,7 +522,9 @@ class Crawler(Hooks, Options):
             self.throttle.hold(lease.host, error.retry_after)
             self._put_back(lease, error)
 
-    async def _fail(self, lease: Lease, error: Exception, duration: float) -> None:
+    async def _fail(
+        self, lease: Lease, error: Exception, duration: float, response: Response | None = None
+    ) -> None:
         """A try failed: tell the user, then try again or give up."""
         request = lease.request
         will_retry = request.retry_count < self.max_retries and is_retryable(request, error)
@@ -429,7 +536,9 @@ class Crawler(Hooks, Options):
         except asyncio.CancelledError:
             self.queue.release(lease)
             raise
-        self.statistics.error(error, request.url)
+        if isinstance(error, FetchError):
+            response = error.response or response
+        group = self._count_error(error, request.url, response)
         self._ended(lease, has_outcome=not will_retry)
         if will_retry:
             delay = backoff(request.retry_count)
@@ -440,9 +549,18 @@ class Crawler(Hooks, Options):
         else:
             if request.handler == SITEMAP:
                 self._seeds.give_up(request.url)
-            self.queue.finish(lease, outcomes.failed(lease, error, self.clock.now(), duration))
+            self.queue.finish(
+                lease, outcomes.failed(lease, error, group, self.clock.now(), duration)
+            )
             self.statistics.failed(request.handler, lease.host, duration, request.retry_count)
             await self.job.emit(RequestFailed(request, error))
+
+    def _count_error(self, error: Exception, url: str, response: Response | None) -> GroupKey:
+        """Count an error, and keep the response if it is the first one of its group."""
+        group = self.statistics.error(error, url)
+        if response is not None:
+            self._parts.specimens.keep(group, response, self.clock.now())
+        return group
 
     async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
         try:
@@ -465,19 +583,16 @@ class Crawler(Hooks, Options):
 
     # -- small things -------------------------------------------------------------------------
 
-    def _handler(self, name: str) -> Callable[[Page], Any]:
+    def _handler(self, name: str, *, is_new: bool = False) -> Callable[[Page], Any]:
         handler = getattr(self, name, None)
         if not callable(handler):
-            raise HandlerError(
-                f"{type(self).__name__} has no handler {name!r}, which a saved request asks for; "
-                "give the method its old name back"
-            )
+            raise no_handler(type(self), name, is_saved=not is_new)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 
     def _name_of(self, handler: Any) -> str:
         name = handler_name(handler)
-        self._handlers.get(name) or self._handler(name)
+        self._handlers.get(name) or self._handler(name, is_new=True)
         return name
 
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
@@ -501,6 +616,7 @@ class Crawler(Hooks, Options):
                 statistics.pending,
                 statistics.in_flight,
                 statistics.items_saved,
+                statistics.cache_hits,
             )
         )
 

@@ -8,6 +8,7 @@ were divided among workers and lives, and the memory does not depend on how many
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import ceil, log
 
 import msgspec
@@ -69,6 +70,26 @@ class Sketch:
         if seconds > self._most:
             self._most = seconds
 
+    def histogram(self, bounds: Sequence[float]) -> tuple[list[int], int, float]:
+        """How many took at most each of the `bounds`, how many there are, and their sum.
+
+        A duration that is within 2 % of a bound may be counted on its other side.
+        """
+        counts = [0] * len(bounds)
+        total = 0
+        for bucket, n in self._buckets.items():
+            total += n
+            middle = _middle(bucket)
+            for place, bound in enumerate(bounds):
+                if middle <= bound:
+                    counts[place] += n
+        return counts, total, self._sum
+
+    def quantile(self, share: float) -> float | None:
+        """The duration that `share` of them take at most; ``None`` where there are none."""
+        buckets = sorted((bucket, n) for bucket, n in self._buckets.items() if n > 0)
+        return self._quantile(share, buckets, sum(n for _, n in buckets)) if buckets else None
+
     def take_back(self, seconds: float) -> None:
         """Uncount one duration. The shortest and the longest stay what they were."""
         bucket = _bucket_of(seconds)
@@ -84,14 +105,7 @@ class Sketch:
             return Durations()
 
         def quantile(share: float) -> float:
-            rank = share * (total - 1)
-            reached = 0
-            for bucket, n in buckets:
-                reached += n
-                if reached > rank:
-                    # The point of the bucket from which both its ends are equally far, relatively.
-                    return min(max(2 * _GAMMA**bucket / (_GAMMA + 1), self._least), self._most)
-            return self._most
+            return self._quantile(share, buckets, total)
 
         return Durations(
             count=total,
@@ -103,6 +117,31 @@ class Sketch:
             p95=quantile(0.95),
             p99=quantile(0.99),
         )
+
+    def buckets(self) -> dict[int, int]:
+        """How many there are in each bucket, to be given to `since` later."""
+        return self._buckets.copy()
+
+    def since(self, buckets: Mapping[int, int]) -> Sketch:
+        """What was counted since the `buckets` were these, as exact as quantiles are."""
+        later = Sketch()
+        for bucket, n in self._buckets.items():
+            if (more := n - buckets.get(bucket, 0)) > 0:
+                seconds = _middle(bucket)
+                later._buckets[bucket] = more
+                later._sum += more * seconds
+                later._least = min(later._least, seconds)
+                later._most = max(later._most, seconds)
+        return later
+
+    def _quantile(self, share: float, buckets: list[tuple[int, int]], total: int) -> float:
+        rank = share * (total - 1)
+        reached = 0
+        for bucket, n in buckets:
+            reached += n
+            if reached > rank:
+                return min(max(_middle(bucket), self._least), self._most)
+        return self._most
 
     # -- as counters ----------------------------------------------------------------------------
 
@@ -131,6 +170,11 @@ class Sketch:
             self._most = value
         else:
             self._buckets[int(name.removeprefix("bucket/"))] = int(value)
+
+
+def _middle(bucket: int) -> float:
+    """The point of the bucket from which both its ends are equally far, relatively."""
+    return 2 * _GAMMA**bucket / (_GAMMA + 1)
 
 
 def _bucket_of(seconds: float) -> int:

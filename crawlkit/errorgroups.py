@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import sysconfig
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from types import FrameType
+from typing import TypeAlias
 
 import msgspec
 
 from .checkpoint import Checkpoint, ErrorGroup
 from .clock import isoformat
-from .errors import CrawlkitError
+from .errors import CrawlkitError, HandlerError
 from .request import host_of
 
 GROUPS = 500
@@ -22,7 +24,11 @@ EXAMPLES = 5
 """URLs that are kept with a group."""
 
 _LONGEST = 400
-_OTHER = ("other", "", f"errors that fit none of the first {GROUPS} groups")
+
+GroupKey: TypeAlias = tuple[str, str, str]
+"""What makes two errors alike: kind, place and masked message, as in `ErrorGroup.key`."""
+
+_OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} groups")
 
 _CRAWLKIT = str(Path(__file__).parent)
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
@@ -33,6 +39,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
     """Errors that are alike.
 
     Attributes:
+        id: What the group is called in commands: 8 characters, the same in every run.
         kind: The error's type.
         message: Its message, varying parts masked.
         place: ``file:line`` or the handler where it arose; may be empty.
@@ -42,6 +49,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
         examples: A few URLs, at most five.
     """
 
+    id: str
     kind: str
     message: str
     place: str
@@ -54,6 +62,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True):
     def of(cls, group: ErrorGroup) -> ErrorStatistics:
         """What is stored, for reading."""
         return cls(
+            id=group_id(group.key),
             kind=group.kind,
             message=group.message,
             place=group.place,
@@ -68,8 +77,8 @@ class ErrorGroups:
     """The groups of a run, and what was added to them since the last checkpoint."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, str, str], ErrorGroup] = {}
-        self._added: dict[tuple[str, str, str], ErrorGroup] = {}
+        self._groups: dict[GroupKey, ErrorGroup] = {}
+        self._added: dict[GroupKey, ErrorGroup] = {}
 
     def restore(self, groups: Iterable[ErrorGroup]) -> None:
         """Take back the groups of earlier lives."""
@@ -78,8 +87,8 @@ class ErrorGroups:
             for group in groups
         }
 
-    def record(self, error: BaseException, url: str, place: str | None, now: float) -> None:
-        """Count an error in its group.
+    def record(self, error: BaseException, url: str, place: str | None, now: float) -> GroupKey:
+        """Count an error in its group, and say in which.
 
         Args:
             error: What was raised.
@@ -87,7 +96,7 @@ class ErrorGroups:
             place: Where; found in the traceback where it is ``None``.
             now: Unix time.
         """
-        kind = error.kind if isinstance(error, CrawlkitError) else type(error).__name__
+        kind = kind_of(error)
         key = (kind, place_of(error) if place is None else place, message_of(error, host_of(url)))
         group = self._groups.get(key)
         if group is None:
@@ -104,6 +113,7 @@ class ErrorGroups:
         group.count += 1
         added.count += 1
         group.last_at = added.last_at = now
+        return key
 
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over what was added."""
@@ -116,7 +126,32 @@ class ErrorGroups:
         return [ErrorStatistics.of(group) for group in groups]
 
 
-def _empty(key: tuple[str, str, str], now: float) -> ErrorGroup:
+def group_id(key: GroupKey) -> str:
+    """What a group of errors is called in commands."""
+    return blake2b("\0".join(key).encode("utf-8", "replace"), digest_size=4).hexdigest()
+
+
+_NAMED = re.compile(r" \[([0-9a-f]{8})\]$").search
+
+
+def with_group(detail: str, group: str) -> str:
+    """What is written down of a failed request: its error in one line, and the group's id."""
+    return f"{detail} [{group}]"
+
+
+def without_group(detail: str | None) -> tuple[str, str | None]:
+    """The two that `with_group` has put together; without the second in runs that had none."""
+    detail = detail or ""
+    found = _NAMED(detail)
+    return (detail, None) if found is None else (detail[: found.start()], found[1])
+
+
+def kind_of(error: BaseException) -> str:
+    """What an error is called in groups and outcomes."""
+    return error.kind if isinstance(error, CrawlkitError) else type(error).__name__
+
+
+def _empty(key: GroupKey, now: float) -> ErrorGroup:
     kind, place, message = key
     return ErrorGroup(kind=kind, message=message, place=place, first_at=now, last_at=now)
 
@@ -137,7 +172,7 @@ _VARYING = re.compile(
 )
 
 # Python itself quotes names of the program in these, not data: they are what the error is about.
-_ABOUT_NAMES = (AttributeError, ImportError, KeyError, NameError, TypeError)
+_ABOUT_NAMES = (AttributeError, HandlerError, ImportError, KeyError, NameError, TypeError)
 _IS_NAME = re.compile(r"'[A-Za-z_.]+'").fullmatch
 
 

@@ -11,6 +11,8 @@
     │   ├── StoreDamagedError    a file of the run does not hold what was written
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
     │   ├── StoreFencedError     another worker was given what this one had; exit code 75
+    │   ├── StoreUnfinishedError the run was being imported, and that was not finished
+    │   ├── MirrorTakenError     another machine goes on with this run, from its mirror
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
     ├── WorkersError             the workers of a run die, over and over
     ├── FetchError               a request got no usable response; it is tried again
@@ -32,6 +34,11 @@ A message is one line: what, where, what to do next.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .response import Response
 
 
 class CrawlkitError(Exception):
@@ -101,6 +108,14 @@ class StoreFencedError(StoreError):
     exit_code = 75
 
 
+class StoreUnfinishedError(StoreError):
+    """The run was being imported, and that was not finished; it cannot be used as it is."""
+
+
+class MirrorTakenError(StoreError):
+    """Another machine goes on with this run, from its mirror; this one has to stop."""
+
+
 class StoreWriteError(StoreError):
     """A checkpoint could not be committed. Its changes are still in memory."""
 
@@ -110,9 +125,13 @@ class WorkersError(CrawlkitError):
 
 
 class FetchError(CrawlkitError):
-    """A request got no usable response; it is tried again while retries last."""
+    """A request got no usable response; it is tried again while retries last.
+
+    ``response`` is what came instead, where the status of a response is the failure.
+    """
 
     retryable = True
+    response: Response | None = None
 
 
 class NetworkError(FetchError):

@@ -16,6 +16,7 @@ from .errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, Saved
+    from .page import Page
     from .request import Request
 
 log = logging.getLogger("crawlkit.events")
@@ -83,6 +84,20 @@ class SystemInfo(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CpuInfo(Event):
+    """What the platform says of the processor, where there is a platform.
+
+    Attributes:
+        is_overloaded: Whether it has more to do than it can, where the platform says so.
+        cpu: Share of the processor time that this crawl may use and does, where the platform says.
+    """
+
+    name: ClassVar[str] = "cpuInfo"
+    is_overloaded: bool | None = None
+    cpu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestHandled(Event):
     """A handler has succeeded and the page's effects were applied.
 
@@ -90,12 +105,14 @@ class RequestHandled(Event):
         request: The request.
         status: HTTP status.
         duration: Seconds from its start to its effects.
+        page: The page, with the items and links that its handler gave.
     """
 
     name: ClassVar[str] = "requestHandled"
     request: Request
     status: int
     duration: float
+    page: Page | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +184,7 @@ class CrawlerStatus(Event):
         pending: Requests that wait.
         in_flight: Requests being fetched or handled.
         items: Items saved, over all lives.
+        cache_hits: Pages that came from the page cache, over all lives.
     """
 
     name: ClassVar[str] = "crawlerStatus"
@@ -175,6 +193,7 @@ class CrawlerStatus(Event):
     pending: int
     in_flight: int
     items: int
+    cache_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +215,7 @@ EVENTS: dict[str, type[Event]] = {
         Migrating,
         Aborting,
         SystemInfo,
+        CpuInfo,
         RequestHandled,
         RequestRetried,
         RequestFailed,

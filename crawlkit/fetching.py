@@ -6,6 +6,7 @@ of the request's headers may go along.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import string
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,15 +38,16 @@ from .http.addresses import is_bad_port, is_private_host
 from .http.bodies import read_body
 from .http.clients import Attempt, Clients, is_reachable, private_address, timeout_of
 from .http.deadlines import Deadline, Deadlines
-from .http.failures import failure, too_many_headers
+from .http.failures import failure, is_break, too_many_headers
 from .http.hops import Hop, may_travel
 from .http.lean import Answer, Lean
 from .http.limits import Limits as Limits
 from .http.proxies import place_of
+from .http.recording import Recorder, Tap
 from .request import Request, host_of
 from .response import Response, http_date
 from .sessions import Session
-from .urls import Base
+from .urls import Base, knows_suffixes, read_suffixes
 
 if TYPE_CHECKING:
     from .cache import PageCache
@@ -57,9 +59,9 @@ MAX_RETRY_AFTER = 3600.0
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 """The ``Accept`` header where nobody gives another."""
 
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
-"""Asked at a redirect with the URL that redirects and the one that it leads to; answers why it is
-not to be followed, or ``None``."""
+MayFollow: TypeAlias = Callable[[str, str, bool], Awaitable[str | None]]
+"""Asked at a redirect with the URL that redirects, the one that it leads to, and whether the latter
+may be at a private address; answers why it is not to be followed, or ``None``."""
 
 _LIMITS = Limits()
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -120,6 +122,7 @@ class AiohttpFetcher(Fetcher):
         proxies: What picks the proxy of each exchange. Without it, that is the session's own.
         credentials: What answers a site that asks who is there.
         cache: Where responses are kept.
+        recorder: What keeps each exchange as it was on the wire.
         clock: What the rests of proxies are measured by.
     """
 
@@ -135,9 +138,11 @@ class AiohttpFetcher(Fetcher):
         proxies: ProxyPool | None = None,
         credentials: Credentials | None = None,
         cache: PageCache | None = None,
+        recorder: Recorder | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._limits = limits
+        self._recorder = recorder
         self._allow_private = allow_private
         self._proxies = proxies
         self._credentials = credentials
@@ -223,11 +228,13 @@ class AiohttpFetcher(Fetcher):
                         raise RedirectError(
                             f"more than {limits.redirects} redirects, the last to {_short(target)}"
                         )
-                    if may_follow is not None and (reason := await may_follow(hop.url, target)):
+                    is_private = response.is_private or self._allow_private
+                    if may_follow is not None and (
+                        reason := await may_follow(hop.url, target, is_private)
+                    ):
                         raise RedirectError(
                             f"redirected to {_short(target)}, which is not followed: {reason}"
                         )
-                    is_private = response.is_private or self._allow_private
                     hop = hop.follow(target, response.status, is_private=is_private)
         except TimeoutError as error:
             if not deadline.is_missed:
@@ -292,13 +299,19 @@ class AiohttpFetcher(Fetcher):
             ours = failure(error, hop.url, proxy, limits)
             if proxy is not None:
                 ours = await _blamed(ours, error, proxy, attempt, limits)
+                if pool is not None and attempt.is_connected and is_break(error):
+                    host = host_of(hop.url)
+                    if pool.broke(proxy, host):
+                        place = place_of(proxy)
+                        message = f"the proxy {place} breaks connections off, as that to {host}"
+                        ours = ProxyError(message, proxy=place)
                 if pool is not None and isinstance(ours, ProxyError):
                     pool.failed(proxy, started_at=started_at)
             if ours is error:
                 raise
             raise ours from error
         if pool is not None:
-            pool.worked(proxy)
+            pool.worked(proxy, host_of(hop.url))
         return response
 
     async def _talk_through(
@@ -337,6 +350,8 @@ class AiohttpFetcher(Fetcher):
             options["timeout"] = timeout_of(limits)
             options["max_line_size"] = options["max_field_size"] = limits.headers
         plain = None if options else self._lean.plain(hop, headers)
+        recorder = self._recorder
+        tap = None if recorder is None else Tap(hop, self._clock.now(), plain)
         if plain is not None:
             answer = await self._lean.ask(client, plain)
         else:
@@ -359,10 +374,18 @@ class AiohttpFetcher(Fetcher):
             if sum(map(len, chain.from_iterable(answer.raw_headers))) > limits.headers:
                 raise too_many_headers(url, limits)
             if "Set-Cookie" in answer.headers:
-                session.store_cookies(url, answer.headers.getall("Set-Cookie"))
+                cookies = answer.headers.getall("Set-Cookie")
+                if not knows_suffixes() and any("domain" in one.lower() for one in cookies):
+                    await asyncio.to_thread(read_suffixes)
+                session.store_cookies(url, cookies)
             body = b""
-            if answer.status not in _REDIRECTS or "Location" not in answer.headers:
-                body = await read_body(answer, host, limits)
+            is_page = answer.status not in _REDIRECTS or "Location" not in answer.headers
+            if tap is not None:
+                tap.connected(answer, is_proxied="trace_request_ctx" in options)
+            if is_page:
+                body = await read_body(answer, host, limits, None if tap is None else tap.blocks)
+            if tap is not None and recorder is not None:
+                await recorder.keep(tap.exchange(answer, is_read=is_page))
         finally:
             # Where the body was read to its end, this has happened; where it was not, the
             # connection is closed.

@@ -7,11 +7,14 @@ in turn, for a request that was claimed and for every hop on its way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from .checkpoint import Lease
 from .clock import Clock
-from .errors import FetchError, RobotsError
+from .errors import FetchError, RobotsError, one_line
+from .figures import span
+from .http.hops import origin_of
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.throttle import Throttle
@@ -20,6 +23,10 @@ from .request import Request, host_of
 from .response import Response
 from .scope import Scope
 
+log = logging.getLogger("crawlkit.politeness")
+
+LONG = 5.0
+"""Seconds of a pause that somebody who watches would wonder about."""
 LATE = 0.005
 """Seconds by which a request starts late enough to count as another start."""
 
@@ -82,13 +89,13 @@ class Gate:
         if budgets.is_limited:
             began = self._clock.now()
             if limit := await budgets.take(lease.host, request.url):
-                return limit, ""
+                return limit, budgets.told(limit, lease.host, request.url)
             if self._clock.now() - began > LATE:
                 await self._turn(lease.host)  # others may have started meanwhile
         # From here on it is held against its budgets, until `ended` says how it went.
         if self._robots is not None and (line := await self._robots_line(request, request.url)):
             self.ended(lease, has_outcome=False)
-            return "robots", line
+            return "robots", f"{line} of {origin_of(request.url)}/robots.txt"
         return None
 
     def ended(self, lease: Lease, *, has_outcome: bool) -> None:
@@ -97,16 +104,26 @@ class Gate:
             settle = self._budgets.spend if has_outcome else self._budgets.give_back
             settle(lease.host, lease.request.url)
 
-    async def why_not_redirected(self, request: Request, from_url: str, to_url: str) -> str | None:
+    async def why_not_redirected(
+        self, request: Request, from_url: str, to_url: str, is_private: bool = False
+    ) -> str | None:
         """Why a redirect is not followed, or ``None``. Waits until the other host may be asked.
 
         Where a start request is redirected to is where the crawl begins: it has no scope yet.
+
+        Args:
+            request: What was redirected.
+            from_url: From where.
+            to_url: To where.
+            is_private: Whether that may be at a private address, and its robots.txt with it.
 
         Raises:
             FetchError: The other host's robots.txt cannot be had.
         """
         if request.depth and (reason := self._scope.reason(to_url, from_url)):
             return reason
+        if request.private != is_private:
+            request = request.replace(private=is_private)
         if self._robots is not None and (line := await self._robots_line(request, to_url)):
             return f"robots: {line}"
         host = host_of(to_url)
@@ -138,7 +155,10 @@ class Gate:
         Raises:
             HostPaused: It costs the request no retry, as the host has not asked for too many.
         """
-        self._throttle.pause(host, seconds, started_at=started_at)
+        strikes = self._throttle.strikes(host)
+        left = self._throttle.pause(host, seconds, started_at=started_at) - self._clock.now()
+        if left >= LONG and self._throttle.strikes(host) > strikes:
+            log.info("%s is left alone for %s: %s", host, span(left), one_line(failure))
         if self._throttle.strikes(host) <= self._max_pauses:
             raise HostPaused(failure)
 

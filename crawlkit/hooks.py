@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Awaitable, Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from .errors import HandlerError
@@ -14,14 +16,38 @@ if TYPE_CHECKING:
     from .statistics import Statistics
 
 
+def no_handler(kind: type, name: str, *, is_saved: bool = False) -> HandlerError:
+    """The error for a handler that does not exist, with what to write.
+
+    Args:
+        kind: The crawler's class.
+        name: The handler.
+        is_saved: Whether a request that was saved asks for it: the method may have been renamed.
+    """
+    own = [
+        key
+        for base in kind.__mro__
+        if not base.__module__.startswith("crawlkit.")
+        for key, value in vars(base).items()
+        if inspect.isfunction(value) and not key.startswith(("_", "on_"))
+    ]
+    near = get_close_matches(name, own, 1)
+    if is_saved:
+        remedy = f"rename {near[0]} back" if near else "give the method its old name back"
+        return HandlerError(
+            f"{kind.__name__} has no handler '{name}', which a saved request asks for; {remedy}, "
+            "or start anew with --fresh"
+        )
+    remedy = f"did you mean {near[0]}?" if near else f"write: async def {name}(self, page)"
+    return HandlerError(f"{kind.__name__} has no handler '{name}'; {remedy}")
+
+
 class Hooks:
     """Called by the crawler at the right moment; each does nothing, or the usual, by default."""
 
     def parse(self, page: Page) -> Awaitable[None] | None:
         """Handle a page: the default handler."""
-        raise HandlerError(
-            f"{type(self).__name__} has no parse; write 'async def parse(self, page)'"
-        )
+        raise no_handler(type(self), "parse")
 
     def start_requests(self) -> Iterable[Request | str] | AsyncIterable[Request | str]:
         """Further start requests, besides `start_urls`; may be a generator, plain or async.

@@ -2,25 +2,19 @@
 
 An item is stored as one JSON object. On the way in, dicts and objects with fields (dataclasses,
 msgspec, attrs and pydantic) become JSON, checked against the crawler's ``item_type`` where it has
-one. On the way out they are streamed to a file whose ending says what it is.
+one. How they get into files is the business of `exporting`.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
-import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .clock import isoformat
-from .errors import CrawlkitError, ItemError, OptionError, UsageError
+from .errors import ItemError, UsageError
 
 if TYPE_CHECKING:
     from .stores.base import StoredItem
@@ -171,158 +165,5 @@ def item_line(item: StoredItem, *, meta: bool = False) -> bytes:
     return _encode(decode_item(item, meta=True)) if meta else item.data
 
 
-def export_items(
-    items: Iterable[StoredItem],
-    path: str | os.PathLike[str],
-    *,
-    meta: bool = False,
-    escape_formulas: bool = True,
-) -> int:
-    """Write items to a file in the form that its ending names; returns how many they were.
-
-    The file appears whole or not at all: it is written beside its place and then moved there.
-
-    Args:
-        items: What `Reader.items` gives; gone through once, never held in memory.
-        path: ``.jsonl`` or ``.ndjson``: a JSON object a line. ``.json``: one array. ``.csv``: UTF-8
-            with a header of all fields in the order in which they were first seen; lists and dicts
-            are JSON in their cell, ``None`` is an empty one.
-        meta: Add ``_url``, ``_handler`` and ``_time`` (ISO 8601 in UTC) to each item.
-        escape_formulas: In CSV, put ``'`` before text that a spreadsheet would take for a formula
-            (https://owasp.org/www-community/attacks/CSV_Injection): what begins with ``=``, ``+``,
-            ``-``, ``@``, their full-width forms, a tab, a carriage return or a line feed, and is
-            not simply a number. Numbers stay as they are.
-
-    Raises:
-        OptionError: The ending is none of these.
-        CrawlkitError: The file cannot be written.
-    """
-    write = _writer_for(path)
-    count = 0
-
-    def counted() -> Iterator[StoredItem]:
-        nonlocal count
-        for item in items:
-            count += 1
-            yield item
-
-    try:
-        with _replacing(Path(path)) as file:
-            write(counted(), file, meta, escape_formulas)
-    except OSError as error:
-        raise CrawlkitError(
-            f"{os.fspath(path)} cannot be written: {error.strerror or error}; choose another file"
-        ) from None
-    return count
-
-
-_Writer = Callable[[Iterator["StoredItem"], IO[bytes], bool, bool], None]
-
-
-def _writer_for(path: str | os.PathLike[str]) -> _Writer:
-    try:
-        return _WRITERS[Path(path).suffix.lower()]
-    except KeyError:
-        raise OptionError(
-            f"{os.fspath(path)} has no ending that items can be written to; "
-            f"use one of {', '.join(_WRITERS)}"
-        ) from None
-
-
-def _write_lines(
-    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
-) -> None:
-    for item in items:
-        file.write(item_line(item, meta=meta) + b"\n")
-
-
-def _write_array(
-    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
-) -> None:
-    before = b"[\n"
-    for item in items:
-        file.write(before + item_line(item, meta=meta))
-        before = b",\n"
-    file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
-
-
-def _write_csv(
-    items: Iterator[StoredItem], file: IO[bytes], meta: bool, escape_formulas: bool
-) -> None:
-    cell = _escaped if escape_formulas else _plain
-    # The header is known only after the last item. They are kept in a file in between rather than
-    # read twice: a run that is still going on would have more of them the second time.
-    with tempfile.TemporaryFile() as lines:
-        header: dict[str, None] = {}
-        for item in items:
-            fields = decode_item(item, meta=meta)
-            header.update(dict.fromkeys(fields))
-            lines.write(_encode(fields) + b"\n")
-        lines.seek(0)
-        writer = csv.writer(_TextOut(file))
-        if header:
-            writer.writerow([cell(name) for name in header])
-        for line in lines:
-            fields = msgspec.json.decode(line)
-            writer.writerow([cell(fields.get(name)) for name in header])
-
-
-class _TextOut:
-    """Text to a binary file, in UTF-8, without the buffering and closing of TextIOWrapper."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        return self._file.write(text.encode())
-
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_is_number = re.compile(r"[+-]?[0-9][0-9 .,]*(?:[eE][+-]?[0-9]+)?").fullmatch
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else _encode(value).decode()
-
-
-def _escaped(value: Any) -> str:
-    text = _plain(value)
-    if text.startswith(_FORMULA_STARTS) and not _is_number(text):
-        return f"'{text}"
-    return text
-
-
-_WRITERS: dict[str, _Writer] = {
-    ".jsonl": _write_lines,
-    ".ndjson": _write_lines,
-    ".json": _write_array,
-    ".csv": _write_csv,
-}
-
-
 def _meta(item: StoredItem) -> dict[str, Any]:
     return {"_url": item.url, "_handler": item.handler, "_time": isoformat(item.at)}
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` when all went well."""
-    path = path.resolve()  # what a symbolic link points at is replaced, not the link
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    # The new name must outlive a loss of power, too.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

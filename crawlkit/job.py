@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -38,7 +38,10 @@ from .merging import Merges
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
-from .triggers.signals import EXIT_UNFINISHED, Signals
+from .triggers.base import Preemption, Trigger
+from .triggers.signals import EXIT_UNFINISHED
+from .triggers.usual import usual_triggers
+from .triggers.watching import Watching
 from .values import State, Values
 
 log = logging.getLogger("crawlkit.job")
@@ -82,6 +85,12 @@ class Job:
         durability: ``normal`` or ``full``, see `SqliteStore`.
         clock: The run's clock.
         signals: Whether to listen to SIGTERM and Ctrl-C.
+        triggers: Further sources of events from outside, see `Trigger`.
+        preemption: The cloud whose notices of preemption are heeded: ``aws``, ``aws-rebalance``
+            (its recommendations, too), ``gcp`` or ``azure``.
+        mirror: Where a copy of an embedded run is kept, from which another machine can go on: a
+            directory, or ``s3://bucket/path``.
+        mirror_interval: Seconds between two shipments to the mirror.
 
     Attributes:
         bus: Where events go through.
@@ -101,11 +110,19 @@ class Job:
         durability: Any = "normal",
         clock: Clock | None = None,
         signals: bool = True,
+        triggers: Iterable[Trigger] = (),
+        preemption: Preemption | None = None,
+        mirror: str | None = None,
+        mirror_interval: float = 5.0,
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
         self.store = (
-            store if isinstance(store, Store) else open_store(str(store), durability=durability)
+            store
+            if isinstance(store, Store)
+            else open_store(
+                str(store), durability=durability, mirror=mirror, mirror_interval=mirror_interval
+            )
         )
         self.state = State()
         self._values = Values(self.store.document)
@@ -116,13 +133,14 @@ class Job:
         self._loader: Loader | None = None
         self._merges = Merges(lambda: self.bus.parts)
         self._listens = signals
-        self._signals = Signals(self._on_terminate, self._on_interrupt, grace=grace)
+        self._watching = Watching([*usual_triggers(preemption), *triggers])
         self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
         self._saving = asyncio.Lock()
         self._unwritten: Checkpoint | None = None
         self._uncollected: Exception | None = None
         self._failing_since: float | None = None
         self._stopping = asyncio.Event()
+        self._is_migrating = False
         self._deadline: float | None = None
         self._reserve = inf
         self._failure: Exception | None = None
@@ -174,6 +192,11 @@ class Job:
         """Whether the job was told to stop: begin nothing new."""
         return self._stopping.is_set()
 
+    @property
+    def is_migrating(self) -> bool:
+        """Whether the machine is about to go: there is no time for what can be done later."""
+        return self._is_migrating
+
     async def stopping(self) -> None:
         """Wait until the job is told to stop."""
         await self._stopping.wait()
@@ -198,8 +221,7 @@ class Job:
         except BaseException:
             await self.store.close()
             raise
-        if signals:
-            self._signals.install()
+        await self._watching.begin(self, signals=signals)
         for work in (self._keep_saving(), self._keep_measuring(), self._keep_lease()):
             self._background.append(asyncio.create_task(work))
 
@@ -221,9 +243,10 @@ class Job:
         code = EXIT_FINISHED if finished else EXIT_UNFINISHED
         try:
             await self._save_at_last()
+            await self.store.ship(self._time_to_ship)
             await self.bus.emit(Exit(code), deadline=self._last_patience)
         finally:
-            self._signals.remove()
+            await self._watching.end(self._last_patience)
             await self.store.close()
         return code
 
@@ -267,15 +290,20 @@ class Job:
         Args:
             time_remaining: Seconds that are left, where the trigger says it.
         """
+        self._is_migrating = True
         grace = self._grace if time_remaining is None else min(self._grace, time_remaining)
         self._stop_within(grace)
+        # In a task of its own, for which the end of the job waits, and not for the trigger.
+        await asyncio.shield(self._notify(self._leave(time_remaining)))
+
+    async def _leave(self, time_remaining: float | None) -> None:
         await self.bus.emit(Migrating(time_remaining))
         await self.try_checkpoint(is_migrating=True)
 
     async def abort(self) -> None:
         """A graceful stop was asked for: tell everyone, and stop."""
         self._stop_within(self._grace)
-        await self.bus.emit(Aborting())
+        await asyncio.shield(self._notify(self.bus.emit(Aborting())))
 
     def _stop_within(self, grace: float) -> None:
         """Stop, and have something of the grace left for the last checkpoint.
@@ -287,6 +315,7 @@ class Job:
         self.stop(grace - reserve)
         self.bus.hurry(reserve)
         self._reserve = min(self._reserve, reserve)
+        self._watching.end_within(grace)
 
     @property
     def _last_patience(self) -> float:
@@ -294,19 +323,16 @@ class Job:
         return min(self.bus.deadline, self._reserve / 4)
 
     @property
+    def _time_to_ship(self) -> float | None:
+        """Seconds that the last checkpoint has to get elsewhere; `None` where nobody waits."""
+        return None if self._reserve == inf else self.grace_left + self._reserve / 2
+
+    @property
     def grace_left(self) -> float:
         """Seconds that running work still has; infinite while nobody has asked to stop."""
         if self._deadline is None:
             return inf
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
-
-    def _on_terminate(self) -> None:
-        log.info("told to go (SIGTERM): finishing what runs, then saving")
-        self._notify(self.migrate())
-
-    def _on_interrupt(self) -> None:
-        log.info("stopping: finishing what runs, then saving (Ctrl-C again stops at once)")
-        self._notify(self.abort())
 
     def _cancel_body(self) -> None:
         if self._body is not None:
@@ -480,10 +506,11 @@ class Job:
         if self.bus.listens(event.name):
             self._notify(self.bus.emit(event))
 
-    def _notify(self, work: Coroutine[Any, Any, None]) -> None:
+    def _notify(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
+        return task
 
 
 def reserve_of(grace: float) -> float:

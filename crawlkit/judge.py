@@ -57,6 +57,8 @@ class Judge:
             FetchError: The answer is a failure.
         """
         failure = None if response.status in self._accepted else failure_of(response)
+        if failure is not None:
+            failure.response = response
         if response.cache:
             size, is_stored = len(response.body), response.is_stored
             self._statistics.cached(lease.request.handler, response.cache, size, is_stored)

@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from .errors import OptionError
 from .request import CacheMode
 from .scope import UrlPattern
+from .stores.postgres.address import with_run
+from .triggers.base import Preemption, Trigger
 
 DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
 
@@ -28,7 +31,8 @@ class Options:
         sitemaps: URLs of sitemaps whose pages the crawl begins with, too.
         sitemaps_from_robots: Whether to begin also with the sitemaps that the robots.txt files of
             the start URLs' hosts name.
-        store: Where the run is kept; default ``runs/NAME``.
+        store: Where the run is kept: a directory, by default ``runs/NAME``, or
+            ``postgresql://user@host/database#RUN``, where the run is called NAME by default.
 
     Pace:
         concurrency: Requests in flight at most. There are fewer while the machine is short of
@@ -94,7 +98,17 @@ class Options:
     Items:
         item_type: What every item must be: a dataclass, a TypedDict, or a msgspec, attrs or
             pydantic class.
-        output: A ``.jsonl`` file that items are also written to, as they come.
+        output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
+            and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
+            a stop by SIGTERM or because the machine is about to go.
+        warc: A path under which all that is fetched is kept as WARC: that of the files, but for
+            the end of their names.
+        warc_size: Bytes after which its next file is begun.
+
+    Watching:
+        metrics: Where the statistics are served for Prometheus while the crawl runs,
+            ``[HOST:]PORT``; on loopback where there is no host.
+        traces: Whether each request is a span of OpenTelemetry.
 
     Durability:
         persist_interval: Seconds between checkpoints.
@@ -104,6 +118,14 @@ class Options:
         lease: Seconds without a sign of life after which what a worker has is given to others.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again.
+
+    Migration:
+        preemption: The cloud whose notices of preemption end the crawl in good order: ``aws``,
+            ``aws-rebalance`` (already when it recommends to go), ``gcp`` or ``azure``.
+        mirror: Where a copy of the run is kept up to date, from which another machine can go on: a
+            directory, or ``s3://bucket/path`` (extra ``[s3]``).
+        mirror_interval: Seconds between two shipments to the mirror.
+        triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
     """
 
     name: str = ""
@@ -163,6 +185,11 @@ class Options:
 
     item_type: Any = None
     output: str | None = None
+    warc: str | None = None
+    warc_size: int = 10**9
+
+    metrics: str | None = None
+    traces: bool = False
 
     persist_interval: float = 1.0
     grace: float = 10.0
@@ -170,6 +197,11 @@ class Options:
     lease: float = 15.0
     durability: Literal["normal", "full"] = "normal"
     store_patience: float = 30.0
+
+    preemption: Preemption | None = None
+    mirror: str | None = None
+    mirror_interval: float = 5.0
+    triggers: Iterable[Trigger] = ()
 
     _AT_LEAST: ClassVar[dict[str, float]] = {
         "concurrency": 1,
@@ -187,12 +219,14 @@ class Options:
         "max_elements": 1,
         "cache_size": 1,
         "render_pages": 1,
+        "warc_size": 1,
         "timeout": 0.001,
         "idle_timeout": 0.001,
         "persist_interval": 0.01,
         "grace": 0,
         "lease": 0.5,
         "store_patience": 0,
+        "mirror_interval": 0.1,
         "session_pool_size": 1,
         "session_max_usage": 1,
     }
@@ -206,6 +240,8 @@ class Options:
             self.name = _kebab(type(self).__name__)
         if self.store is None:
             self.store = f"runs/{self.name}"
+        elif isinstance(self.store, str):
+            self.store = with_run(self.store, self.name)
         for name, least in self._AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value >= least):
@@ -213,6 +249,28 @@ class Options:
         for name in ("start_urls", "sitemaps"):
             if isinstance(given := getattr(self, name), str):
                 setattr(self, name, [given])
+
+    @classmethod
+    def misspelt(cls) -> dict[str, str]:
+        """Attributes of the class that look like an option written wrongly, each with that option.
+
+        Nobody reads ``start_url`` or ``max_page``; and yet they are what somebody meant.
+        """
+        known = option_types()
+        own = {
+            name: value
+            for base in cls.__mro__
+            if not base.__module__.startswith("crawlkit.")
+            for name, value in vars(base).items()
+        }
+        found = {}
+        for name, value in own.items():
+            is_plain = isinstance(value, bool | int | float | str | list | tuple | dict | set)
+            if name not in known and not name.startswith("_") and is_plain:
+                near = get_close_matches(name.lower(), known, 1, cutoff=0.8)
+                if near and near[0] not in own:
+                    found[name] = near[0]
+        return found
 
     @classmethod
     def parse_option(cls, name: str, text: str) -> Any:
@@ -235,12 +293,33 @@ class Options:
             value = [part.strip() for part in text.split(",") if part.strip()]
         try:
             return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise OptionError(f"{name} cannot be {text!r}: {error}") from None
+        except msgspec.ValidationError:
+            raise OptionError(f"{name} cannot be {text!r}; give {_in_words(kind)}") from None
 
 
 _LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
-_NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules")
+_NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules", "triggers")
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of this type is written as."""
+    words: list[str] = []
+    for one in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if get_origin(one) is Literal:
+            words += map(str, get_args(one))
+        else:
+            words.append(_WORDS.get(one, "text"))
+    *others, last = dict.fromkeys(words)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list[int]: "whole numbers, with commas between them",
+    type(None): "none",
+}
 
 
 def option_types() -> dict[str, Any]:

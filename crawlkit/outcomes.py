@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .checkpoint import Lease, Outcome
-from .errors import BlockedError, CrawlkitError, StatusError, one_line
+from .errorgroups import GroupKey, group_id, kind_of, with_group
+from .errors import BlockedError, StatusError, one_line
 from .request import Request, fingerprint
 
 
@@ -23,7 +24,7 @@ def handled(lease: Lease, status: int, now: float, duration: float) -> Outcome:
     )
 
 
-def failed(lease: Lease, error: Exception, now: float, duration: float) -> Outcome:
+def failed(lease: Lease, error: Exception, group: GroupKey, now: float, duration: float) -> Outcome:
     """It was given up; it is kept whole, so that it can be tried again later."""
     request = lease.request
     return Outcome(
@@ -36,8 +37,8 @@ def failed(lease: Lease, error: Exception, now: float, duration: float) -> Outco
         error.status if isinstance(error, StatusError | BlockedError) else None,
         duration,
         request.retry_count,
-        error=error.kind if isinstance(error, CrawlkitError) else type(error).__name__,
-        detail=one_line(error),
+        error=kind_of(error),
+        detail=with_group(one_line(error), group_id(group)),
         request=request,
     )
 
@@ -57,8 +58,8 @@ def dropped(lease: Lease, reason: str, detail: str, now: float) -> Outcome:
     )
 
 
-def skipped(request: Request, reason: str, page_url: str, now: float) -> Outcome:
-    """A link that was not enqueued, and the page that held it."""
+def skipped(request: Request, reason: str, page_url: str, now: float, rule: str = "") -> Outcome:
+    """A link that was not enqueued, with what the rule says and the page that held it."""
     return Outcome(
         "skipped",
         request.url,
@@ -66,5 +67,5 @@ def skipped(request: Request, reason: str, page_url: str, now: float) -> Outcome
         request.host,
         now,
         request.handler,
-        detail=f"{reason}: on {page_url}",
+        detail=f"{reason}: {rule}, on {page_url}" if rule else f"{reason}: on {page_url}",
     )

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import StoreWriteError, UsageError
+from .exporting.places import is_remote
 
 LINES = (".jsonl", ".ndjson")
 
@@ -22,11 +23,16 @@ CHECK_UP_TO = 2**30
 CHUNK = 2**20
 
 
+def is_live(address: str) -> bool:
+    """Whether items can be written to a file as they come; else it is made of them at the end."""
+    return not is_remote(address) and Path(address).suffix.lower() in LINES
+
+
 class ItemWriter:
     """A persisted part: gathers items, and appends them to a file of JSON lines if one is wanted.
 
     Args:
-        path: The file, ``.jsonl`` or ``.ndjson``; `None` for the store alone.
+        path: The file. Only one that can grow is written (`is_live`); `None` for the store alone.
         stored: Gives the items in the store as JSON, to write a file anew that is not as it was.
     """
 
@@ -36,12 +42,8 @@ class ItemWriter:
         *,
         stored: Callable[[], Iterator[bytes]] = lambda: iter(()),
     ) -> None:
-        self.path = None if path is None else Path(path).absolute()
-        if self.path is not None and self.path.suffix not in LINES:
-            raise UsageError(
-                f"items cannot be streamed to {path}: give a file that ends in {' or '.join(LINES)}"
-                ", or export them when the crawl has ended, with 'crawlkit items RUN -o FILE'"
-            )
+        is_wanted = path is not None and is_live(os.fspath(path))
+        self.path = Path(path).absolute() if path is not None and is_wanted else None
         self._stored = stored
         self._items: list[Item] = []
         self._length = 0

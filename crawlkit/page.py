@@ -30,6 +30,7 @@ from .urls import Base
 MAX_LINKS = 10_000
 """Links of a page that are followed, by default."""
 
+_NOTHING = (None,) * 9
 _URL_STARTS = ("http://", "https://", "/", "./", "../", "?")
 
 
@@ -239,28 +240,30 @@ class Page:
             LimitError: It has too many elements or attributes to be parsed.
         """
         before = self.links_over
+        is_text = isinstance(target, str)
         targets = self._targets(target)
         found = len(targets) + self.links_over - before
         name = "parse" if handler is None else self._resolve(handler)
-        like = checked(
-            Request(
-                "",
-                name,
-                priority or 0,
-                self.request.depth + 1,
-                method or "GET",
-                headers or {},
-                body,
-                user_data or {},
-                unique_key,
-                0,
-                session,
-                self.response.is_private,
-                render,
-                cache,
-            )
+        like = Request(
+            "",
+            name,
+            priority or 0,
+            self.request.depth + 1,
+            method or "GET",
+            headers or {},
+            body,
+            user_data or {},
+            unique_key,
+            0,
+            session,
+            self.response.is_private,
+            render,
+            cache,
         )
-        if set(map(type, targets)) <= {str}:
+        others = (priority, method, headers, body, user_data, unique_key, session, render, cache)
+        if others != _NOTHING:
+            checked(like)
+        if is_text or set(map(type, targets)) <= {str}:
             self.links.add(targets, like)
             return found
         given: dict[str, Any] = {
@@ -403,8 +406,9 @@ def handler_name(handler: Any) -> str:
         return handler
     name = getattr(handler, "__name__", "")
     if not (inspect.ismethod(handler) and name.isidentifier()):
+        what = getattr(handler, "__qualname__", "") or repr(handler)
         raise HandlerError(
-            f"{handler!r} cannot be a handler: it could not be found again after a restart; "
+            f"{what} cannot be a handler: it could not be found again after a restart; "
             "pass a method of the crawler, such as self.parse_product"
         )
     return name

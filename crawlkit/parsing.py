@@ -18,6 +18,7 @@ from lxml import etree
 from parsel import Selector
 
 from .errors import LimitError
+from .http.charset import detector_is_ready
 from .response import Response
 
 SMALL = 24 * 1024
@@ -61,12 +62,13 @@ def is_heavy(response: Response) -> bool:
     """Whether parsing could hold the event loop up, so that it is for a thread.
 
     libxml2 parses without the interpreter lock. Takes 0.3 µs for up to 24 KB, and 10 µs for 100 KB.
+    So is the first page whose encoding has to be guessed, as the detector is slow to begin.
     """
     body = response.body
     size = len(body)
-    if size <= SMALL or _form_of(response) == "json":
-        return False
-    return size > LARGE or any(_crowds(body))
+    if size > SMALL and _form_of(response) != "json" and (size > LARGE or any(_crowds(body))):
+        return True
+    return not detector_is_ready() and response.needs_guess
 
 
 def parse(

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .allowance import Allowance
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
+from .exporting.export import check_address
 from .feeder import Feeder
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
@@ -20,8 +22,9 @@ from .http.credentials import Credentials
 from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
+from .metrics import metrics_text
 from .options import Options
-from .output import ItemWriter
+from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
 from .politeness.robots import Robots
 from .politeness.rules import MAX_BODY
@@ -29,15 +32,22 @@ from .politeness.throttle import Throttle
 from .queue import RequestQueue
 from .rendering.picking import RenderingFetcher
 from .request import Request
+from .resources import Resources
 from .response import Response
 from .scope import Scope
 from .seeds import Seeds
 from .sessions import SessionPool
 from .sitemapplaces import SitemapPlaces
 from .sitemaps import MAX_SIZE, PIECE
+from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
 from .timekeeping import Timekeeper
+from .tracing import TracingFetcher
+from .warc import WarcWriter
+
+if TYPE_CHECKING:
+    from .metricsserver import MetricsServer
 
 
 class Parts:
@@ -111,10 +121,22 @@ class Parts:
             headers={"User-Agent": options.user_agent, **options.headers},
             clock=clock,
         )
+        self.warc: WarcWriter | None = None
+        if options.warc is not None:
+            self.warc = job.persist(
+                "warc",
+                WarcWriter(
+                    options.warc,
+                    save=job.try_checkpoint,
+                    clock=clock,
+                    max_size=options.warc_size,
+                ),
+            )
+            job.on("persistState", self.warc.settle)
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
-        self.fetcher = RenderingFetcher(
+        self.fetcher: Fetcher = RenderingFetcher(
             AiohttpFetcher(
                 limits=limits,
                 user_agent=options.user_agent,
@@ -123,12 +145,25 @@ class Parts:
                 proxies=proxies,
                 credentials=Credentials(options.auth) if options.auth else None,
                 cache=self.page_cache,
+                recorder=self.warc,
                 clock=clock,
             ),
-            partial(_browser, options, limits, proxies),
+            lambda: _browser(options, limits, proxies, self.resources),
             render=options.render,
+            wait=options.render_wait,
+            allow_private=options.allow_private,
             cache=self.page_cache,
         )
+        if options.traces:
+            self.fetcher = TracingFetcher(self.fetcher, options.name)
+        self.metrics: MetricsServer | None = None
+        if options.metrics is not None:
+            # Imported here, since few crawls serve anything.
+            from .metricsserver import MetricsServer
+
+            self.metrics = MetricsServer(
+                options.metrics, partial(metrics_text, self.statistics, {"crawler": options.name})
+            )
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
             "robots", Robots(clock, user_agent=options.user_agent, read=store.document)
@@ -152,8 +187,16 @@ class Parts:
             fetch_robots=fetch_robots,
             max_pauses=options.max_pauses,
         )
+        self.resources = Resources(
+            clock, self.throttle, self.queue, self.robots if self.asks_robots else None
+        )
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
-        self.items = job.persist("items", ItemWriter(options.output, stored=stored_items(job)))
+        self.specimens = job.persist("specimens", Specimens())
+        live = options.output if options.output and is_live(options.output) else None
+        self.late_output = None if live else options.output
+        if self.late_output is not None:
+            check_address(self.late_output)
+        self.items = job.persist("items", ItemWriter(live, stored=stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
             job.persist("sitemaps", SitemapPlaces(read)),
@@ -167,8 +210,21 @@ class Parts:
         )
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
 
+    async def open(self) -> None:
+        """Begin what goes on beside the crawl."""
+        await self.scope.open()
+        if self.metrics is not None:
+            await self.metrics.open()
 
-def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+    async def close(self) -> None:
+        """Give back what was needed up to the last checkpoint."""
+        if self.warc is not None:
+            self.warc.close()
+        if self.metrics is not None:
+            await self.metrics.close()
+
+
+def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
     # Imported here, since few crawls need it.
     from .rendering.fetcher import BrowserFetcher
 
@@ -182,6 +238,7 @@ def _browser(options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
         allow_private=options.allow_private,
         proxies=proxies,
         executable=options.chromium,
+        manners=manners,
     )
 
 

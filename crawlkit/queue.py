@@ -30,6 +30,9 @@ MAX_LANES = 2000
 LOOK_AGAIN = 0.1
 """Seconds until a host is looked at again that somebody else keeps at its limit."""
 
+MANY_HOSTS = 64
+"""Hosts of what a checkpoint would bring, from which on one of them is taken to be free."""
+
 
 class Lane:
     """The claimed requests of one host, best first."""
@@ -60,6 +63,7 @@ class RequestQueue:
         limit: How many requests are in flight at most, right now: `concurrency`, or less where the
             machine can bear no more. It may be changed at any time.
         hungry: Set when the feeder should look for more work.
+        is_paused: Whether nothing is given out for now.
         in_flight: What workers are busy with.
         budget: How many more requests may be started; infinite unless there is a limit.
         changes: Grows with everything that is enqueued, so that one can tell whether anything was.
@@ -73,7 +77,7 @@ class RequestQueue:
         self._is_shared = bool(worker)
         self._gifts = 0  # as it was when the last claim was asked for
         self._note = f"in_flight/{worker}" if worker else "in_flight"
-        self._low = 2 * concurrency + BUNDLE
+        self.resize(concurrency)
         self._limit = concurrency
         self._enqueued = DedupSet()
         self._skips = DedupSet(bits=14)
@@ -92,18 +96,22 @@ class RequestQueue:
 
         self.hungry = asyncio.Event()
         self.in_flight: dict[Ticket, Lease] = {}
+        self.is_paused = False
         self.budget = math.inf
         self.changes = 0
 
         # What the next checkpoint takes along, and how much of it is on its way.
         self._fresh: list[Pending] = []
+        self._fresh_hosts: set[str] = set()  # of these, and of those to be tried again
         self._duplicates = 0
         self._again: list[Pending] = []
+        self._forget: list[tuple[str, int]] = []
         self._left: list[Ticket] = []
         self._outcomes: list[Outcome] = []
         self._skipped: list[Outcome] = []
         self._unsettled = 0
         self._known_in_flight: set[Ticket] = set()
+        self._reviving: set[tuple[str, int]] = set()
 
     # -- enqueue ----------------------------------------------------------------------------------
 
@@ -115,7 +123,9 @@ class RequestQueue:
         if not self._enqueued.add(identity(request)):
             self._duplicates += 1
             return False
-        self._fresh.append(Pending(request, fingerprint(request), host_of(request.url)))
+        host = host_of(request.url)
+        self._fresh.append(Pending(request, fingerprint(request), host))
+        self._fresh_hosts.add(host)
         self.changes += 1
         return True
 
@@ -128,16 +138,33 @@ class RequestQueue:
         unknown = self._enqueued.add_all(urls)
         self._duplicates += len(urls) - len(unknown)
         if unknown:
-            self._fresh += [
+            fresh = [
                 Pending(request, fingerprint(request), host_of(request.url))
                 for request in alike(unknown, like)
             ]
+            self._fresh += fresh
+            self._fresh_hosts.update([pending.host for pending in fresh])
             self.changes += len(unknown)
 
     def skip(self, outcome: Outcome) -> None:
         """Keep why a link was not enqueued, for those who ask."""
         if self._skips.add(outcome.url):
             self._skipped.append(outcome)
+
+    def revive(self, failed: Pending) -> bool:
+        """Enqueue a failed request once more, in the checkpoint in which its outcome is forgotten.
+
+        `False` where the same was asked for already and is not committed yet.
+        """
+        key = (failed.host, failed.fingerprint)
+        if key in self._reviving:
+            return False
+        self._reviving.add(key)
+        self._forget.append(key)
+        self._again.append(failed)
+        self.changes += 1
+        self.budget += 1
+        return True
 
     # -- the worker's side ------------------------------------------------------------------------
 
@@ -151,7 +178,7 @@ class RequestQueue:
             self._waiters.append(waiter)
             # More work is of no use to a worker that has to wait for the limit.
             if len(self.in_flight) < self._limit and (
-                not self._is_dry or self._fresh or self._again or not self.in_flight
+                not self._is_dry or self._may_be_done or self.is_starving
             ):
                 self.hungry.set()
             await waiter
@@ -171,6 +198,7 @@ class RequestQueue:
     def retry(self, lease: Lease, request: Request, due: float) -> None:
         """Try the request again, as `request` and not before the Unix time `due`."""
         self._again.append(Pending(request, lease.fingerprint, lease.host, due))
+        self._fresh_hosts.add(lease.host)
         self._left.append(lease.ticket)
         self.changes += 1
         self.budget += 1
@@ -196,6 +224,25 @@ class RequestQueue:
         self.hungry.set()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is given out."""
+        return self._is_closed
+
+    def pause(self) -> None:
+        """Give out nothing until `resume`. What is in flight ends as usual."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.is_paused = False
+        self._wake(1)  # each that starts wakes the next
+        self.hungry.set()
+
+    def resize(self, concurrency: int) -> None:
+        """Size the window for so many requests in flight."""
+        self._low = 2 * concurrency + BUNDLE
+
+    @property
     def limit(self) -> int:
         """How many requests are in flight at most. More than that, once lowered, end as usual."""
         return self._limit
@@ -217,9 +264,11 @@ class RequestQueue:
                 lane.is_lined_up = False
             self._line_up(lane)
             self._wake(1)
+        elif self.is_starving:
+            self.hungry.set()
 
     def _next(self) -> Lease | None:
-        if self.budget <= 0 or len(self.in_flight) >= self._limit:
+        if self.is_paused or self.budget <= 0 or len(self.in_flight) >= self._limit:
             return None
         now = self._clock.now()
         self._rouse(now)
@@ -277,11 +326,24 @@ class RequestQueue:
 
     @property
     def is_starving(self) -> bool:
-        """A worker is idle although a checkpoint would bring requests that it could work on."""
+        """A worker is idle although a checkpoint would bring requests that it could work on.
+
+        Not so where all of these would wait for the pace of their hosts, as the worker does.
+        """
         return (
-            bool(self._waiters and (self._fresh or self._again))
+            bool(self._waiters)
+            and not self._ready
             and len(self.in_flight) < self._limit
+            and not self.is_paused
+            and self.budget > 0
+            and self._comes_at() <= self._clock.now()
         )
+
+    def _comes_at(self) -> float:
+        """Unix time from which a checkpoint would bring requests that may start; 0.0 is now."""
+        if len(self._fresh_hosts) > MANY_HOSTS:
+            return 0.0
+        return min(map(self._throttle.ready_at, self._fresh_hosts), default=math.inf)
 
     @property
     def is_settled(self) -> bool:
@@ -289,6 +351,11 @@ class RequestQueue:
         return not (
             self.in_flight or self._waiting or self._fresh or self._again or self._unsettled
         )
+
+    @property
+    def _may_be_done(self) -> bool:
+        """There is nothing that could be worked on, as far as memory knows."""
+        return not self.in_flight and (not self._waiting or self.budget <= 0)
 
     @property
     def is_spent(self) -> bool:
@@ -327,6 +394,7 @@ class RequestQueue:
     def settle(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         """The checkpoint was committed: what it enqueued can be claimed."""
         self._unsettled -= len(checkpoint.fresh) + len(checkpoint.again)
+        self._reviving.difference_update(checkpoint.forget)
         if receipt.enqueued or checkpoint.again:
             self._is_dry = self._is_exhausted = False
         if checkpoint.shares:
@@ -386,13 +454,19 @@ class RequestQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._resting and not self._is_closed:
-            delay = max(0.0, self._resting[0][0] - now)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_time)
+        if self._is_closed:
+            return
+        at = min(self._resting[0][0] if self._resting else math.inf, self._comes_at())
+        if at == math.inf and self._fresh_hosts and not self.in_flight:
+            at = now + LOOK_AGAIN  # as in `_next`
+        if now < at < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(at - now, self._on_time)
 
     def _on_time(self) -> None:
         now = self._clock.now()
         self._wake(self._rouse(now))
+        if self.is_starving:
+            self.hungry.set()
         self._set_timer(now)
 
     def _wake(self, count: int) -> None:
@@ -410,9 +484,11 @@ class RequestQueue:
     def collect(self, checkpoint: Checkpoint) -> None:
         """Hand over everything that was enqueued or finished since the last call."""
         self._unsettled += len(self._fresh) + len(self._again)
+        self._fresh_hosts.clear()
         checkpoint.fresh, self._fresh = self._fresh, []
         checkpoint.duplicates, self._duplicates = self._duplicates, 0
         checkpoint.again, self._again = self._again, []
+        checkpoint.forget, self._forget = self._forget, []
         checkpoint.left, self._left = self._left, []
         checkpoint.outcomes, self._outcomes = self._outcomes, []
         checkpoint.skipped, self._skipped = self._skipped, []

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from .errors import PageTypeError
-from .http.charset import decode, find_encoding, parse_content_type
+from .http.charset import certain_encoding, decode, find_encoding, parse_content_type
 
 CacheResult: TypeAlias = Literal["", "hit", "miss", "revalidated", "stale"]
 
@@ -35,6 +35,8 @@ class Response:
         cache: What the page cache did: ``hit``, ``miss``, ``revalidated`` (the site confirmed what
             was in it), ``stale`` (the site could not be asked), or ``""`` where it was not used.
         is_stored: Whether it was put into the page cache.
+        screenshot: What a browser showed, as JPEG, where it rendered a page that is a failure, or
+            one that is tried again after a failure; else ``None``.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Response:
         "is_private",
         "is_stored",
         "redirects",
+        "screenshot",
         "status",
         "url",
     )
@@ -75,6 +78,7 @@ class Response:
         self.is_private = is_private
         self.cache: CacheResult = ""
         self.is_stored = False
+        self.screenshot: bytes | None = None
         self._encoding: str | None = None
         self._text: str | None = None
 
@@ -98,6 +102,14 @@ class Response:
         if self._encoding is None:
             self._encoding = find_encoding(self.body, self.headers.get("Content-Type", ""))
         return self._encoding
+
+    @property
+    def needs_guess(self) -> bool:
+        """Whether nothing but a guess tells the encoding."""
+        if self._encoding is None:
+            content_type = self.headers.get("Content-Type", "")
+            self._encoding = certain_encoding(self.body, content_type)
+        return self._encoding is None
 
     @property
     def text(self) -> str:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
-from .clock import isoformat
-from .errorgroups import ErrorStatistics
+from .clock import Clock, isoformat
+from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
+from .exporting.frames import Library, frame_of
 from .items import decode_item
+from .overview import Table, html_of, rich_of, tables_of
 from .request import Request, fingerprint
+from .specimens import Specimen, read_specimen
 from .statistics import HostStatistics, Statistics, tallies
 from .stores import open_reader
 from .stores.base import Reader, StoredItem
 from .stores.directory import RunDirectory
+from .stores.postgres.address import is_postgres, masked
 from .urls import canonical
 
 T = TypeVar("T")
@@ -49,7 +53,9 @@ class Explanation:
         duration: Seconds that the last try took.
         retries: How many times it was tried again.
         error: The error's kind, for a failed one.
-        detail: The error in one line, or the rule by which it was skipped.
+        detail: The error in one line; the rule by which it was skipped, and what it says; why it
+            waits, beyond its turn; or, where it was never seen, what was only counted.
+        group: The id of the group that the error of a failed one was counted in.
     """
 
     url: str
@@ -63,6 +69,7 @@ class Explanation:
     retries: int = 0
     error: str | None = None
     detail: str | None = None
+    group: str | None = None
 
     def __str__(self) -> str:
         """The same in one sentence."""
@@ -70,9 +77,10 @@ class Explanation:
             "handled": f"handled at {isoformat(self.at)} by {self.handler}",
             "failed": f"failed at {isoformat(self.at)} in {self.handler}: {self.detail}",
             "skipped": f"skipped at {isoformat(self.at)}: {self.detail}",
-            "pending": f"pending, for {self.handler}",
+            "pending": f"pending, for {self.handler}" + (f": {self.detail}" if self.detail else ""),
             "in_flight": f"in flight, for {self.handler}",
-            "unknown": "never seen: it was no start URL, and no handler followed a link to it",
+            "unknown": "never seen: it was no start URL, and no handler followed a link to it"
+            + (f"; or it is one of {self.detail}" if self.detail else ""),
         }[self.outcome]
         if self.status is not None:
             sentence += f", HTTP status {self.status}"
@@ -80,6 +88,8 @@ class Explanation:
             sentence += f", {self.duration:.2f} s"
         if self.retries:
             sentence += f", tried again {self.retries} time{'s' * (self.retries > 1)}"
+        if self.group is not None:
+            sentence += f" (group {self.group})"
         if self.due is not None:
             sentence += f", not before {isoformat(self.due)}"
         if self.outcome != "unknown" and self.url != self.canonical:
@@ -101,6 +111,20 @@ class Run:
         self._reader = reader
         self._streams: list[Iterator[Any]] = []
         self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Run {self.address}{' (closed)' if self._is_closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        return html_of(*self._overview())
+
+    def __rich__(self) -> Any:
+        return rich_of(*self._overview())
+
+    def _overview(self) -> tuple[str, list[Table]]:
+        if self._is_closed:
+            return repr(self), []
+        return f"{self.address}{', running' if self.is_live else ''}", tables_of(self.statistics)
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +153,9 @@ class Run:
         finally:
             self._streams.remove(stream)
         if self._is_closed:
-            raise UsageError(f"{self.address} was closed while it was read; read it before that")
+            raise UsageError(
+                f"{masked(self.address)} was closed while it was read; read it before that"
+            )
 
     # -- the whole ----------------------------------------------------------------------------
 
@@ -163,6 +189,18 @@ class Run:
         """The groups of errors, the most frequent first."""
         return [ErrorStatistics.of(group) for group in self._reader.errors()]
 
+    def specimen(self, key: str | GroupKey) -> Specimen | None:
+        """The first response of a group of errors, or ``None`` where none was kept.
+
+        Args:
+            key: The group's id (`ErrorStatistics.id`), or its kind, place and masked message.
+
+        Raises:
+            StoreDamagedError: It is not what was saved.
+        """
+        name = key if isinstance(key, str) else group_id(key)
+        return read_specimen(self.document, name)
+
     def check(self) -> Iterator[str]:
         """Everything that is wrong with what is stored, a line each; nothing if all is well."""
         return self._streamed(self._reader.check())
@@ -178,19 +216,70 @@ class Run:
         """
         return (decode_item(item, meta=meta) for item in self.stored_items(handler))
 
-    def stored_items(self, handler: str | None = None) -> Iterator[StoredItem]:
-        """The items as they are stored: what `export_items` takes."""
-        return self._streamed(self._reader.items(handler=handler))
+    def items_frame(
+        self,
+        library: Library | None = None,
+        *,
+        handler: str | None = None,
+        meta: bool = False,
+    ) -> Any:
+        """The items as a ``DataFrame``, with columns of the types that fit all of them.
+
+        Whole numbers, numbers, truth values and text have their own types; lists and objects stay
+        what they are. A field in which there are several kinds is text, with JSON for what is none.
+
+        Args:
+            library: ``polars`` (extra ``[polars]``) or ``pandas`` (extra ``[pandas]``); ``None``
+                for polars where it is installed, else pandas.
+            handler: Only those that this handler saved.
+            meta: Add ``_url``, ``_handler`` and ``_time`` to each.
+
+        Raises:
+            OptionError: The library is not installed.
+        """
+        last: int | None = None
+
+        def read() -> Iterator[dict[str, Any]]:
+            # The second time no more of them than the first time: the crawl may go on.
+            nonlocal last
+            until, seen = last, 0
+            for item in self.stored_items(handler):
+                if until is not None and item.number > until:
+                    break
+                seen = item.number
+                yield decode_item(item, meta=meta)
+            last = seen
+
+        return frame_of(read, library)
+
+    def count_items(self, handler: str | None = None) -> int:
+        """How many items there are, of all handlers or of one."""
+        if handler is None:
+            return int(self._reader.counters("items_saved").get("items_saved", 0))
+        name = f"handler/{handler}/items_saved"
+        return int(self._reader.counters(name).get(name, 0))
+
+    def stored_items(self, handler: str | None = None, *, after: int = 0) -> Iterator[StoredItem]:
+        """The items as they are stored, from number `after` + 1 on: what `export_items` takes."""
+        return self._streamed(self._reader.items(after=after, handler=handler))
 
     # -- requests -----------------------------------------------------------------------------
 
-    def requests(self, outcome: OutcomeName, *, host: str | None = None) -> Iterator[Outcome]:
+    def requests(
+        self,
+        outcome: OutcomeName,
+        *,
+        host: str | None = None,
+        after: tuple[str, int] | None = None,
+    ) -> Iterator[Outcome]:
         """The requests with this outcome.
 
         Args:
             outcome: ``handled``, ``failed`` or ``skipped``; or ``pending`` or ``in_flight``, for
                 which ``at`` is the Unix time before which the request waits, or 0.
             host: Only those of this ``host[:port]``.
+            after: ``(host, fingerprint)`` of one that was handled, failed or skipped: only those
+                that come after it.
 
         Raises:
             UsageError: There is no such outcome.
@@ -198,9 +287,12 @@ class Run:
         if outcome not in _OUTCOMES:
             raise UsageError(f"no outcome is called {outcome!r}; use one of {', '.join(_OUTCOMES)}")
         if outcome in ("pending", "in_flight"):
-            to_do = self._streamed(self._to_do(host))
-            return (request for request in to_do if request.outcome == outcome)
-        return self._streamed(self._reader.outcomes(outcome, host=host))
+            return (request for request in self.to_do(host=host) if request.outcome == outcome)
+        return self._streamed(self._reader.outcomes_after(outcome, after, host=host))
+
+    def to_do(self, *, host: str | None = None) -> Iterator[Outcome]:
+        """The requests that are pending or in flight, best priority first; see `requests`."""
+        return self._streamed(self._to_do(host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.
@@ -221,8 +313,29 @@ class Run:
             elif known is None:
                 known = self._find_by_url(host, request.url)
         if known is None:
-            return Explanation(url, "unknown", request.url)
-        return _explain(url, known)
+            return Explanation(url, "unknown", request.url, detail=self._uncounted())
+        explanation = _explain(url, known)
+        if explanation.outcome == "pending" and (until := self._paused_until(host)):
+            due = max(until, explanation.due or 0.0)
+            detail = f"{host} has asked to be left alone for a while"
+            return replace(explanation, due=due, detail=detail)
+        return explanation
+
+    def _paused_until(self, host: str) -> float | None:
+        """Until when a host is left alone, as Unix time, where it is."""
+        until, *_ = self.saved(f"throttle/pauses/{host}") or [0.0]  # see `throttle._Pause`
+        return until if until > Clock().now() else None
+
+    def _uncounted(self) -> str | None:
+        """Links of which nothing was written down but how many there were."""
+        prefix = "skipped_by_reason/"
+        counters = self._reader.counters(prefix)
+        told = [
+            f"the {counters[prefix + reason]:,} links skipped by {reason}, which are only counted"
+            for reason in ("max_links", "max_sitemaps", "malformed")
+            if counters.get(prefix + reason)
+        ]
+        return ", or of ".join(told) or None
 
     def _find_to_do(self, host: str, number: int) -> Outcome | None:
         return next((found for found in self._to_do(host) if found.fingerprint == number), None)
@@ -296,7 +409,8 @@ def open_run(address: str | os.PathLike[str]) -> Run:
     try:
         return Run(open_reader(address))
     except StoreError as error:
-        if type(error) is StoreError and (runs := _runs_near(Path(address))):
+        is_directory = not is_postgres(address)
+        if type(error) is StoreError and is_directory and (runs := _runs_near(Path(address))):
             raise StoreError(f"there is no run in {address}; there is {', '.join(runs)}") from None
         raise
 
@@ -337,6 +451,9 @@ def _in_flight(documents: Iterable[tuple[str, Document]]) -> set[tuple[str, int]
 
 def _explain(url: str, known: Outcome) -> Explanation:
     is_done = known.outcome not in ("pending", "in_flight")
+    detail, group = known.detail, None
+    if known.outcome == "failed":
+        detail, group = without_group(detail)
     return Explanation(
         url=url,
         outcome=known.outcome,  # type: ignore[arg-type]  # what is stored is one of them
@@ -348,5 +465,6 @@ def _explain(url: str, known: Outcome) -> Explanation:
         duration=known.duration,
         retries=known.retries,
         error=known.error,
-        detail=known.detail,
+        detail=detail,
+        group=group,
     )

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .errors import UsageError
+
 try:
     import uvloop
 except ImportError:  # where it does not exist, plain asyncio is slower and otherwise the same
@@ -40,8 +42,14 @@ def run(crawler: Runnable, *, fresh: bool = False) -> int:
         0 where the crawl is finished, 75 where it was stopped and can go on.
 
     Raises:
+        UsageError: There is a running event loop already.
         CrawlkitError: The crawl could not be begun, or could not go on.
     """
+    if _is_loop_running():
+        raise UsageError(
+            f"an event loop is running here, as in a notebook; write 'await "
+            f"{type(crawler).__name__}(...).crawl()' instead of run()"
+        )
     # What is loaded by now stays to the end. Each full collection that goes through it stops the
     # event loop for 30 to 60 ms.
     gc.freeze()
@@ -52,6 +60,14 @@ def run(crawler: Runnable, *, fresh: bool = False) -> int:
         _close(runner.get_loop())
         gc.unfreeze()
     return crawler.exit_code
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

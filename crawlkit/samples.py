@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from .checkpoint import Checkpoint, Document, Saved, decode
 from .clock import isoformat
+from .durations import Sketch
 
 SAMPLES = 512
 """Samples that are kept; when there are more, every second one is dropped."""
@@ -26,6 +29,10 @@ class Sample(msgspec.Struct, frozen=True):
         items: Items saved so far.
         bytes: Bytes of bodies received so far.
         memory: Bytes of resident memory of the process.
+        p50: Seconds that half of the requests which were handled since the sample before took at
+            most, fetching included; ``None`` where there were none. When samples are dropped, this
+            remains what it was in those that stay.
+        p95: The same for 95 in 100.
     """
 
     time: str | None
@@ -36,21 +43,27 @@ class Sample(msgspec.Struct, frozen=True):
     items: int
     bytes: int
     memory: int
+    p50: float | None = None
+    p95: float | None = None
 
 
 class _Kept(msgspec.Struct):
     """The document: a sample is the fields of `Sample` in their order, its time in Unix seconds."""
 
     interval: float = INTERVAL
-    rows: list[tuple[float, int, int, int, int, int, int, int]] = msgspec.field(
-        default_factory=list
-    )
+    # In runs of before there was `p50` they end sooner.
+    rows: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
 
 
 class Samples:
-    """The samples of a run, evenly spaced over all its lives."""
+    """The samples of a run, evenly spaced over all its lives.
+
+    Attributes:
+        buckets: The durations of handled requests as they were counted at the last sample.
+    """
 
     def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
         self._kept = _Kept()
         self._is_changed = False
 
@@ -60,7 +73,7 @@ class Samples:
             return True
         # A tick may come a little early. And a clock that was set back between two lives must not
         # silence the samples until it has caught up.
-        passed = now - self._kept.rows[-1][0]
+        passed: float = now - self._kept.rows[-1][0]
         return passed < 0 or passed >= self._kept.interval - INTERVAL / 2
 
     def add(
@@ -73,13 +86,18 @@ class Samples:
         items: int,
         bytes: int,
         memory: int,
+        durations: Sketch,
     ) -> None:
-        """Keep one; the arguments are those of `Sample`, `now` is Unix time."""
+        """Keep one; the arguments are those of `Sample`, `now` is Unix time.
+
+        Of the requests that were handled since the one before there are the `durations`.
+        """
         kept = self._kept
         if len(kept.rows) >= SAMPLES:
             kept.rows = kept.rows[::2]
             kept.interval *= 2
-        kept.rows.append((now, finished, failed, pending, in_flight, items, bytes, memory))
+        counts = (finished, failed, pending, in_flight, items, bytes, memory)
+        kept.rows.append((now, *counts, durations.quantile(0.5), durations.quantile(0.95)))
         self._is_changed = True
 
     def all(self) -> list[Sample]:
@@ -89,6 +107,11 @@ class Samples:
     def resume(self, document: Document) -> None:
         """Go on from those that another worker has taken, as they are stored."""
         self._kept = decode(document.data, "statistics/samples", _Kept)
+
+    def last(self) -> Sample | None:
+        """The latest, if there is one."""
+        rows = self._kept.rows
+        return Sample(isoformat(rows[-1][0]), *rows[-1][1:]) if rows else None
 
     def restore(self, saved: Saved) -> None:
         """Take back those of earlier lives."""

@@ -6,6 +6,7 @@ resumed, or spread over machines, thus decides as it did before.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TypeAlias
 
 from .errors import OptionError, UrlError
 from .request import host_of
-from .urls import canonical, escape, registrable_domain
+from .urls import canonical, escape, knows_suffixes, read_suffixes, registrable_domain
 
 UrlPattern: TypeAlias = str | re.Pattern[str]
 """A glob, a regular expression after ``re:``, or a compiled one."""
@@ -65,6 +66,11 @@ class Scope:
             object.__setattr__(self, name, patterns)
             object.__setattr__(self, f"_{name}s", tuple(matcher(name, each) for each in patterns))
 
+    async def open(self) -> None:
+        """Have at hand what decisions need, so that none of them holds the event loop up."""
+        if self.kind == "same-domain" and not knows_suffixes():
+            await asyncio.to_thread(read_suffixes)
+
     def reason(self, url: str, page_url: str) -> str | None:
         """Why a link is not followed; None when it is.
 
@@ -83,6 +89,24 @@ class Scope:
         if self._includes and not any(matches(url) for matches in self._includes):
             return "include"
         return None
+
+    def told(self, reason: str, url: str) -> str:
+        """What the rule says that a link was not followed by.
+
+        Args:
+            reason: What `reason` has given for it.
+            url: The link.
+        """
+        if reason == "scope":
+            return self.kind
+        if reason == "exclude":
+            matching = zip(self.exclude, self._excludes, strict=True)  # type: ignore[arg-type]
+            return next((_written(pattern) for pattern, matches in matching if matches(url)), "")
+        if reason == "include":
+            patterns = list(map(_written, self.include))  # type: ignore[arg-type]
+            more = f" and {len(patterns) - 3} more" if len(patterns) > 3 else ""
+            return f"it matches none of {', '.join(patterns[:3])}{more}"
+        return ""
 
     def sort(self, urls: list[str], page_url: str) -> tuple[list[str], list[tuple[str, str]]]:
         """The links of a page that are followed, and the others, each with its `reason`."""
@@ -112,6 +136,12 @@ class Scope:
         if host == page_host or self.kind == "same-host":
             return host == page_host
         return registrable_domain(host) == registrable_domain(page_host)
+
+
+def _written(pattern: UrlPattern) -> str:
+    """A pattern as it would be written in an option; a very long one is cut."""
+    text = pattern if isinstance(pattern, str) else f"re:{pattern.pattern}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def matcher(option: str, pattern: UrlPattern) -> Callable[[str], object]:

@@ -7,18 +7,20 @@ and after kill -9 the numbers are those of the last checkpoint, as are the queue
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from .checkpoint import Checkpoint, Document, Number, Outcome, Saved
 from .clock import Clock, isoformat
 from .durations import Durations, Sketch
-from .errorgroups import ErrorGroups, ErrorStatistics
+from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
+from .lives import TOTALS, LifeStatistics, Lives
 from .merging import merge
+from .overview import html_of, rich_of, tables_of
 from .response import CacheResult
 from .samples import Sample, Samples
 
@@ -136,6 +138,7 @@ _NAMES = (
     "finished_at",
     "runtime_seconds",
     "lives",
+    "by_life",
     "samples",
 )
 
@@ -184,6 +187,8 @@ class Statistics:
         finished_at: When the crawl was finished, or ``None``.
         runtime_seconds: Seconds that it ran, over all lives.
         lives: How often it was started.
+        by_life: `LifeStatistics`, the earliest first: of the last 100 lives, and of those before
+            them together. They add up to the numbers of the run.
         samples: `Sample`s over time, at most 512, evenly spaced.
 
     Times are ISO 8601 in UTC.
@@ -211,6 +216,7 @@ class Statistics:
         self._clock = clock or Clock()
         self._life = _Life()
         self._samples = Samples()
+        self._lives = Lives()
         self._ran = 0.0  # seconds, up to `_running_since`
         self._running_since: float | None = None
         self._collected_life = _Life()
@@ -253,6 +259,7 @@ class Statistics:
         if joins:
             return
         self.lives += 1
+        self._lives.begin(self.lives, now, self._totals())
         life = self._life
         if life.started_at is None:
             life.started_at = now
@@ -263,6 +270,7 @@ class Statistics:
         """The run stops; `finished` tells whether there is nothing more to do."""
         self._ran = self.runtime_seconds
         self._running_since = None
+        self._lives.end(finished)
         if finished:
             self._life.finished_at = now
 
@@ -348,15 +356,15 @@ class Statistics:
         if result != "miss":
             self.cache_bytes_saved += size
 
-    def error(self, error: BaseException, url: str, place: str | None = None) -> None:
-        """Count an error in its group.
+    def error(self, error: BaseException, url: str, place: str | None = None) -> GroupKey:
+        """Count an error in its group, and say in which.
 
         Args:
             error: What was raised.
             url: The URL during whose handling it was.
             place: Where it arose; the innermost line of the user's code where it is ``None``.
         """
-        self._errors.record(error, url, place, self._clock.now())
+        return self._errors.record(error, url, place, self._clock.now())
 
     def sample(self, now: float, memory_bytes: int) -> None:
         """Note where the crawl stands, if it is time to; may be called as often as one likes."""
@@ -370,7 +378,9 @@ class Statistics:
                 self.items_saved,
                 self.bytes_received,
                 memory_bytes,
+                self._finished.since(self._samples.buckets),
             )
+            self._samples.buckets = self._finished.buckets()
 
     # -- failed requests that somebody has looked at ---------------------------------------------
 
@@ -461,6 +471,8 @@ class Statistics:
         self._life = saved.load(_Life(), type=_Life)
         self._collected_life = msgspec.structs.replace(self._life)
         self._samples.restore(saved)
+        self._samples.buckets = self._finished.buckets()
+        self._lives.restore(saved)
         self.in_flight = self._life.in_flight
 
     def _restore_counter(self, name: str, value: Number) -> None:
@@ -501,6 +513,10 @@ class Statistics:
             self._collected_life = msgspec.structs.replace(self._life)
         if self.keeps_time:
             self._samples.collect(checkpoint)
+        self._lives.collect(checkpoint)
+
+    def _totals(self) -> dict[str, Number]:
+        return {name: getattr(self, name) for name in TOTALS}
 
     def _counters(self) -> _Counters:
         """Every counter but those of hosts, and but the two that the store itself counts."""
@@ -535,6 +551,14 @@ class Statistics:
     def duration_finished(self) -> Durations:  # noqa: D102
         return self._finished.summary()
 
+    def mark_durations(self) -> dict[int, int]:
+        """What `quantile_since` counts from; also from one object to a later one of the run."""
+        return self._finished.buckets()
+
+    def quantile_since(self, mark: dict[int, int], share: float) -> float | None:
+        """Seconds that `share` of the requests took at most, finished since `mark_durations`."""
+        return self._finished.since(mark).quantile(share)
+
     @property
     def duration_failed(self) -> Durations:  # noqa: D102
         return self._failed.summary()
@@ -560,13 +584,41 @@ class Statistics:
     def errors(self) -> list[ErrorStatistics]:  # noqa: D102
         return self._errors.all()
 
+    def histogram(
+        self, outcome: Literal["finished", "failed"], bounds: Sequence[float]
+    ) -> tuple[list[int], int, float]:
+        """Durations of requests with this outcome: see `Sketch.histogram`."""
+        return (self._finished if outcome == "finished" else self._failed).histogram(bounds)
+
+    @property
+    def by_life(self) -> list[LifeStatistics]:  # noqa: D102
+        life = self._life
+        return self._lives.all(self._totals(), life.started_at, life.finished_at is not None)
+
     @property
     def samples(self) -> list[Sample]:  # noqa: D102
         return self._samples.all()
 
+    @property
+    def last_sample(self) -> Sample | None:
+        """The latest of the `samples`, if there is one."""
+        return self._samples.last()
+
     @cached_property
     def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102
         return self._read_hosts()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Statistics: {self.requests_finished:,} finished, {self.requests_failed:,} failed, "
+            f"{self.pending:,} pending, {self.items_saved:,} items>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of("", tables_of(self))
+
+    def __rich__(self) -> Any:
+        return rich_of("", tables_of(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, as JSON-like values: what ``stats RUN --json`` prints."""

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from ipaddress import IPv6Address
+from threading import Lock
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote, unquote
 
@@ -371,9 +372,23 @@ def registrable_domain(host: str) -> str:
     return domain or name
 
 
+def knows_suffixes() -> bool:
+    """Whether the public suffix list was read, so that nobody has to wait for it."""
+    return _suffixes.cache_info().currsize > 0
+
+
+def read_suffixes() -> None:
+    """Read the public suffix list, which takes 70 ms: in a thread, not in the event loop."""
+    with _READING:
+        _suffixes()
+
+
+_READING = Lock()
+
+
 @cache
 def _suffixes() -> PublicSuffixList:
-    # Imported here because it reads the list, which takes 10 ms that few commands need.
+    # Imported here because few commands need it, and it takes 20 ms.
     from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending
 from crawlkit.request import Request
 from crawlkit.stores import open_store
@@ -20,6 +22,8 @@ from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.workers.hub import Hub
 from crawlkit.workers.remote import RemoteStore
 from crawlkit.workers.serving import StoreServer
+
+from . import postgres
 
 NOW = 1_700_000_000.0
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
@@ -78,7 +82,22 @@ BACKENDS = {
         again=lambda store: store,
         is_durable=False,
     ),
+    "postgres": Backend(
+        make=lambda directory: open_store(postgres.server().address()),
+        again=lambda store: open_store(store.address),
+        is_durable=True,
+    ),
 }
+_NEEDS = {"postgres": "postgresql"}
+
+
+def names(*, durable: bool = False) -> list[Any]:
+    """The stores by name, for a test with parameters."""
+    return [
+        pytest.param(name, marks=[pytest.mark.needs(_NEEDS[name])] if name in _NEEDS else [])
+        for name, backend in BACKENDS.items()
+        if backend.is_durable or not durable
+    ]
 
 
 def pending(url: str, *, due: float = 0.0, **fields: Any) -> Pending:

@@ -25,6 +25,7 @@ from crawlkit.cache import PageCache
 from crawlkit.caching.freshness import storable_headers
 from crawlkit.errors import NetworkError, one_line
 from crawlkit.http.hops import Hop
+from crawlkit.http.protocol import Connector
 from crawlkit.request import Request
 from crawlkit.response import Response
 
@@ -50,7 +51,7 @@ class CacheProxy:
     async def open(self, port: int = 0) -> int:
         """Listen; the port."""
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True),
+            connector=Connector(force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             # The body goes on as it is, with the Content-Encoding that says what it is.
             auto_decompress=False,

@@ -18,10 +18,12 @@ from crawlkit.clock import Clock
 from crawlkit.fetching import AiohttpFetcher
 from crawlkit.sessions import Session
 from crawlkit.stores.base import Store
+from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
 
-from .backends import BACKENDS, Backend
+from . import postgres
+from .backends import BACKENDS, Backend, names
 from .scripted import Server, opened, running
 
 PYTHON_DOCS = Path("/usr/share/doc/python3.11/html")
@@ -50,6 +52,8 @@ def is_installed(package: str) -> bool:
     """Whether a Debian package that tests need is there, also where it came in another way."""
     if package == "python3.11-doc":
         return (PYTHON_DOCS / "index.html").exists()
+    if package == "postgresql":
+        return postgres.binaries() is not None
     return shutil.which(package, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
 
 
@@ -114,10 +118,20 @@ def session() -> Session:
     return Session("s", Clock())
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=names())
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each kind of store in turn."""
     return BACKENDS[request.param]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def embedded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """An open store of each kind that is SQLite."""
+    store = BACKENDS[request.param].make(tmp_path)
+    assert isinstance(store, SqliteStore)
+    await store.open()
+    yield store
+    await store.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from crawlkit.stores import open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.stores.sqlite import SqliteStore
@@ -19,6 +20,8 @@ from crawlkit.workers.hub import Hub
 from crawlkit.workers.remote import RemoteStore
 from crawlkit.workers.seat import Seat
 from crawlkit.workers.serving import StoreServer
+
+from . import postgres
 
 
 class Fleet(ABC):
@@ -114,7 +117,42 @@ async def served(directory: Path) -> AsyncIterator[Fleet]:
         await hub.close()
 
 
+class Postgres(Fleet):
+    """A run in PostgreSQL."""
+
+    def __init__(self) -> None:
+        self.stores: list[Store] = []
+        self.address = postgres.server().address()
+
+    async def worker(self, name: str) -> Store:
+        store = open_store(self.address, worker=name)
+        await store.open()
+        self.stores.append(store)
+        return store
+
+    async def die(self, store: Store) -> None:
+        self._reap(store, "true")
+
+    async def silence(self, store: Store) -> None:
+        late = f"UPDATE workers SET until = now() - interval '1s' WHERE name = '{store.worker}'"
+        postgres.server().execute(late, self.address)
+        self._reap(store, "false")
+
+    def _reap(self, store: Store, is_dead: str) -> None:
+        reap = f"SELECT reap(epoch, {is_dead}) FROM workers WHERE name = '{store.worker}'"
+        assert postgres.server().execute(reap, self.address) == [(True,)]
+
+
+@asynccontextmanager
+async def in_postgres(directory: Path) -> AsyncIterator[Fleet]:
+    fleet = Postgres()
+    yield fleet
+    for store in fleet.stores:
+        await store.close()
+
+
 FLEETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Fleet]]] = {
     "seats": seats,
     "served": served,
+    "postgres": in_postgres,
 }

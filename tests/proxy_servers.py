@@ -113,8 +113,8 @@ class _ProxyServer:
 class HttpProxy(_ProxyServer):
     """An HTTP proxy: ``CONNECT host:port`` for https, the whole URL in the request line for http.
 
-    Its `fault` is ``reset`` (it hangs up), ``silent``, or a status line such as ``502 Bad
-    Gateway`` that it answers everything with.
+    Its `fault` is ``reset`` (it hangs up), ``later`` (it does so once it was asked), ``silent``, or
+    a status line such as ``502 Bad Gateway`` that it answers everything with.
     """
 
     scheme = "http"
@@ -131,6 +131,8 @@ class HttpProxy(_ProxyServer):
         self.hits.append(f"{method} {target}")
         user = self._user(headers.get("proxy-authorization", ""))
         self.users.append(user)
+        if self.fault == "later":
+            return
         if self.fault is not None:
             _answer(writer, self.fault)
             return

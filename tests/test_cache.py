@@ -24,7 +24,7 @@ from crawlkit.cli import main
 from crawlkit.clock import Clock
 from crawlkit.errors import NetworkError, OfflineError, OptionError, UsageError
 from crawlkit.http.hops import Hop
-from crawlkit.request import Request
+from crawlkit.request import CacheMode, Request
 from crawlkit.response import Response
 
 URL = "https://shop.example/page"
@@ -203,15 +203,100 @@ def test_a_pattern_that_can_match_nothing_is_refused(directory: Path) -> None:
 # -- keys -------------------------------------------------------------------------------------
 
 
-async def test_another_url_method_or_part_is_another_page(cache: PageCache, origin: Origin) -> None:
+async def test_another_url_method_or_body_is_another_page(cache: PageCache, origin: Origin) -> None:
     await origin.get(cache, cache="forever")
     assert (await origin.get(cache, URL + "?a", cache="forever")).cache == "miss"
     assert (await origin.get(cache, method="HEAD", cache="forever")).cache == "miss"
     assert (await origin.get(cache, body=b"x", cache="forever")).cache == "miss"
     assert (await origin.get(cache, body=b"y", cache="forever")).cache == "miss"
-    part = await origin.get(cache, headers={"Range": "bytes=0-1"}, cache="forever")
-    assert (part.cache, part.is_stored) == ("miss", False)
     assert (await origin.get(cache, cache="forever")).cache == "hit"
+
+
+async def test_a_part_is_kept_and_is_never_taken_for_the_page(
+    cache: PageCache, origin: Origin
+) -> None:
+    part = {"Range": "bytes=0-1"}
+    origin.status, origin.headers = 206, [("Content-Range", "bytes 0-1/9")]
+    for expected in ("miss", "hit"):
+        response = await origin.get(cache, headers=part, cache="forever")
+        assert (response.status, response.cache) == (206, expected)
+    origin.status, origin.headers = 200, []
+    assert (await origin.get(cache, cache="forever")).cache == "miss"
+    other = await origin.get(cache, headers={"Range": "bytes=2-4"}, cache="offline")
+    assert (other.status, other.body) == (206, PAGE[2:5])
+    assert other.headers["Content-Range"] == f"bytes 2-4/{len(PAGE)}"
+
+
+async def test_a_part_without_being_asked_for_is_not_kept(cache: PageCache, origin: Origin) -> None:
+    origin.status = 206
+    for _ in range(2):
+        assert (await origin.get(cache, cache="forever")).cache == "miss"
+
+
+# -- the same at the same time ----------------------------------------------------------------
+
+
+class Slow(Origin):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+        self.failures = 0
+
+    async def send(self, hop: Hop) -> Response:
+        await self.may_answer.wait()
+        if self.failures:
+            self.failures -= 1
+            raise NetworkError("reset")
+        return await super().send(hop)
+
+    async def at_once(self, cache: PageCache, mode: CacheMode) -> list[Response | BaseException]:
+        tasks = [asyncio.create_task(self.get(cache, cache=mode)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        self.may_answer.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("mode", ["http", "forever", 60])
+async def test_a_page_that_several_ask_for_at_once_is_fetched_once(
+    cache: PageCache, mode: CacheMode
+) -> None:
+    origin = Slow()
+    origin.headers.append(("Cache-Control", "max-age=60"))
+    answers = await origin.at_once(cache, mode)
+    assert [answer.cache for answer in answers if isinstance(answer, Response)] == [
+        "miss",
+        *["hit"] * 4,
+    ]
+    assert len(origin.asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["http", "forever"])
+async def test_pages_that_are_not_kept_do_not_come_one_by_one(
+    cache: PageCache, mode: CacheMode
+) -> None:
+    origin = Slow()
+    origin.status = 500
+    answers = await origin.at_once(cache, mode)
+    assert len(origin.asked) == len(answers) == 5
+
+
+async def test_a_failure_is_the_failure_of_the_one_that_met_it(cache: PageCache) -> None:
+    origin = Slow()
+    origin.failures = 1
+    answers = await origin.at_once(cache, "forever")
+    assert [isinstance(answer, NetworkError) for answer in answers] == [True, *[False] * 4]
+
+
+async def test_who_waits_for_another_may_go_and_so_may_the_other(cache: PageCache) -> None:
+    origin = Slow()
+    tasks = [asyncio.create_task(origin.get(cache, cache="forever")) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    tasks[1].cancel()
+    tasks[0].cancel()
+    origin.may_answer.set()
+    assert (await asyncio.wait_for(tasks[2], 5)).body == PAGE
 
 
 async def test_post_is_kept_only_under_a_key_of_the_users_own(
@@ -417,7 +502,7 @@ CRAWL = """
 import asyncio, os, signal, sys
 from crawlkit.cache import PageCache
 from crawlkit.http.hops import Hop
-from crawlkit.request import Request
+from crawlkit.request import CacheMode, Request
 from crawlkit.response import Response
 
 async def send(hop):

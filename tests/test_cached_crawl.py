@@ -349,10 +349,15 @@ async def test_a_computation_that_fails_is_the_error_of_its_page_and_is_tried_ag
 KILLED = """
 import os, signal
 from urllib.parse import urlsplit
-from crawlkit import Crawler
+from crawlkit import Crawler, parts
+from crawlkit.fetching import AiohttpFetcher
+
+# What a browser makes of these pages is what they are, and it takes its time to start.
+parts._browser = lambda options, limits, *others: AiohttpFetcher(limits=limits)
 
 class Killed(Crawler):
     cache = "forever"
+    render = bool(os.environ["RENDER"])
     persist_interval = 30.0
     concurrency_per_host = 8
 
@@ -368,8 +373,9 @@ class Killed(Crawler):
 """
 
 
+@pytest.mark.parametrize("render", ["", "yes"], ids=["plain", "rendered"])
 def test_after_kill_9_the_site_is_asked_for_no_page_again_whose_handler_had_begun(
-    tmp_path: Path,
+    tmp_path: Path, render: str
 ) -> None:
     """There is hardly a checkpoint between the kills: the cache alone knows what was fetched."""
     (tmp_path / "killed.py").write_text(KILLED)
@@ -386,7 +392,12 @@ def test_after_kill_9_the_site_is_asked_for_no_page_again_whose_handler_had_begu
         known: set[str] = set()
         for after in (1, 60, 0):
             before = len(site.requests)
-            environment = {**os.environ, "BEGUN": str(begun), "KILLED_AFTER": str(after)}
+            environment = {
+                **os.environ,
+                "BEGUN": str(begun),
+                "KILLED_AFTER": str(after),
+                "RENDER": render,
+            }
             with open(tmp_path / "log", "ab") as log:
                 code = ended(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
             assert code == (-signal.SIGKILL if after else 0), (tmp_path / "log").read_text()

@@ -24,16 +24,20 @@ from click.testing import CliRunner, Result
 import crawlkit
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
+from crawlkit.cli.examples import EXAMPLES, SUMMARIES
 from crawlkit.cli.output import size, span
-from crawlkit.cli.progress import LOG_INTERVAL, Progress
-from crawlkit.events import CrawlerStatus
+from crawlkit.errorgroups import group_id
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
-from crawlkit.testing import ManualClock, Site
+from crawlkit.testing import Site
 
+from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
 
 ROOT = Path(__file__).parent.parent
+
+GROUP = group_id(("ValueError", "shop.py:7", "no price"))
+"""The one group of errors of `write_run`."""
 
 SHOP = """\
 from crawlkit import Crawler
@@ -151,6 +155,63 @@ def test_every_verb_says_what_it_does(path: tuple[str, ...], command: click.Comm
         assert isinstance(parameter, click.Argument) or parameter.help  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands() if p]
+)
+def test_the_help_of_every_verb_ends_with_an_example_that_works(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    name = " ".join(path)
+    lines = EXAMPLES[name]
+    words = ["RUN", *path[1:]] if len(path) > 1 else []
+    told = ok(path[0], *words, "--help") + "\n"
+    assert all(f"\n  {line}\n" in told for line in lines)
+    for line in lines:
+        first, verb, *rest = shlex.split(re.split("[|>]", line)[0], comments=True)
+        assert (first, verb) == ("crawlkit", path[0])
+        found = main.get_command(click.Context(main), verb)
+        assert found is not None
+        if isinstance(found, click.Group):
+            run_of, inner, *rest = rest
+            assert not run_of.startswith("-")
+            found = found.get_command(click.Context(found), inner)
+            assert found is not None
+        found.make_parser(click.Context(found)).parse_args(rest)  # raises where it makes no sense
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_list_of_verbs_says_what_their_own_help_says(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.help is not None
+    assert command.help.replace("\n", " ").startswith(SUMMARIES[name].removesuffix("."))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("crawlkit sh", "shell"),
+        ("crawlkit stats runs/", "runs/shop"),
+        ("crawlkit run shop.py --set dela", "delay="),
+        ("crawlkit run shop.py --log-f", "--log-format"),
+        ("crawlkit failed runs/shop re", "retry"),
+    ],
+)
+def test_a_shell_completes_verbs_runs_and_options(
+    address: str,
+    words: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setenv("_CRAWLKIT_COMPLETE", "bash_complete")
+    with pytest.raises(SystemExit):
+        main(prog_name="crawlkit")
+    assert capsys.readouterr().out == f"plain,{expected}\n"
+
+
 def test_verbs_that_read_print_json(address: str) -> None:
     for words in (
         ["stats", address],
@@ -187,9 +248,16 @@ def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stat", "x"], "No such command 'stat'"),
+        (["statss", "x"], "there is no verb 'statss'; did you mean stats"),
+        (["frobnicate"], "there is no verb 'frobnicate'; see 'crawlkit --help'"),
+        (["shop.py"], "did you mean 'crawlkit run shop.py'?"),
+        (["crawlers/shop.py:Shop"], "did you mean 'crawlkit run crawlers/shop.py:Shop'?"),
+        (["failed", "runs/x", "retri"], "there is no verb 'retri'; did you mean retry?"),
+        (["failed", "ls", "runs/x"], "did you mean 'crawlkit failed runs/x ls'?"),
+        (["failed", "runs/x"], "say what to do: ls, show, retry, drop; see"),
         (["stats"], "Missing argument 'RUN'; see 'crawlkit stats --help'"),
-        (["stats", "runs/x", "--hots", "3"], "No such option"),
+        (["stats", "runs/x", "--hots", "3"], "there is no option --hots; did you mean --hosts?"),
+        (["run"], "Missing argument 'TARGET'; see 'crawlkit run --help'"),
         (["run", "shop.py", "--concurrency", "0"], "'--concurrency': 0 is not in the range"),
     ],
 )
@@ -291,6 +359,7 @@ def test_why_explains_a_url(address: str) -> None:
         "retries": 1,
         "error": None,
         "detail": None,
+        "group": None,
     }
     assert "no scheme" in fails(2, "why", address, "shop.example")
 
@@ -303,10 +372,11 @@ def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
 
 
 def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
-    line = f"ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
+    line = f"{GROUP}  ValueError  parse_item  {SITE}/broken  ValueError: no price\n"
     assert ok("failed", address, "ls") == line
     (request,) = json.loads(ok("failed", address, "ls", "--json"))
     assert (request["url"], request["retries"]) == (f"{SITE}/broken", 3)
+    assert (request["group"], request["detail"]) == (GROUP, "ValueError: no price")
 
 
 @pytest.mark.parametrize(
@@ -315,6 +385,7 @@ def test_failed_requests_are_listed_with_their_errors(address: str) -> None:
         ("--error", "ValueError", "StatusError"),
         ("--handler", "parse_item", "parse"),
         ("--host", "shop.example", "example"),
+        ("--status", "200", "404"),
         ("--url", "https://SHOP.example/broken#x", "https://shop.example/"),
     ],
 )
@@ -323,6 +394,12 @@ def test_failed_requests_can_be_chosen(address: str, option: str, right: str, wr
     assert "broken" in ok("failed", address, "ls", option, right)
     assert ok("failed", address, "retry", option, wrong).startswith("0 requests")
     assert ok("failed", address, "drop", option, right).startswith("1 request of")
+
+
+def test_failed_requests_of_one_group_of_errors_can_be_chosen(address: str) -> None:
+    assert "broken" in ok("failed", address, "ls", "--group", GROUP)
+    assert f"there is {GROUP}" in fails(2, "failed", address, "retry", "--group", "zz")
+    assert ok("failed", address, "retry", "--group", GROUP[:3]).startswith("1 request put back")
 
 
 def test_a_failed_request_that_is_put_back_is_pending_with_all_its_retries(address: str) -> None:
@@ -368,6 +445,7 @@ def test_what_is_saved_can_be_listed_and_printed(address: str) -> None:
         "queue/in_flight",
         "state",
         "statistics",
+        "statistics/lives",
         "values/rates",
         "values/rates/old",
     ]
@@ -407,6 +485,19 @@ def test_check_finds_damage_and_exits_with_1(address: str) -> None:
     assert "item 2 is not what was saved" in told["findings"]
 
 
+def test_a_verb_without_a_run_names_those_that_there_are(address: str) -> None:
+    assert fails(2, "stats") == "name a run; there is runs/shop"
+    assert (
+        fails(2, address)
+        == f"there is no verb '{address}'; did you mean 'crawlkit stats {address}'?"
+    )
+
+
+def test_run_without_a_target_names_the_files_that_there_are(shop_file: Path) -> None:
+    Path("test_shop.py").touch()
+    assert fails(2, "run") == "name a crawler; there is shop.py"
+
+
 # -- new ----------------------------------------------------------------------------------------
 
 
@@ -417,8 +508,11 @@ def test_a_new_crawler_runs_as_it_is_and_its_test_passes(site: Site) -> None:
     assert "2 pages, 2 items" in ok("run", "my_shop.py")
     titles = [json.loads(line)["title"] for line in ok("items", "runs/my-shop").splitlines()]
     assert titles == ["/", "/a"]
-    options = ["-q", "-p", "no:cacheprovider", "test_my_shop.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *options], check=True, capture_output=True)
+    options = ["-q", "-p", "no:cacheprovider", *PLUGIN, "test_my_shop.py"]
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], check=True, capture_output=True, text=True
+    )
+    assert "2 passed" in tested.stdout
 
 
 def test_new_never_overwrites_anything() -> None:
@@ -432,6 +526,7 @@ def test_new_never_overwrites_anything() -> None:
 def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
     before = list(Path().iterdir())
     assert "cannot name a Python module" in fails(2, "new", name)
+    assert "such as 'my_shop'" in fails(2, "new", "my shop!")
     assert list(Path().iterdir()) == before
 
 
@@ -495,8 +590,10 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
     [
         (["--set", "dealy=1"], "there is no option 'dealy'; did you mean delay?"),
         (["--set", "delay"], "--set delay has no value; write --set delay=VALUE"),
-        (["--set", "delay=slow"], "delay cannot be 'slow'"),
-        (["--set", "scope=everything"], "scope cannot be 'everything'"),
+        (["--set", "delay=slow"], "delay cannot be 'slow'; give a number"),
+        (["--set", "max_pages=x"], "max_pages cannot be 'x'; give a whole number or none"),
+        (["--set", "scope=any"], "give same-host, same-domain, same-origin or all"),
+        (["--set", "accept_status=x"], "give whole numbers, with commas between them"),
         (["--output", "items.txt"], "items.txt"),
         (["shop.example"], "it has no scheme; begin it with https:// or http://"),
         (["ftp://shop.example/"], "its scheme is 'ftp'"),
@@ -575,6 +672,53 @@ def test_a_mistake_in_the_crawler_is_told_with_its_place(tmp_path: Path) -> None
     assert fails(1, "run", "wrong.py").startswith("wrong.py:4: KeyError: 'key'; --debug")
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def parse(self, page): page.follow('a', handler='parse_lmp')",
+            "did you mean parse_lamp?",
+        ),
+        ("def parse(self, page): page.follow('a', handler=self.parse_lmp)", "mean parse_lamp?"),
+        ("def parse(self, page): page.follow('a', handler=lambda page: 1)", "pass a method of the"),
+        ("def prase(self, page): pass", "Shop has no handler 'parse'; did you mean prase?"),
+        ("dealy = 3\n    def parse(self, page): pass", "Shop.dealy is no option; is it delay?"),
+        ("start_url = '/'\n    def parse(self, page): pass", "is no option; is it start_urls?"),
+    ],
+)
+def test_a_mistake_in_a_crawler_is_told_with_what_was_meant(
+    body: str, message: str, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.add_page("/", links=["/lamp"])
+    site.add_page("/lamp")
+    Path("shop.py").write_text(
+        f"from crawlkit import Crawler\nclass Shop(Crawler):\n    {body}\n"
+        "    def parse_lamp(self, page): pass\n"
+    )
+    ok("run", "shop.py", site.url("/"), "--set", "max_retries=0")
+    assert message in caplog.text
+
+
+def test_a_handler_that_was_renamed_is_named_in_the_next_life(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.add_page("/", links=["/lamp"])
+    site.add_page("/lamp")
+    text = (
+        "from crawlkit import Crawler\nclass Shop(Crawler):\n"
+        "    def parse(self, page): page.follow('a', handler=self.parse_lamp)\n"
+        "    def parse_lamp(self, page): pass\n"
+    )
+    Path("shop.py").write_text(text)
+    ok("run", "shop.py", site.url("/"), "--max-pages", 1)
+    Path("shop.py").write_text(text.replace("parse_lamp", "parse_lamps"))
+    ok("run", "shop.py", site.url("/"))
+    assert (
+        "no handler 'parse_lamp', which a saved request asks for; rename parse_lamps" in caplog.text
+    )
+    assert "failed runs/shop retry' tries what failed again" in ok("run", "shop.py", site.url("/"))
+
+
 def test_options_reach_the_crawler(shop_file: Path, site: Site) -> None:
     site.add_page("/", links=["/a"])
     site.add_page("/a", links=["/b"])
@@ -616,40 +760,13 @@ def environment() -> dict[str, str]:
 
 
 def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 # -- how it looks -------------------------------------------------------------------------------
-
-
-def status(finished: int, **more: int) -> CrawlerStatus:
-    return CrawlerStatus(
-        finished, **({"failed": 0, "pending": 7, "in_flight": 2, "items": 9} | more)
-    )
-
-
-def test_progress_says_where_the_crawl_stands_and_how_fast_it_is() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append)
-    for second in range(3):
-        progress.update(status(1200 + 50 * second, failed=second))
-        clock.advance(1)
-    assert lines[0] == "1,200 done, 7 pending, 2 in flight, 9 items, starting, 0.0 ms"
-    assert lines[2] == (
-        "1,300 done, 2 failed, 7 pending, 2 in flight, 9 items, 50.0 pages/s, 2.00 s"
-    )
-
-
-def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
-    clock, lines = ManualClock(), list[str]()
-    progress = Progress(clock, lines.append, interval=LOG_INTERVAL)
-    for second in range(35):
-        clock.advance(1)
-        progress.update(status(second))
-    assert [line.split()[0] for line in lines] == ["9", "19", "29"]
 
 
 def test_progress_without_a_terminal_goes_to_the_log(

@@ -235,7 +235,7 @@ async def test_pages_deeper_than_max_depth_are_skipped_and_say_why(site: Site) -
     assert statistics.skipped_by_reason == {"max_depth": 1}
     (skipped,) = crawler.job.store.reader().outcomes("skipped")
     assert skipped.url == site.url("/2")
-    assert skipped.detail == f"max_depth: on {site.url('/1')}"
+    assert skipped.detail == f"max_depth: 1, on {site.url('/1')}"
 
 
 async def test_max_pages_is_exact_and_a_higher_one_goes_on(site: Site, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The blocks of one page run in one module, in their order, in a directory of their own; tests that
 they define are run too. Where they name ``https://shop.example``, they get the shop of
-`crawlkit.testing`. A block that cannot be run stands below a comment that says why::
+`crawlkit.testing` and more (see `docs_site.py`), and ``http://proxy-1.example:8080`` is a proxy. A
+block that cannot be run stands below a comment that says why::
 
     <!-- not run: needs a PostgreSQL server -->
 """
@@ -25,18 +26,42 @@ import pytest
 
 import crawlkit
 from crawlkit.cli import main
+from crawlkit.loopthread import LoopThread
 from crawlkit.options import Options, option_types
-from crawlkit.testing.shop import ShopSite
+from crawlkit.testing import Site
+
+from .docs_site import DocsSite
+from .proxy_servers import HttpProxy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACEHOLDER = "https://shop.example"
+PROXIES = ["http://proxy-1.example:8080", "http://proxy-2.example:8080"]
 
 _FENCE = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?"
     r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+
+
+@pytest.fixture
+def site() -> Iterator[DocsSite]:
+    with DocsSite() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxies() -> Iterator[list[HttpProxy]]:
+    """Two proxies, which run in a thread of their own."""
+    thread = LoopThread("proxies")
+    made = [HttpProxy() for _ in PROXIES]
+    for proxy in made:
+        thread.run(proxy.__aenter__())
+    yield made
+    for proxy in made:
+        thread.run(proxy.__aexit__(None, None, None))
+    thread.close()
 
 
 @dataclass(frozen=True)
@@ -68,26 +93,39 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")], ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
-    page: Path, tmp_path: Path, shop: ShopSite, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    tmp_path: Path,
+    site: DocsSite,
+    proxies: list[HttpProxy],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     module = ModuleType("docs_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks_of(page, "python"):
         if block.not_run is None:
-            run(block, module, shop.url(""))
+            urls = [proxy.url for proxy in proxies]
+            places = dict(zip(PROXIES, urls, strict=True)) | {PLACEHOLDER: site.url("")}
+            run(block, module, places)
+    if page.name == "proxies.md":
+        assert all(proxy.hits for proxy in proxies)
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("test_"):
-            function(tmp_path / name)
-    for directory in tmp_path.glob("runs/*"):
+            with Site() as empty:
+                fixtures = {"tmp_path": tmp_path / name, "site": empty}
+                wanted = inspect.signature(function).parameters
+                function(**{parameter: fixtures[parameter] for parameter in wanted})
+    for directory in tmp_path.glob("runs/[!.]*"):
         with crawlkit.open_run(directory) as done:
             kinds = {error.kind for error in done.errors()}
             # The shop has pages that fail; a mistake in an example is any other kind of error.
             assert kinds <= {"StatusError"}, f"{page.name}: {directory.name} has {kinds}"
 
 
-def run(block: Block, module: ModuleType, shop_url: str) -> None:
-    source = "\n" * (block.line - 1) + block.code.replace(PLACEHOLDER, shop_url)
+def run(block: Block, module: ModuleType, places: dict[str, str]) -> None:
+    source = "\n" * (block.line - 1) + block.code
+    for name, place in places.items():
+        source = source.replace(name, place)
     code = compile(source, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
         asyncio.run(eval(code, module.__dict__))

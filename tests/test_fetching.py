@@ -6,13 +6,16 @@ import asyncio
 import gzip
 import ssl
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from crawlkit import importing, urls
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     BlockedError,
@@ -137,7 +140,7 @@ async def test_method_body_and_headers_are_sent_those_of_the_request_above_all(
 @pytest.mark.parametrize(
     ("coding", "body"),
     [
-        ("gzip", gzip.compress(b"page " * 500)),
+        ("gzip", gzip.compress(b"page " * 500, mtime=0)),
         ("deflate", zlib.compress(b"page " * 500)),
         ("identity", b"page " * 500),
     ],
@@ -189,6 +192,42 @@ async def test_cookies_are_kept_by_the_session_over_every_hop(
 
 
 # -- redirects --------------------------------------------------------------------------------
+
+
+async def test_the_list_that_cookies_need_is_read_beside_the_event_loop(
+    server: Server, fetcher: AiohttpFetcher, session: Session
+) -> None:
+    readers = []
+    server.answers["/"] = http(b"", "200 OK", "Set-Cookie: a=b")
+    with pytest.MonkeyPatch.context() as patch:
+        urls._suffixes.cache_clear()
+        read = urls._suffixes
+
+        @lru_cache(maxsize=1)
+        def suffixes() -> object:
+            readers.append(threading.current_thread())
+            return read()
+
+        patch.setattr(urls, "_suffixes", suffixes)
+        for _ in range(2):
+            await fetcher.fetch(private(server.url("/")), session)
+    assert len(readers) == 1
+    assert readers[0] is not threading.main_thread()
+    assert session.cookie_header(server.url("/")) == "a=b"
+
+
+async def test_what_takes_long_to_import_is_imported_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_long.py").write_text("import threading\nreader = threading.current_thread()")
+    monkeypatch.syspath_prepend(tmp_path)
+    await importing.load("takes_long")
+    import takes_long  # type: ignore[import-not-found]
+
+    assert takes_long.reader is not threading.main_thread()
+    await importing.load("takes_long")
+    with pytest.raises(ImportError):
+        await importing.load("there_is_no_such_module")
 
 
 async def test_redirects_are_followed_and_told(
@@ -275,7 +314,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         asked.append((from_url, to_url))
         return "scope" if to_url.endswith("/out") else None
 
@@ -293,7 +332,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 async def test_what_is_raised_while_a_redirect_is_asked_about_is_raised_as_it_is(
     server: Server, fetcher: AiohttpFetcher, session: Session, raised: Exception
 ) -> None:
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         raise raised
 
     server.answers["/"] = redirect("/b")
@@ -506,7 +545,7 @@ async def test_a_cancelled_fetch_is_cancelled_and_no_error(
         ),
         (
             http(b"zz\r\nabc", "200 OK", "Transfer-Encoding: chunked", length=False),
-            "malformed HTTP",
+            "malformed chunks",
         ),
         (http(b"abc", "200 OK", "Content-Encoding: gzip"), "is not gzip, as it says: Error -3"),
         (

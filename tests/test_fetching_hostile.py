@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     FetchTimeoutError,
@@ -18,6 +19,7 @@ from crawlkit.errors import (
 from crawlkit.http.limits import Limits
 from crawlkit.sessions import Session
 
+from .proxy_servers import Socks5Proxy
 from .scripted import LIMITS, Answer, Server, error_of, http, opened, private, redirect
 
 Writer = asyncio.StreamWriter
@@ -163,6 +165,16 @@ async def test_a_flood_does_not_fill_the_memory(
     assert peak < 8_000_000
 
 
+async def test_a_flood_through_a_socks_proxy_is_no_worse(server: Server) -> None:
+    for name in ("a flood of 1xx", "a flood of chunk extensions"):
+        server.answers["/"] = HOSTILE[name][0]
+        async with Socks5Proxy() as proxy, opened() as fetcher:
+            session = Session("s", Clock())
+            session.proxy = proxy.url
+            error = await error_of(fetcher, server.url("/"), session)
+        assert isinstance(error, LimitError)
+
+
 async def test_a_body_in_chunks_of_one_byte_is_read_however_much_is_around_it(
     server: Server, session: Session
 ) -> None:
@@ -209,3 +221,59 @@ async def test_a_connection_that_was_used_well_and_then_breaks_says_nothing_in_t
         assert server.connections == 1
         await error_of(fetcher, server.url("/reset"), session)
     assert caplog.text == ""
+
+
+LENGTH = OK + b"Content-Length: 4\r\n\r\n"
+SURPLUS: dict[str, Answer] = {
+    "with the head": LENGTH + b"page and more",
+    "with the end of the body": pause(LENGTH + b"pa", b"ge and more"),
+    "after interim responses": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2 + LENGTH + b"page and more",
+    "as another response": LENGTH + b"page" + LENGTH + b"evil",
+    "as a flood of others": flood(LENGTH + b"page", LENGTH + b"evil"),
+    "after chunks": CHUNKED + b"4\r\npage\r\n0\r\n\r\nand more",
+}
+
+
+@pytest.mark.parametrize("name", SURPLUS)
+async def test_what_a_server_sends_behind_a_page_is_no_part_of_any_page(
+    server: Server, session: Session, name: str
+) -> None:
+    server.answers["/"] = SURPLUS[name]
+    server.answers["/next"] = http(b"next")
+    async with opened() as fetcher:
+        for _ in range(2):
+            response = await fetcher.fetch(private(server.url("/")), session)
+            assert response.body == b"page"
+            response = await fetcher.fetch(private(server.url("/next")), session)
+            assert response.body == b"next"
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+async def test_a_body_where_none_belongs_is_no_part_of_any_page(
+    server: Server, session: Session, status: str
+) -> None:
+    server.answers["/"] = http(b"evil", status, length=False)
+    server.answers["/next"] = http(b"next")
+    async with opened() as fetcher:
+        for path, body in (("/", b""), ("/next", b"next")):
+            assert (await fetcher.fetch(private(server.url(path)), session)).body == body
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("surplus", [LENGTH + b"evil", b" and more"])
+async def test_an_answer_that_nobody_asked_for_is_never_the_next_page(
+    server: Server, session: Session, surplus: bytes, method: str
+) -> None:
+    async def two(writer: Writer) -> None:
+        writer.write(LENGTH + b"page")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(surplus)
+
+    server.answers["/"] = two
+    server.answers["/next"] = http(b"next")
+    async with opened() as fetcher:
+        await fetcher.fetch(private(server.url("/"), method=method), session)
+        await asyncio.sleep(0.1)
+        response = await fetcher.fetch(private(server.url("/next"), method=method), session)
+    assert response.body == b"next"

@@ -159,8 +159,12 @@ LIFETIMES = [
     case("s-maxage beside a long one", (CC, "s-maxage=1, max-age=3600"), then="hit"),
     case("Age beyond the lifetime", ("Age", "15"), (CC, "max-age=10"), then="miss"),
     case("Age within the lifetime", ("Age", "15"), (CC, "max-age=3600"), then="hit"),
-    case("Age that is no number", ("Age", "abc"), (CC, "max-age=3600"), then="hit"),
-    case("Age that is negative", ("Age", "-7200"), (CC, "max-age=3600"), then="hit"),
+    case("Age that is no number", ("Age", "abc"), (CC, "max-age=3600"), then="miss"),
+    case("Age that is negative", ("Age", "-7200"), (CC, "max-age=3600"), then="miss"),
+    case("Age with a fraction", ("Age", "7200.0"), (CC, "max-age=3600"), then="miss"),
+    case("Age with a parameter", ("Age", "0;a=b"), (CC, "max-age=3600"), then="miss"),
+    case("Age that is empty", ("Age", ""), (CC, "max-age=3600"), then="hit"),
+    case("Age as a list, new first", ("Age", "0, 7200"), (CC, "max-age=3600"), then="hit"),
     case("Age twice, old first", ("Age", "7200"), ("Age", "0"), (CC, "max-age=3600"), then="miss"),
     case("Age as a list", ("Age", "7200, 0"), (CC, "max-age=3600"), then="miss"),
     case("Date in the past", ("Date", -7200), (CC, "max-age=3600"), then="miss"),
@@ -282,7 +286,6 @@ WISHES = [
     case("Pragma: no-cache", (CC, "max-age=3600"), then="miss", ask=(("Pragma", "no-cache"),)),
     case("Pragma: other", (CC, "max-age=3600"), then="hit", ask=(("Pragma", "other"),)),
     case("no-store when asked first", (CC, "max-age=3600"), then="miss", asked=((CC, "no-store"),)),
-    case("Range", (CC, "max-age=3600"), then="miss", ask=(("Range", "bytes=0-1"),)),
 ]
 
 
@@ -419,36 +422,43 @@ async def test_a_304_brings_the_stored_fields_up_to_date(
 
 
 async def test_a_304_says_nothing_about_the_body_that_is_kept(browser: Browser) -> None:
-    browser.origin.prepare(*VALID, (CC, "max-age=1"), ("Content-Length", "4"), ("Age", "9"))
+    browser.origin.prepare(
+        *VALID, (CC, "max-age=1"), ("Content-Length", "4"), ("Content-MD5", "x"), ("Age", "9")
+    )
     await browser.get()
     browser.origin.prepare(
-        *VALID, (CC, "max-age=60"), ("Content-Length", "0"), ("Content-Encoding", "x"), status=304
+        *VALID,
+        (CC, "max-age=60"),
+        ("Content-Length", "0"),
+        ("Content-MD5", "y"),
+        ("Content-Encoding", "x"),
+        status=304,
     )
     response = await browser.get()
     assert response.cache == "revalidated"
     assert response.headers["Content-Length"] == "4"
+    assert response.headers["Content-MD5"] == "x"
     assert "Content-Encoding" not in response.headers
     assert (await browser.get()).headers["Age"] == "0"
 
 
-async def test_a_304_for_another_version_is_asked_again_without_a_condition(
+async def test_a_304_for_another_version_brings_the_page_back_under_its_own_validators(
     browser: Browser,
 ) -> None:
     browser.origin.prepare(*VALID, (CC, "max-age=1"))
-    await browser.get()
+    before = await browser.get()
     browser.time.seconds += 3
-    answers = [
-        Response(url=URL, status=304, headers={"ETag": '"v2"'}),
-        Response(url=URL, headers={"ETag": '"v2"', CC: "max-age=60"}, body=b"new"),
-    ]
-
-    async def send(hop: Hop) -> Response:
-        browser.origin.asked.append(hop)
-        return answers.pop(0)
-
-    response = await browser.cache.exchange(Request(URL, cache="http"), Hop(URL), send)
-    assert (response.cache, response.body) == ("miss", b"new")
-    assert browser.origin.asked[-1].headers is None
+    browser.origin.prepare(
+        ("ETag", '"v2"'), ("Last-Modified", 0), (CC, "max-age=60"), ("New", "1"), status=304
+    )
+    for expected in ("revalidated", "hit"):
+        response = await browser.get()
+        assert (response.cache, response.body) == (expected, b"page")
+        assert response.headers["New"] == "1"
+        for name in ("ETag", "Last-Modified"):
+            assert response.headers.get(name) == before.headers.get(name)
+    browser.time.seconds += 100
+    browser.origin.prepare(("ETag", '"v2"'), body=b"new")
     assert (await browser.get()).body == b"new"
 
 
@@ -600,6 +610,96 @@ async def test_head_is_answered_from_a_fresh_page_and_never_takes_its_place(
     assert (await browser.get(method="HEAD")).cache == "miss"
     browser.origin.prepare((CC, "max-age=60"))
     assert (await browser.get()).body == b"page"
+
+
+async def test_a_head_that_agrees_makes_a_stale_page_fresh_and_one_that_does_not_a_fresh_one_stale(
+    browser: Browser,
+) -> None:
+    browser.origin.prepare(*VALID, (CC, "max-age=1"), ("Content-Length", "4"))
+    await browser.get()
+    browser.time.seconds += 3
+    browser.origin.prepare(
+        *VALID, (CC, "max-age=60"), ("Content-Length", "4"), ("New", "1"), body=b""
+    )
+    assert (await browser.get(method="HEAD")).cache == "miss"
+    page = await browser.get()
+    assert (page.cache, page.body, page.headers["New"]) == ("hit", b"page", "1")
+
+    browser.origin.prepare(*VALID, ("Content-Length", "5"), body=b"")
+    await browser.get((CC, "no-cache"), method="HEAD")
+    browser.origin.prepare(("ETag", '"v2"'), (CC, "max-age=60"), body=b"pages")
+    assert (await browser.get()).body == b"pages"
+    assert browser.origin.asked[-1].headers is not None  # the old one is there to be confirmed
+
+
+# -- parts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "where"),
+    [
+        ("bytes=0-1", b"pa", "0-1"),
+        ("bytes=1-", b"age", "1-3"),
+        ("bytes=-1", b"e", "3-3"),
+        ("bytes=-99", b"page", "0-3"),
+        ("Bytes = 3-99", b"e", "3-3"),
+    ],
+)
+async def test_a_part_of_a_fresh_page_is_cut_out_of_it(
+    browser: Browser, asked: str, body: bytes, where: str
+) -> None:
+    browser.origin.prepare(*VALID, (CC, "max-age=60"), ("Content-Length", "4"))
+    await browser.get()
+    part = await browser.get(("Range", asked))
+    assert (part.status, part.cache, part.body) == (206, "hit", body)
+    assert part.headers["Content-Range"] == f"bytes {where}/4"
+    assert part.headers["Content-Length"] == str(len(body))
+    assert part.headers["ETag"] == '"v1"'
+    assert (await browser.get()).body == b"page"
+    assert len(browser.origin.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        (("Range", "bytes=4-"),),
+        (("Range", "bytes=2-1"),),
+        (("Range", "bytes=-"),),
+        (("Range", "bytes=0-0,2-3"),),
+        (("Range", "lines=1-2"),),
+        (("Range", "bytes=0-1"), ("If-Range", '"v1"')),
+        (("Range", "bytes=0-1"), (CC, "no-cache")),
+    ],
+)
+async def test_a_part_that_is_not_for_a_cache_to_cut_is_asked_for(
+    browser: Browser, ask: tuple[tuple[str, str], ...]
+) -> None:
+    browser.origin.prepare(*VALID, (CC, "max-age=60"))
+    await browser.get()
+    browser.origin.prepare(status=416)
+    assert (await browser.get(*ask)).status == 416
+
+
+async def test_no_part_is_cut_out_of_a_body_that_was_sent_compressed(browser: Browser) -> None:
+    browser.origin.prepare((CC, "max-age=60"), ("Content-Encoding", "gzip"))
+    await browser.get()
+    browser.origin.prepare(status=416)
+    assert (await browser.get(("Range", "bytes=0-1"))).status == 416
+
+
+async def test_a_part_is_kept_as_that_part_until_the_page_is_changed(browser: Browser) -> None:
+    browser.origin.prepare(
+        (CC, "max-age=60"), ("Content-Range", "bytes 0-1/4"), status=206, body=b"pa"
+    )
+    for expected in ("miss", "hit"):
+        part = await browser.get(("Range", "bytes=0-1"))
+        assert (part.status, part.cache, part.body) == (206, expected, b"pa")
+    browser.origin.prepare((CC, "max-age=60"))
+    assert (await browser.get()).body == b"page"
+    browser.origin.prepare(status=201)
+    await browser.get(method="POST")
+    browser.origin.prepare((CC, "max-age=60"), body=b"new")
+    assert (await browser.get(("Range", "bytes=0-1"))).body == b"new"
 
 
 async def test_a_page_from_the_cache_says_how_old_it_is(browser: Browser) -> None:

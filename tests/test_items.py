@@ -20,7 +20,8 @@ import pydantic
 import pytest
 
 from crawlkit.errors import CrawlkitError, ItemError, OptionError, UsageError
-from crawlkit.items import ItemType, decode_item, encode_item, export_items
+from crawlkit.exporting.export import export_items
+from crawlkit.items import ItemType, decode_item, encode_item
 from crawlkit.stores.base import StoredItem
 
 
@@ -286,7 +287,7 @@ def test_the_fields_alone_are_what_was_saved() -> None:
 def test_an_ending_that_is_not_known_is_refused_with_those_that_are(
     tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(OptionError, match=r"\.jsonl, \.ndjson, \.json, \.csv"):
+    with pytest.raises(OptionError, match=r"\.jsonl, \.ndjson, \.json, \.csv, \.parquet"):
         export_items(stored(LAMP), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

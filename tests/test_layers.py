@@ -34,7 +34,16 @@ def layer(path: Path) -> int | None:
     return None
 
 
-BARE = ("caching", "crawlkit", "http", "politeness", "rendering", "triggers", "workers")
+BARE = (
+    "caching",
+    "crawlkit",
+    "exporting",
+    "http",
+    "politeness",
+    "rendering",
+    "triggers",
+    "workers",
+)
 """Packages of which the files are listed, not the whole."""
 
 FILES = [

@@ -17,6 +17,7 @@ from crawlkit.fetching import AiohttpFetcher
 from crawlkit.http.hops import Hop
 from crawlkit.http.lean import MAX_ORIGINS, Lean
 from crawlkit.http.limits import Limits
+from crawlkit.http.protocol import Protocol
 from crawlkit.request import Request
 from crawlkit.response import Response
 from crawlkit.sessions import Session
@@ -174,6 +175,48 @@ async def test_silence_is_measured_from_the_last_byte(
     error = await error_of(fetcher, server.url("/"), Session("a", fetcher._clock))
     assert isinstance(error, FetchTimeoutError)
     assert "sent nothing for 0.4 s" in str(error)
+
+
+async def test_a_connection_has_one_timer_and_may_rest_for_longer_than_a_server_may_be_silent(
+    server: Server, fetcher: AiohttpFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def set_timer(self: Protocol, seconds: float) -> None:
+        made.append(seconds)
+        known(self, seconds)
+
+    known = Protocol._set_timer
+    monkeypatch.setattr(Protocol, "_set_timer", set_timer)
+    server.answers["/"] = http(b"hello")
+    for _ in range(10):
+        assert (await outcome(fetcher, server.url("/")))[0] == 200
+    assert len(made) == 1
+    await asyncio.sleep(0.5)
+    assert (await outcome(fetcher, server.url("/")))[2] == b"hello"
+    assert server.connections == 1, "its time had run out while nobody waited for it"
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_body_that_comes_faster_than_it_is_read_is_whole(
+    is_chunked: bool, server: Server
+) -> None:
+    body = bytes(range(256)) * 8 * 1024
+    server.answers["/"] = chunked(body) if is_chunked else http(body)
+    paused = 0
+
+    def pause(self: Protocol) -> None:
+        nonlocal paused
+        paused += 1
+        known(self)
+
+    known = Protocol.pause_reading
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Protocol, "pause_reading", pause)
+        async with opened(limits=Limits()) as fetcher:
+            response = await fetcher.fetch(private(server.url("/")), Session("a", fetcher._clock))
+    assert response.body == body
+    assert paused, "or nothing was shown"
 
 
 # -- what is plain ----------------------------------------------------------------------------

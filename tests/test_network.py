@@ -127,6 +127,18 @@ async def test_no_redirect_of_the_web_reaches_this_machine(
     assert kinds(crawler) == {"PrivateAddressError": 1}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_redirect_of_the_web_does_not_even_reach_the_robots_txt_of_this_machine(
+    site: Site, other: Site, web_proxy: HttpProxy, host: str
+) -> None:
+    """Although the start URL itself might have been a private one."""
+    site.add_page("/", lambda request: moved(f"http://{host}:{other.port}/"))
+    crawler = Titles(proxies=by_proxy(web_proxy))
+    await crawler.crawl()
+    assert paths(other) == []
+    assert kinds(crawler) == {"PrivateAddressError": 1}
+
+
 async def test_links_and_redirects_of_the_web_reach_this_machine_where_that_is_allowed(
     site: Site, other: Site, web_proxy: HttpProxy
 ) -> None:
@@ -301,6 +313,38 @@ async def test_proxies_that_fail_in_every_way_cost_no_page_and_no_retry(
     assert "secret" not in caplog.text
     for path in run_at.rglob("*"):
         assert not path.is_file() or b"secret" not in path.read_bytes(), path
+
+
+async def test_a_proxy_that_breaks_off_what_it_has_begun_costs_one_retry_and_no_page(
+    site: Site,
+) -> None:
+    """The first one may as well be the site's fault."""
+    with a_shop(site) as routes:
+        async with HttpProxy(routes=routes) as good, HttpProxy(routes=routes) as breaking:
+            breaking.fault = "later"
+            crawler = Titles(
+                proxies=[breaking.url, good.url], concurrency_per_host=4, max_retries=3
+            )
+            statistics = await crawler.crawl()
+    assert (statistics.requests_finished, statistics.requests_failed) == (13, 0)
+    assert statistics.requests_retried == 1
+    assert kinds(crawler) == {"NetworkError": 1}
+
+
+async def test_a_site_that_breaks_off_sends_no_proxy_to_rest(site: Site) -> None:
+    async def broken(request: web.BaseRequest) -> str:
+        assert request.transport is not None
+        request.transport.abort()
+        return ""
+
+    with a_shop(site, 4) as routes:
+        site.add_page("/0", broken)
+        async with HttpProxy(routes=routes) as first, HttpProxy(routes=routes) as second:
+            crawler = Titles(proxies=[first.url, second.url], concurrency_per_host=1, max_retries=3)
+            statistics = await crawler.crawl()
+    assert (statistics.requests_finished, statistics.requests_failed) == (4, 1)
+    assert statistics.requests_retried == 3
+    assert set(kinds(crawler)) == {"NetworkError"}
 
 
 async def test_a_proxy_that_comes_back_is_used_again(

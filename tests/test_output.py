@@ -8,7 +8,7 @@ import pytest
 
 from crawlkit.checkpoint import Append, Checkpoint, Document, Saved, Snapshot
 from crawlkit.errors import UsageError
-from crawlkit.output import ItemWriter, append
+from crawlkit.output import ItemWriter, append, is_live
 
 
 def collected(writer: ItemWriter, *lines: bytes) -> Checkpoint:
@@ -83,9 +83,12 @@ def test_appending_twice_is_the_same_as_once(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\n"
 
 
-def test_a_file_of_another_kind_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"crawlkit items RUN -o FILE"):
-        ItemWriter(tmp_path / "items.csv")
+@pytest.mark.parametrize(
+    ("address", "live"),
+    [("a.jsonl", True), ("a.NDJSON", True), ("a.csv", False), ("s3://bucket/a.jsonl", False)],
+)
+def test_only_lines_on_this_machine_are_written_as_they_come(address: str, live: bool) -> None:
+    assert is_live(address) == live
 
 
 def test_a_file_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:

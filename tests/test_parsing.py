@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crawlkit import Response
 from crawlkit.errors import LimitError
+from crawlkit.http import charset
 from crawlkit.parsing import LARGE, MAX_ATTRIBUTES, SMALL, is_heavy, parse
 
 HTML = "text/html; charset=utf-8"
@@ -137,3 +138,19 @@ def test_only_what_may_take_long_is_for_a_thread() -> None:
     assert not is_heavy(response(paragraph * 10_000))
     assert is_heavy(response(paragraph * (LARGE // len(paragraph) + 1)))
     assert not is_heavy(response(b"[" + b"1," * LARGE + b"1]", "application/json"))
+
+
+def test_the_first_page_whose_encoding_is_a_guess_is_for_a_thread_and_later_ones_are_not() -> None:
+    """The detector is slow to begin, and everybody would wait for it."""
+    charset._detector.cache_clear()
+    russian = "<p>Привет, это страница про лампы</p>".encode("cp1251")
+    for declared in ("text/html; charset=windows-1251", "text/html; charset=utf-8"):
+        assert not is_heavy(response(russian, declared))
+    assert not is_heavy(response(russian.decode("cp1251").encode(), "text/html"))
+    page = response(russian, "text/html")
+    assert is_heavy(page)
+    assert (
+        parse(page, in_thread=True).selector.css("p::text").get()
+        == "Привет, это страница про лампы"
+    )
+    assert not is_heavy(response(russian, "text/html"))

@@ -96,8 +96,9 @@ async def test_what_robots_txt_forbids_is_not_fetched_and_its_outcome_names_the_
     with open_run(run_at) as run:
         found = {o.url: o.detail for o in run.requests("skipped")}
     assert found.keys() == {site.url(p) for p in ("/private/a", "/private/b", "/leaflet.pdf")}
-    assert "Disallow: /private/" in (found[site.url("/private/a")] or "")
-    assert "Disallow: /*.pdf$" in (found[site.url("/leaflet.pdf")] or "")
+    rules = site.url("/robots.txt")
+    assert found[site.url("/private/a")] == f"robots: Disallow: /private/ (line 2) of {rules}"
+    assert found[site.url("/leaflet.pdf")] == f"robots: Disallow: /*.pdf$ (line 4) of {rules}"
 
 
 async def test_each_origin_has_a_robots_txt_of_its_own(site: Site, other: Site) -> None:
@@ -391,7 +392,7 @@ async def test_an_endless_calendar_ends_with_its_budget_and_the_rest_is_crawled(
     assert statistics.pending == 0
     assert statistics.skipped_by_reason == {"budget": statistics.requests_dropped}
     with open_run(run_at) as run:
-        assert {o.detail for o in run.requests("skipped")} == {"budget"}
+        assert {o.detail for o in run.requests("skipped")} == {"budget: 12 of **/day/*"}
 
 
 async def test_a_budget_of_a_host_is_exact_over_lives_and_counts_pages_not_tries(

@@ -162,10 +162,57 @@ def test_a_proxy_that_failed_is_rested_longer_each_time_until_it_works(
     assert all(b == pytest.approx(min(2 * a, MAX_REST)) for a, b in pairwise(rests))
     assert rests[-1] == pytest.approx(MAX_REST)
     assert pool.strikes(URL, session) == 9
-    pool.worked(ONE)
+    pool.worked(ONE, HOST)
     assert pool.strikes(URL, session) == 0
     pool.failed(ONE)
     assert pool.ready_in(URL, session) == pytest.approx(FIRST_REST)
+
+
+def test_a_break_is_the_proxys_fault_where_the_site_is_well_through_another(
+    clock: ManualClock,
+) -> None:
+    pool = ProxyPool(clock, [ONE, TWO])
+    pool.worked(TWO, HOST)
+    assert [pool.broke(ONE, HOST) for _ in range(3)] == [False, True, True]
+    pool.worked(ONE, HOST)
+    assert not pool.broke(ONE, HOST)
+    clock.advance(100)  # by now the site may be down
+    pool.worked(ONE, "other.example")
+    assert not any(pool.broke(proxy, HOST) for proxy in (ONE, TWO, ONE, TWO))
+
+
+def test_after_a_break_other_proxies_go_first_for_a_while(clock: ManualClock) -> None:
+    pool = ProxyPool(clock, [ONE, TWO])
+    first, second, third = sessions(clock, 3)
+    assert (pool.pick(URL, first), pool.pick(URL, second)) == (ONE, TWO)
+    pool.broke(ONE, HOST)
+    assert not pool.suits(URL, first)
+    assert pool.suits(URL, second)
+    assert pool.pick(URL, first) == ONE  # a visitor has one address
+    assert pool.pick(URL, third) == TWO
+    pool.broke(TWO, HOST)
+    assert pool.suits(URL, first)
+    pool.worked(TWO, HOST)
+    assert not pool.suits(URL, first)
+    clock.advance(61)
+    assert pool.suits(URL, first)
+
+
+def test_a_break_is_the_proxys_fault_where_several_sites_in_a_row_would_be_to_blame(
+    clock: ManualClock,
+) -> None:
+    pool = ProxyPool(clock, [ONE])
+    assert not any(pool.broke(ONE, HOST) for _ in range(5))
+    assert not pool.broke(ONE, "b.example")
+    assert pool.broke(ONE, "c.example")
+
+
+def test_what_is_remembered_of_breaks_is_bounded(clock: ManualClock) -> None:
+    pool = ProxyPool(clock)
+    for number in range(MAX_OTHERS + 10):
+        pool.broke(f"http://p:{number}", f"{number}.example")
+        pool.worked(ONE, f"{number}.example")
+    assert len(pool._breaks) == len(pool._answered) == MAX_OTHERS
 
 
 def test_failures_in_flight_at_once_count_as_one(clock: ManualClock, session: Session) -> None:

@@ -229,6 +229,69 @@ async def test_workers_that_wait_for_the_limit_ask_for_no_checkpoint_and_no_more
     assert await asyncio.wait_for(waiting, 1) is not None
 
 
+async def test_workers_that_wait_for_the_pace_of_hosts_ask_for_no_checkpoint_before_its_time(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=0.2)
+    queue.fill(Claim(leases("https://a/1"), is_exhausted=True))
+    first = await queue.get()
+    assert first is not None
+    began = asyncio.get_running_loop().time()
+    queue.fill(Claim([], is_exhausted=True))
+    queue.add_all(["https://a/2", "https://a/3"], Request(""))
+    queue.hungry.clear()
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0.02)
+    assert not queue.is_starving
+    assert not queue.hungry.is_set()
+    await asyncio.wait_for(queue.hungry.wait(), 2)
+    assert asyncio.get_running_loop().time() - began > 0.15, "the host rests for so long"
+    assert queue.is_starving, "now a checkpoint brings something that can begin"
+    checkpoint = Checkpoint()
+    queue.collect(checkpoint)
+    assert len(checkpoint.fresh) == 2
+    assert not queue.is_starving
+    queue.close()
+    await asyncio.gather(*workers)
+
+
+async def test_a_link_to_a_host_that_is_free_is_worth_a_checkpoint_while_others_rest(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=30.0)
+    queue.fill(Claim(leases("https://a/1", "https://a/2"), is_exhausted=True))
+    assert await queue.get() is not None
+    queue.fill(Claim([], is_exhausted=True))
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    queue.add(Request("https://a/3"))
+    assert not queue.is_starving
+    queue.add(Request("https://b/1"))
+    assert queue.is_starving
+    queue.close()
+    await worker
+
+
+async def test_a_host_that_may_be_asked_sooner_than_it_seemed_is_worth_a_checkpoint(
+    make: Callable[..., RequestQueue],
+) -> None:
+    throttle = Throttle(Clock(), concurrency_per_host=4, is_shy=True)
+    queue = make(throttle=throttle)
+    queue.fill(Claim(leases("https://a/1"), is_exhausted=True))
+    assert await queue.get() is not None
+    queue.fill(Claim([], is_exhausted=True))
+    queue.add(Request("https://a/2"))
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    queue.hungry.clear()
+    assert not queue.is_starving, "its robots.txt is not known"
+    throttle.meet("a", None)
+    queue.rouse("a")
+    assert queue.hungry.is_set()
+    queue.close()
+    await worker
+
+
 async def test_when_robots_txt_is_known_the_host_is_asked_at_full_speed_at_once(
     make: Callable[..., RequestQueue],
 ) -> None:

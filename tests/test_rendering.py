@@ -18,14 +18,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from crawlkit import Crawler
-from crawlkit.cache import PageCache
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
     FetchTimeoutError,
     LimitError,
     NetworkError,
-    OfflineError,
     PrivateAddressError,
     RedirectError,
     RenderError,
@@ -34,11 +32,9 @@ from crawlkit.errors import (
 from crawlkit.http.limits import Limits
 from crawlkit.page import Page
 from crawlkit.rendering.fetcher import BrowserFetcher
-from crawlkit.rendering.picking import RenderingFetcher
 from crawlkit.request import Request
-from crawlkit.response import Response
 from crawlkit.sessions import Session
-from crawlkit.testing import FakeFetcher, Site
+from crawlkit.testing import Site
 
 pytest.importorskip("playwright", reason="needs Playwright: pip install 'crawlkit[browser]'")
 
@@ -106,7 +102,7 @@ def script(code: str) -> str:
     return f"{HTML}<div id=out></div><script>{code}</script>"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -186,6 +182,24 @@ async def test_a_status_is_no_error(browser: BrowserFetcher, site: Site) -> None
     response = await browser.fetch(Request(site.url("/")), visitor())
     assert response.status == 503
     assert "nothing" in response.text
+
+
+async def test_a_page_that_went_wrong_comes_with_a_screenshot(
+    browser: BrowserFetcher, site: Site, session: Session
+) -> None:
+    site.add_page("/", f"{HTML}all is well")
+    site.add_page("/gone", f"{HTML}gone", status=410)
+    well = Request(site.url("/"), private=True)
+    gone = Request(site.url("/gone"), private=True)
+    for request, has_screenshot in (
+        (well, False),
+        (gone, True),
+        (well.replace(retry_count=1), True),  # something was wrong with it when it was last tried
+    ):
+        response = await browser.fetch(request, session)
+        picture = response.screenshot
+        assert (picture is not None) == has_screenshot
+        assert picture is None or picture.startswith(b"\xff\xd8\xff")  # JPEG
 
 
 async def test_a_form_is_sent(browser: BrowserFetcher, site: Site) -> None:
@@ -310,7 +324,7 @@ async def test_every_step_of_the_window_is_asked_about(browser: BrowserFetcher, 
     site.add_page("/d", script("history.pushState({}, '', '/e?f#g')"))
     asked: list[tuple[str, str]] = []
 
-    async def may_follow(source: str, target: str) -> str | None:
+    async def may_follow(source: str, target: str, is_private: bool) -> str | None:
         asked.append((source, target))
         return None
 
@@ -342,7 +356,7 @@ async def test_a_step_that_is_refused_is_not_made(
     )
     site.add_page("/no", script(""))
 
-    async def may_follow(source: str, target: str) -> str | None:
+    async def may_follow(source: str, target: str, is_private: bool) -> str | None:
         return "not here"
 
     request = Request(site.url("/"), render="networkidle")
@@ -705,25 +719,6 @@ async def test_no_browser_outlives_a_crawler_that_is_killed(tmp_path: Path, site
 # -- composition ------------------------------------------------------------------------------
 
 
-async def test_only_what_is_to_be_rendered_goes_to_the_browser() -> None:
-    def made(by: str) -> FakeFetcher:
-        pages = {f"http://site.test/{name}": f"{by} {name}" for name in "abc"}
-        return FakeFetcher(pages)
-
-    async def who(fetcher: RenderingFetcher, **options: Any) -> str:
-        response: Response = await fetcher.fetch(
-            Request("http://site.test/a", **options), visitor()
-        )
-        return response.text
-
-    fetcher = RenderingFetcher(made("plain"), lambda: made("browser"))
-    assert await who(fetcher) == "plain a"
-    assert await who(fetcher, render=True) == "browser a"
-    fetcher = RenderingFetcher(made("plain"), lambda: made("browser"), render=True)
-    assert await who(fetcher) == "browser a"
-    assert await who(fetcher, render=False) == "plain a"
-
-
 async def test_playwright_is_not_even_imported_before_a_page_is_rendered(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys, crawlkit\n"
@@ -772,10 +767,39 @@ async def test_a_crawler_renders_what_it_is_told_to(tmp_path: Path, site: Site) 
     assert seen == [(site.url("/"), None), (site.url("/next"), None), (site.url("/last"), None)]
 
 
-async def test_offline_nothing_is_rendered_from_the_network(tmp_path: Path) -> None:
-    cache = PageCache(tmp_path / "pages", mode="offline")
-    browser = FakeFetcher({"http://site.test/": "from the network"})
-    fetcher = RenderingFetcher(FakeFetcher({}), lambda: browser, render=True, cache=cache)
-    with pytest.raises(OfflineError):
-        await fetcher.fetch(Request("http://site.test/"), visitor())
-    assert browser.requests == []
+async def test_what_pages_load_from_their_host_keeps_to_its_slots_and_its_robots_txt(
+    tmp_path: Path, site: Site
+) -> None:
+    busy, most = 0, 0
+
+    async def data(request: web.BaseRequest) -> str:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0.05)
+        busy -= 1
+        return "x"
+
+    code = "Promise.all([1, 2, 3, 4, 5].map(n => fetch('/data', {cache: 'no-store'}))).then(() => "
+    code += "fetch('/private').catch(e => 0)).then(() => out.innerHTML = '<b class=done></b>')"
+    for path in ("/", "/1", "/2", "/3"):
+        site.add_page(path, f"{script(code)}<a href=/1></a><a href=/2></a><a href=/3></a>")
+    site.add_page("/data", data)
+    site.add_page("/private", "secret")
+    site.add_page("/robots.txt", "User-agent: *\nDisallow: /private")
+    done = []
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = ".done"
+        concurrency_per_host = 2
+
+        async def parse(self, page: Page) -> None:
+            done.append(page.url)
+            page.follow("a")
+
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
+    assert sorted(done) == [site.url(path) for path in ("/", "/1", "/2", "/3")]
+    assert site.hits("/data") == 20
+    assert site.hits("/private") == 0
+    assert most == 2

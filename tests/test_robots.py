@@ -256,6 +256,17 @@ async def test_an_origin_in_trouble_may_say_for_how_long(
     assert len(site.asked) == 1
 
 
+async def test_an_origin_in_trouble_may_say_that_it_can_be_asked_again_at_once(
+    robots: Robots, site: Site
+) -> None:
+    site.serve(status=503, Retry_After="0")
+    with pytest.raises(RobotsError) as info:
+        await robots.rules(URL, site.fetch)
+    assert info.value.retry_after == 0
+    site.serve()
+    assert (await robots.rules(URL, site.fetch)).reason(URL) is not None
+
+
 async def test_everyone_who_waits_hears_of_a_network_error_and_the_next_one_asks_again(
     robots: Robots, site: Site
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending, Saved
+from crawlkit.errorgroups import group_id, with_group
 from crawlkit.errors import CrawlkitError, StoreError, UrlError, UsageError
 from crawlkit.request import Request
 from crawlkit.run import load_statistics, open_run
@@ -66,7 +67,7 @@ async def write_run(address: Path) -> None:
     statistics.finished("parse", top.host, 0.25, 0)
     statistics.saved("parse", 2)
     statistics.failed("parse_item", top.host, 1.0, 3)
-    statistics.error(ValueError("no price"), broken.request.url, "shop.py:7")
+    group = statistics.error(ValueError("no price"), broken.request.url, "shop.py:7")
     statistics.retried("parse", top.host)
     statistics.skipped("scope")
     statistics.in_flight = 1
@@ -81,7 +82,7 @@ async def write_run(address: Path) -> None:
                 duration=1.0,
                 retries=3,
                 error="ValueError",
-                detail="ValueError: no price",
+                detail=with_group("ValueError: no price", group_id(group)),
                 request=broken.request.replace(retry_count=3),
             ),
         ],
@@ -289,7 +290,7 @@ def test_a_stream_ends_with_its_run_and_does_not_pretend_to_be_complete(address:
         (
             f"{SITE}/broken",
             f"{SITE}/broken: failed at 2023-11-14T22:13:20.000Z in parse_item: "
-            "ValueError: no price, HTTP status 200, 1.00 s, tried again 3 times",
+            "ValueError: no price, HTTP status 200, 1.00 s, tried again 3 times (group 8ff55329)",
         ),
         (
             f"{SITE}/again",

@@ -19,11 +19,12 @@ def pages(draw: st.DrawFn) -> str:
     def element(depth: int) -> str:
         tag = draw(st.sampled_from(TAGS))
         name = draw(st.none() | st.sampled_from(CLASSES))
+        id = draw(st.sampled_from(["x", "y"]))
         inner = "".join(
             element(depth + 1) if depth < 4 and draw(st.booleans()) else "t"
             for _ in range(draw(st.integers(0, 3)))
         )
-        return f"<{tag}{'' if name is None else f' class={name!r}'} id=x>{inner}</{tag}>"
+        return f"<{tag}{'' if name is None else f' class={name!r}'} id={id}>{inner}</{tag}>"
 
     return "<html><body class='b'>" + "".join(element(0) for _ in range(3)) + "</body></html>"
 
@@ -45,12 +46,28 @@ def test_a_selector_finds_what_parsel_finds_in_the_same_order(page: str, query: 
     found = select(selector, query)
     assert found.getall() == expected.getall()
     assert [one.root for one in found] == [one.root for one in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("type", "namespaces", "_huge_tree", "_text"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert (ours.get(), ours.getall(), str(ours), bool(ours)) == (
+            theirs.get(),
+            theirs.getall(),
+            str(theirs),
+            bool(theirs),
+        )
+        assert repr(ours).partition(" query=")[0] == repr(theirs).partition(" query=")[0]
 
 
 @pytest.mark.parametrize("query", [".price::text", "ul .item a", ".a .b .c::attr(href)"])
 def test_a_class_is_looked_up_among_the_attributes_that_there_are(query: str) -> None:
     assert "::*/@class[" in xpath_of(query)
     assert "normalize-space(@class)" not in xpath_of(query)
+
+
+@pytest.mark.parametrize("query", ["#main::text", "#a #b", "p #a > a"])
+def test_an_id_is_looked_up_among_the_ids_that_there_are(query: str) -> None:
+    assert "::*/@id[. = " in xpath_of(query)
+    assert "*[@id" not in xpath_of(query)
 
 
 def test_what_was_selected_can_be_selected_from() -> None:
@@ -74,6 +91,15 @@ def test_a_malformed_selector_is_refused_as_parsel_refuses_it(query: str) -> Non
     with pytest.raises(type(expected.value)) as caught:
         select(page, query)
     assert str(caught.value) == str(expected.value)
+
+
+def test_json_in_a_script_can_be_searched() -> None:
+    page = Selector('<script>{"a": {"b": [1, 2]}, "c": "<p>x</p>"}</script>')
+    for found in (select(page, "script::text"), page.css("script::text")):
+        assert found.jmespath("a.b").getall() == [1, 2]
+        assert found.jmespath("a").get() == {"b": [1, 2]}
+        assert found.jmespath("c").css("p::text").get() == "x"
+        assert found.jmespath("c").css("p").get() == "<p>x</p>"
 
 
 def test_text_holds_nothing_to_select() -> None:

@@ -382,6 +382,22 @@ def test_samples_are_bounded_and_span_the_whole_run() -> None:
     assert gaps == {16}
 
 
+def test_samples_tell_how_long_the_requests_of_their_second_took() -> None:
+    books, statistics = Books(), Statistics()
+    statistics.sample(START, 1)
+    for _ in range(100):
+        statistics.finished("parse", "a.example", 0.1, 0)
+    statistics.sample(START + 1, 1)
+    for _ in range(100):
+        statistics.finished("parse", "a.example", 2.0, 0)
+    statistics.sample(START + 2, 1)
+    books.commit(statistics)
+    found = [(sample.p50, sample.p95) for sample in books.load().samples]
+    assert found[0] == (None, None)
+    assert found[1] == (pytest.approx(0.1, rel=0.02), pytest.approx(0.1, rel=0.02))
+    assert found[2] == (pytest.approx(2.0, rel=0.02), pytest.approx(2.0, rel=0.02))
+
+
 def test_samples_go_on_after_the_clock_was_set_back_between_two_lives() -> None:
     statistics = Statistics()
     statistics.sample(START, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from crawlkit.checkpoint import Checkpoint, Document, ErrorGroup, Item, Pending
 from crawlkit.errors import StoreError
 from crawlkit.request import Request
-from crawlkit.stores.base import BUNDLE, Claim, Store
+from crawlkit.stores.base import BUNDLE, Claim, Reader, Store
 
 from .backends import (
     NOW,
@@ -286,6 +287,28 @@ async def test_a_claim_of_nothing_brings_nothing(store: Store) -> None:
 
 
 # -- outcomes -------------------------------------------------------------------------------------
+
+
+async def test_outcomes_can_be_read_page_by_page(store: Store) -> None:
+    await commit(store, fresh=[*pages(A, 7), *pages(B, 7), *pages(C, 7)])
+    leases = await claim_all(store)
+    await commit(
+        store,
+        outcomes=[outcome(lease, ("handled", "failed")[n % 2]) for n, lease in enumerate(leases)],
+        left=[lease.ticket for lease in leases],
+    )
+    reader = store.reader()
+    for name in ("handled", "failed"):
+        for host in (None, "a.example", "c.example"):
+            found, after = [], None
+            while page := list(islice(reader.outcomes_after(name, after, host=host), 2)):
+                found += page
+                after = (page[-1].host, page[-1].fingerprint)
+            assert found == list(reader.outcomes_after(name, host=host))
+            assert Counter(map(repr, found)) == Counter(map(repr, reader.outcomes(name, host=host)))
+            # The way that every store has.
+            passing = Reader.outcomes_after(reader, name, after, host=host)
+            assert list(passing) == list(reader.outcomes_after(name, after, host=host)) == []
 
 
 async def test_every_outcome_can_be_asked_for(store: Store) -> None:

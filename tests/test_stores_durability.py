@@ -21,6 +21,7 @@ from crawlkit.checkpoint import Append, Checkpoint, Document, ErrorGroup, Item, 
 from crawlkit.errors import StoreError, StoreWriteError, UsageError
 from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
+from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import FaultyStore
 
 from .backends import (
@@ -30,12 +31,12 @@ from .backends import (
     B,
     Backend,
     C,
-    ServedStore,
     claim,
     commit,
     content,
     findings,
     item,
+    names,
     outcome,
     pages,
     pending,
@@ -43,11 +44,6 @@ from .backends import (
 )
 
 # -- all or nothing -------------------------------------------------------------------------------
-
-
-def inner(store: Any) -> Any:
-    """The store whose database it is, where another one is in front of it."""
-    return store.served if isinstance(store, ServedStore) else store
 
 
 def a_bit_of_everything(leases: list[Lease]) -> Checkpoint:
@@ -84,12 +80,13 @@ async def prepared(store: Store) -> list[Lease]:
 
 
 async def test_a_commit_that_fails_anywhere_changes_nothing_and_can_be_tried_again(
-    store: Store,
+    embedded: SqliteStore,
 ) -> None:
     """SQLite is interrupted after n steps of its virtual machine, for n from 1 to the end."""
+    store = embedded
     checkpoint = a_bit_of_everything(await prepared(store))
     before = content(store)
-    connection = inner(store)._db
+    connection = store._db
     failures = 0
     steps = 1
     while True:
@@ -112,19 +109,20 @@ async def test_a_commit_that_fails_anywhere_changes_nothing_and_can_be_tried_aga
 
 
 async def test_a_commit_that_finds_the_disk_full_is_written_once_there_is_room(
-    store: Store,
+    embedded: SqliteStore,
 ) -> None:
+    store = embedded
     checkpoint = a_bit_of_everything(await prepared(store))
     checkpoint.items += [Item(b'"%s"' % (b"x" * 5000), A, "parse", NOW) for _ in range(20)]
     checkpoint.add["items_saved"] = len(checkpoint.items)
     before = content(store)
-    ((count,),) = inner(store)._db.execute("PRAGMA page_count")
-    inner(store)._db.execute(f"PRAGMA max_page_count = {count + 1}").fetchone()
+    ((count,),) = store._db.execute("PRAGMA page_count")
+    store._db.execute(f"PRAGMA max_page_count = {count + 1}").fetchone()
     for _ in range(2):
         with pytest.raises(StoreWriteError, match="full; free or mend the disk"):
             await store.commit(checkpoint)
         assert content(store) == before
-    inner(store)._db.execute("PRAGMA max_page_count = 1000000").fetchone()
+    store._db.execute("PRAGMA max_page_count = 1000000").fetchone()
     await store.commit(checkpoint)
     assert len(content(store)["items"]) == 22
     assert findings(store) == []
@@ -314,10 +312,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS.values() if b.is_durable])
+@pytest.mark.parametrize("name", names(durable=True))
 def test_after_kill_9_in_the_middle_of_commits_the_run_is_at_its_last_checkpoint(
-    backend: Backend, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
+    backend = BACKENDS[name]
     store = backend.make(tmp_path)
     rng = random.Random(9)
     committed = 0

@@ -24,7 +24,12 @@ HOST_A, HOST_B = A.removeprefix("https://"), B.removeprefix("https://")
 BOTH = ("requests_finished", "requests_failed")
 
 
-@pytest.fixture(params=FLEETS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.needs("postgresql")] * (name == "postgres"))
+        for name in FLEETS
+    ]
+)
 async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
     """Each kind of store that workers share."""
     async with FLEETS[request.param](tmp_path) as fleet:
@@ -392,7 +397,7 @@ async def test_a_dead_workers_hosts_rest_for_at_least_their_delay(
     fleet: Fleet, one: Store, two: Store
 ) -> None:
     await commit(one, fresh=[*pages(A, 2), *pages(B, 2)])
-    leases = (await claim(one)).leases
+    leases = await claim_all(one)
     await one.commit(done(leases[:1], rests={HOST_A: (NOW, 5.0)}))
     died = time.time()
     await fleet.die(one)

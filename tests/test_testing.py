@@ -370,3 +370,15 @@ def test_a_missing_program_skips_a_test_but_never_in_ci(
     assert expected in done.stdout
     assert (done.returncode == 0) is (options == [])
     assert "needs no-such-program: apt-get install no-such-program" in done.stdout
+
+
+def test_a_site_whose_port_is_taken_says_so_in_one_line(site: Site) -> None:
+    words = ["-m", "crawlkit.testing.shop", "--port", str(site.port)]
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"127.0.0.1:{site.port} cannot be had: Address already in use; choose another --port, or 0 "
+        "for one that is free\n"
+    )

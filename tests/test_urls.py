@@ -498,6 +498,50 @@ def test_the_public_suffix_list_is_read_only_when_it_is_needed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+SUFFIXES_IN_A_THREAD = """
+import asyncio, threading
+from crawlkit import urls
+from crawlkit.scope import Scope
+from tests.scripted import http, opened, private, running
+from crawlkit.sessions import Session
+from publicsuffixlist import PublicSuffixList
+
+threads = []
+known = PublicSuffixList.__init__
+def init(self, *args, **options):
+    threads.append(threading.current_thread())
+    known(self, *args, **options)
+PublicSuffixList.__init__ = init
+
+async def scope():
+    await Scope("same-host").open()
+    assert not urls.knows_suffixes()
+    await Scope("same-domain").open()
+
+async def cookies():
+    async with running() as server, opened() as fetcher:
+        server.answers["/"] = http(b"", "200 OK", "Set-Cookie: a=1")
+        server.answers["/all"] = http(b"", "200 OK", "Set-Cookie: a=1; Domain=shop.example")
+        session = Session("a", fetcher._clock)
+        await fetcher.fetch(private(server.url("/")), session)
+        assert not urls.knows_suffixes()
+        await asyncio.gather(
+            *(fetcher.fetch(private(server.url("/all")), session) for _ in range(5))
+        )
+
+asyncio.run(WAY())
+assert urls.knows_suffixes()
+assert urls.registrable_domain("www.shop.co.uk") == "shop.co.uk"
+assert len(threads) == 1 and threads[0] is not threading.main_thread(), threads
+"""
+
+
+@pytest.mark.parametrize("way", ["scope", "cookies"])
+def test_the_public_suffix_list_is_read_once_and_beside_the_event_loop(way: str) -> None:
+    code = SUFFIXES_IN_A_THREAD.replace("WAY", way)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 # --- a file of URLs -----------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ _SETTINGS = {
     "eviction_policy": "least-recently-used",
     "cull_limit": 0,  # `BytesCache.evict` does it, in a transaction of its own
     "sqlite_auto_vacuum": 0,
-    "sqlite_cache_size": 2**13,
+    "sqlite_cache_size": 2**11,  # pages of 4 KiB, for each connection
     "sqlite_journal_mode": "wal",
     # A database that is truncated while it is mapped ends the process, and reads are no slower.
     "sqlite_mmap_size": 0,
@@ -38,6 +38,8 @@ _SETTINGS = {
     "disk_min_file_size": 2**62,
     "disk_pickle_protocol": 0,
 }
+READ_CACHE = 256
+"""Pages of the database that are held in memory for reading: those on the way to an entry."""
 MAX_ROWS = 64
 """Rows of a statement that writes. SQLite keeps a hundred and more of them prepared."""
 
@@ -148,8 +150,13 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
     # -- reading ------------------------------------------------------------------------------
 
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection; asking diskcache for it each time takes longer than a read."""
-        return self._con
+        """This thread's connection; asking diskcache for it each time takes longer than a read.
+
+        It is for reading. What it holds in memory is of use until somebody writes.
+        """
+        connection = self._con
+        connection.execute(f"PRAGMA cache_size = {READ_CACHE}")
+        return connection
 
     @staticmethod
     def look_up(connection: sqlite3.Connection, key: bytes) -> Found | None:
@@ -177,6 +184,15 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
             if mode == RAW and filename is None and type(value) is bytes:
                 return value
         return None
+
+    def keys_after(self, last: bytes) -> list[bytes]:
+        """Some thousand keys that follow another one, in their order."""
+        rows = self._con.execute(
+            "SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'blob' AND key > ?"
+            " ORDER BY key LIMIT 2000",
+            (last,),
+        ).fetchall()
+        return [key for (key,) in rows]
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -223,8 +239,9 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
             self.execute(f"UPDATE Cache SET access_time = ? WHERE rowid IN ({part})", (now,))
 
     def delete_prefix(self, prefix: bytes) -> None:
-        """Remove every value whose key begins so; the last byte of a prefix is not 255."""
-        end = prefix[:-1] + bytes([prefix[-1] + 1])
+        """Remove every value whose key begins so; a prefix is not of 255s alone."""
+        head = prefix.rstrip(b"\xff")  # these have no next one
+        end = head[:-1] + bytes([head[-1] + 1])
         self.execute("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, end))
 
     def evict(self, size_limit: int) -> int:

@@ -52,6 +52,8 @@ class CacheEntry(msgspec.Struct, array_like=True, gc=False):
         is_private: Whether it came from a private address.
         vary: The request fields that chose it: name, value, and the value of the request's own
             header, without those of the session and the crawl.
+        redirects: The URLs that led to a page of the browser; a plain one has none, as each
+            redirect is a response of its own.
     """
 
     url: str
@@ -64,6 +66,7 @@ class CacheEntry(msgspec.Struct, array_like=True, gc=False):
     tries: int = 0
     is_private: bool = False
     vary: tuple[tuple[str, str | None, str | None], ...] = ()
+    redirects: tuple[str, ...] = ()
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:

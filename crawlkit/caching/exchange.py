@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeAlias
 
+import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from ..clock import Clock
@@ -18,11 +19,14 @@ from ..request import Request
 from ..response import Response
 from ..urls import Base
 from .entry import fields_of
+from .flights import Flights
 from .freshness import (
     SAFE_METHODS,
-    confirms,
+    Wishes,
+    agrees,
     freshened,
     is_conditional,
+    is_for_part,
     is_not_modified,
     is_storable,
     may_use,
@@ -31,6 +35,7 @@ from .freshness import (
     validators,
     wishes_of,
 )
+from .parts import part_of
 from .responses import CachedResponses, Place, Stored
 
 Send: TypeAlias = Callable[[Hop], Awaitable[Response]]
@@ -46,6 +51,7 @@ class HttpExchange:
 
     Args:
         responses: What is there.
+        flights: What is being asked for.
         place_of: Where the response to a request is, ``None`` where such are not kept.
         clock: What ages are measured by.
     """
@@ -53,25 +59,28 @@ class HttpExchange:
     def __init__(
         self,
         responses: CachedResponses,
+        flights: Flights,
         place_of: Callable[[Request, Hop], Place | None],
         clock: Clock,
     ) -> None:
         self._responses = responses
+        self._flights = flights
         self._place_of = place_of
         self._clock = clock
 
-    async def exchange(self, place: Place, send: Send) -> Response:
+    async def exchange(self, place: Place, send: Send, *, may_wait: bool = True) -> Response:
         """The response to a request: a fresh one, a confirmed one, or the site's."""
         hop = place.hop
         asked = hop.headers
         wishes = wishes_of(asked)
-        stored = None if is_conditional(asked) else await self._responses.look_up(place)
-        if stored is not None and stored.entry.tries < place.request.retry_count:
-            stored = None
-        if stored is None and hop.method == "HEAD" and not is_conditional(asked):
-            fresh = await self._head_of_get(place)
+        stored = None
+        if not is_conditional(asked):
+            fresh = await self._from_another(place, wishes)
             if fresh is not None:
                 return fresh
+            stored = await self._responses.look_up(place)
+        if stored is not None and stored.entry.tries < place.request.retry_count:
+            stored = None
         age = 0.0
         if stored is not None:
             age = stored.entry.terms.age_at(stored.entry.received, self._clock.now())
@@ -82,6 +91,17 @@ class HttpExchange:
                 stored = None
         if wishes.only_if_cached:
             return Response(url=hop.url, status=504)  # RFC 9111, section 5.2.1.7
+        if may_wait and hop.method in SAFE_METHODS and await self._flights.landed(place.row):
+            return await self.exchange(place, send, may_wait=False)
+        with self._flights.flying(place.row):
+            return await self._ask(place, send, stored, age, wishes)
+
+    async def _ask(
+        self, place: Place, send: Send, stored: Stored | None, age: float, wishes: Wishes
+    ) -> Response:
+        """The site's response, or what is stored where that says so or fails."""
+        hop = place.hop
+        asked = hop.headers
         conditions = [] if stored is None or _has_condition(asked) else validators(stored.headers)
         requested = self._clock.now()
         try:
@@ -97,7 +117,7 @@ class HttpExchange:
             confirmed = await self._confirmed(place, stored, response, requested)
             if confirmed is not None:
                 return confirmed
-            # It spoke of something else, or what it confirmed is damaged.
+            # What it confirmed is damaged.
             requested = self._clock.now()
             response = await send(hop)
         elif (
@@ -113,6 +133,8 @@ class HttpExchange:
             await self._responses.keep(place, response, requested)
         elif hop.method not in SAFE_METHODS:
             await self.invalidate(place.request, hop, response)
+        if hop.method == "HEAD" and response.status == 200:
+            await self._learn(place, response, requested)
         return response
 
     async def _fresh(self, stored: Stored, age: float, hop: Hop) -> Response | None:
@@ -133,30 +155,59 @@ class HttpExchange:
             response.cache = "hit"
         return response
 
-    async def _head_of_get(self, place: Place) -> Response | None:
-        """The answer to a HEAD from a fresh response to a GET (RFC 9110, section 9.3.2)."""
-        hop = replace(place.hop, method="GET")
-        get = self._place_of(place.request.replace(method="GET"), hop)
-        if get is None:
+    async def _from_another(self, place: Place, wishes: Wishes) -> Response | None:
+        """The answer to a HEAD from a fresh page (RFC 9110, section 9.3.2); a part of one."""
+        hop = place.hop
+        is_part = hop.method == "GET" and is_for_part(hop.headers)
+        if not is_part and hop.method != "HEAD":
             return None
-        get.view = place.view
-        stored = await self._responses.look_up(get)
-        if stored is None:
+        _, page = await self._page(place)
+        if page is None or page.entry.tries < place.request.retry_count:
             return None
-        age = stored.entry.terms.age_at(stored.entry.received, self._clock.now())
-        if not may_use(stored.entry.terms, age, wishes_of(hop.headers)):
+        age = page.entry.terms.age_at(page.entry.received, self._clock.now())
+        if not may_use(page.entry.terms, age, wishes):
             return None
-        response = await self._responses.response_of(stored, "hit", age)
-        if response is not None:
-            response.body = b""
+        response = await self._responses.response_of(page, "hit", age)
+        if response is None:
+            return None
+        if is_part:
+            assert hop.headers is not None
+            return part_of(response, hop.headers)
+        response.body = b""
         return response
+
+    async def _page(self, place: Place) -> tuple[Place, Stored | None]:
+        """What is stored for the GET of the whole page, where a request is for less of it."""
+        whole = place.whole()
+        if whole.hop.method == "HEAD":
+            get = replace(whole.hop, method="GET")
+            page = self._place_of(place.request.replace(method="GET"), get)
+            if page is None:
+                return whole, None
+            page.view = place.view
+            whole = page
+        return whole, await self._responses.look_up(whole)
+
+    async def _learn(self, place: Place, head: Response, requested: float) -> None:
+        """What a HEAD says about the page that is stored (RFC 9111, section 4.3.5)."""
+        whole, page = await self._page(place)
+        if page is None or page.entry.status != 200:
+            return
+        entry = page.entry
+        if agrees(page.headers, head.headers):
+            headers = freshened(page.headers, head.headers)
+            now = self._clock.now()
+            entry.terms = terms_of(entry.status, headers, requested, now)
+            entry.fields = fields_of(list(headers.items()))
+            entry.requested, entry.received = requested, now
+        else:
+            entry.terms = msgspec.structs.replace(entry.terms, lifetime=0.0)
+        await self._responses.keep_again(whole, page)
 
     async def _confirmed(
         self, place: Place, stored: Stored, answer: Response, requested: float
     ) -> Response | None:
         """What is stored, with the fields that a 304 has brought (RFC 9111, section 4.3.4)."""
-        if not confirms(stored.headers, answer.headers):
-            return None
         headers = CIMultiDictProxy(freshened(stored.headers, answer.headers))
         response = await self._responses.response_of(stored, "revalidated")
         if response is None:
@@ -170,7 +221,7 @@ class HttpExchange:
         entry.requested, entry.received = requested, now
         entry.is_private = answer.is_private
         entry.tries = max(entry.tries, place.request.retry_count)
-        await self._responses.keep_again(place, stored, response)
+        response.is_stored = await self._responses.keep_again(place, stored)
         return response
 
     async def invalidate(self, request: Request, hop: Hop, response: Response) -> None:

@@ -1,8 +1,10 @@
 """Freshness: what a private cache may keep and use, by the rules of HTTP.
 
 The rules are those of RFC 9111 (HTTP Caching), with ``stale-if-error`` of RFC 5861. ``immutable``
-of RFC 8246 asks for nothing here: a fresh response is never asked for again. Pure decisions:
-nothing here waits, reads a clock or keeps anything.
+of RFC 8246 asks for nothing here: a fresh response is never asked for again.
+``stale-while-revalidate`` of RFC 5861 is not taken up: the site would be asked all the same, but
+beside the pace of its host, and the crawl would get the older page. Pure decisions: nothing here
+waits, reads a clock or keeps anything.
 """
 
 from __future__ import annotations
@@ -26,19 +28,21 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _FOREVER = 2.0**31
 """What a lifetime that is too large to be counted stands for (RFC 9111, section 1.2.2)."""
-_HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-"""Statuses that are good for a while where nothing is said (RFC 9110, section 15.1), but 206."""
+_HEURISTIC = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
+"""Statuses that are good for a while where nothing is said (RFC 9110, section 15.1)."""
 _UNDERSTOOD = _HEURISTIC | {201, 202, 302, 303, 307, 400, 401, 403, 406, 500, 502, 503, 504}
 """Statuses whose rules for caches are followed here, as ``must-understand`` asks."""
-_NEVER = frozenset({206, 304, 428, 429, 431, 511})
-"""Statuses that are not kept: a part, no response of its own, and those of RFC 6585."""
+_NEVER = frozenset({304, 428, 429, 431, 511})
+"""Statuses that are not kept: no response of its own, and those of RFC 6585."""
 
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info"}
     | {"proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-_OF_THE_BODY = frozenset({"content-encoding", "content-length", "content-range"})
+_OF_THE_BODY = frozenset({"content-encoding", "content-length", "content-md5", "content-range"})
 """Fields that describe the body that is kept, so that a 304 has nothing to say about them."""
+
+_VALIDATORS = frozenset({"etag", "last-modified"})
 
 _MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+"?)++')
 _QUOTED_PAIR = re.compile(r"\\(.)")
@@ -107,6 +111,8 @@ def is_storable(method: str, asked: Fields | None, status: int, headers: Fields)
         return False
     if asked is not None and "no-store" in directives(asked.getall("Cache-Control", ())):
         return False
+    if status == 206 and not (is_for_part(asked) and "Content-Range" in headers):
+        return False  # a part that nobody asked for, or that does not say which one it is
     if "Vary" in headers and "*" in vary_names(headers):
         return False  # it would match no request, ever
     control = directives(headers.getall("Cache-Control", ()))
@@ -198,9 +204,14 @@ def _lifetime(
 
 
 def _initial_age(headers: Fields, date: float | None, requested: float, received: float) -> float:
-    """``corrected_initial_age`` of RFC 9111, section 4.2.3."""
+    """``corrected_initial_age`` of RFC 9111, section 4.2.3.
+
+    What is no number is taken for very old, where section 5.1 would have it ignored: some cache on
+    the way does not know how old the response is, and to ask costs little.
+    """
     value = headers.get("Age", "").partition(",")[0].strip()
-    corrected = (_delta(value) or 0.0) + max(0.0, received - requested)
+    said = _delta(value) if value else 0.0
+    corrected = (_FOREVER if said is None else said) + max(0.0, received - requested)
     apparent = 0.0 if date is None else max(0.0, received - date)
     return max(apparent, corrected)
 
@@ -282,10 +293,15 @@ def selecting_value(asked: Fields | None, name: str) -> str | None:
 
 
 def is_conditional(asked: Fields | None) -> bool:
-    """Whether a request states a condition, or wants a part, and is none of our business."""
+    """Whether a request states a condition that is for the site alone to judge."""
     return asked is not None and any(
-        name in asked for name in ("If-Match", "If-Unmodified-Since", "If-Range", "Range")
+        name in asked for name in ("If-Match", "If-Unmodified-Since", "If-Range")
     )
+
+
+def is_for_part(asked: Fields | None) -> bool:
+    """Whether a request wants a part of the body only."""
+    return asked is not None and "Range" in asked
 
 
 def validators(headers: Fields) -> list[tuple[str, str]]:
@@ -309,13 +325,24 @@ def confirms(stored: Fields, answer: Fields) -> bool:
     return tag is None or tag.removeprefix("W/") == stored.get("ETag", "").removeprefix("W/")
 
 
+def agrees(stored: Fields, head: Fields) -> bool:
+    """Whether a 200 to a HEAD speaks of the response that is stored (RFC 9111, section 4.3.5)."""
+    return all(
+        name not in head or head[name] == stored.get(name)
+        for name in ("ETag", "Last-Modified", "Content-Length")
+    )
+
+
 def freshened(stored: Fields, answer: Fields) -> CIMultiDict[str]:
-    """The fields of a stored response after a 304 confirmed it (RFC 9111, section 3.2)."""
-    new = [
-        (name, value)
-        for name, value in storable_headers(answer)
-        if name.lower() not in _OF_THE_BODY
-    ]
+    """The fields of a stored response after a 304 confirmed it (RFC 9111, section 3.2).
+
+    One that speaks of another version than we have asked about says two things at once. Section
+    4.3.4 would have nothing taken from it; browsers take it for the confirmation that its status
+    is, and so do we. But the validators stay those of what is stored, so that the next condition
+    is about that.
+    """
+    kept = _OF_THE_BODY if confirms(stored, answer) else _OF_THE_BODY | _VALIDATORS
+    new = [(name, value) for name, value in storable_headers(answer) if name.lower() not in kept]
     headers = CIMultiDict(stored)
     headers.popall("Age", None)  # it was that of the old answer
     for name in {name.lower() for name, _ in new}:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ class Stored(NamedTuple):
 class Place:
     """Where the response to a request is kept, and which of those that are there it wants.
 
+    A part of a body (``Range``) has a place of its own beside that of the whole.
+
     `view` gives the fields that the site sees, where HTTP is asked; elsewhere only the request's
     own headers count, as cookies and the like would make every session's page another one.
     """
@@ -58,10 +61,23 @@ class Place:
     ) -> None:
         self.name = name
         self.row = KIND + blake2b(name, digest_size=15).digest()
+        part = None if hop.headers is None else hop.headers.get("Range")
+        if part is not None:
+            part = f"Range: {part}"
+            self.row += blake2b(part.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         self.request = request
         self.hop = hop
         self.view = view
         self.first: CacheEntry | None = None
+
+    def whole(self) -> Place:
+        """The place of the whole body, where this is that of a part."""
+        hop = self.hop
+        if hop.headers is None or "Range" not in hop.headers:
+            return self
+        headers = CIMultiDict(hop.headers)
+        headers.popall("Range")
+        return Place(self.name, self.request, replace(hop, headers=headers or None), self.view)
 
     def selected(self, names: tuple[str, ...]) -> tuple[tuple[str, str | None, str | None], ...]:
         """What this request has in the fields that ``Vary`` names; see `CacheEntry.vary`."""
@@ -173,6 +189,7 @@ class CachedResponses:
             status=entry.status,
             headers=headers,
             body=body,
+            redirects=entry.redirects,
             is_private=entry.is_private,
         )
         response.cache = result
@@ -201,6 +218,7 @@ class CachedResponses:
             tries=place.request.retry_count,
             is_private=response.is_private,
             vary=place.selected(names),
+            redirects=response.redirects,
         )
         row = place.row_for(entry)
         name = place.name + row
@@ -209,12 +227,10 @@ class CachedResponses:
             row, lambda: pack(name, entry, self._packer.compress(body)), None
         )
 
-    async def keep_again(self, place: Place, stored: Stored, response: Response) -> None:
-        """Put back an entry whose head was changed, with the body that it has."""
+    async def keep_again(self, place: Place, stored: Stored) -> bool:
+        """Put back an entry whose head was changed, with the body that it has; whether it is."""
         row, entry, packed = stored
-        response.is_stored = await self._store.write(
-            row, lambda: pack(place.name + row, entry, packed), None
-        )
+        return await self._store.write(row, lambda: pack(place.name + row, entry, packed), None)
 
     async def forget(self, place: Place) -> None:
         """Remove what is kept for a request, whatever other fields have chosen."""

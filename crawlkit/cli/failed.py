@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from ..checkpoint import Checkpoint, Outcome, Pending, Saved
-from ..clock import Clock, isoformat
-from ..errors import UsageError, printable
-from ..request import Request
+from .. import failures
+from ..checkpoint import Outcome
+from ..clock import isoformat
+from ..errorgroups import ErrorStatistics, without_group
+from ..errors import CrawlkitError, UsageError, printable
+from ..failures import Which
 from ..run import Run, open_run
-from ..statistics import Statistics
-from ..stores import open_store
+from ..stores.postgres.address import masked
 from ..urls import canonical
-from .output import plural, print_json_list
+from .output import plural, print_json, print_json_list
+from .specimen import as_dict, lines_of, write_specimen
 from .verbs import VerbGroup, json_option, run_argument
 
-if TYPE_CHECKING:
-    from ..stores.base import Store
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-BATCH = 2000
-"""Requests that are put back or dropped in one transaction."""
 
 
 def _filters(function: F) -> F:
     for option in (
+        click.option("--status", type=int, metavar="N", help="Only those with this HTTP status."),
         click.option("--url", metavar="URL", help="Only the request of this URL."),
         click.option("--host", metavar="HOST", help="Only requests to this host[:port]."),
         click.option("--handler", metavar="NAME", help="Only requests for this handler."),
         click.option("--error", metavar="KIND", help="Only errors of this kind, as 'ls' names it."),
+        click.option(
+            "--group", metavar="ID", help="Only those of this group, as 'stats' names it."
+        ),
     ):
         function = option(function)
     return function
@@ -44,7 +43,7 @@ def _filters(function: F) -> F:
 @run_argument
 @click.pass_context
 def failed(context: click.Context, address: str) -> None:
-    """The requests that were given up: list, retry or drop them."""
+    """The requests that were given up: list, show, retry or drop them."""
     context.meta["address"] = address
 
 
@@ -52,131 +51,137 @@ def failed(context: click.Context, address: str) -> None:
 @_filters
 @json_option
 @click.pass_context
-def ls(context: click.Context, /, as_json: bool, **filters: str | None) -> None:
+def ls(context: click.Context, /, as_json: bool, **filters: Any) -> None:
     """List them, with their errors."""
     with open_run(context.meta["address"]) as run:
-        outcomes = _failed(run, **filters)
+        which = _which(run, **filters)
+        outcomes = filter(which.fits, run.requests("failed", host=which.host))
         if as_json:
             print_json_list(map(_as_dict, outcomes))
             return
         count = 0
         for outcome in outcomes:
             count += 1
-            told = (outcome.error, outcome.handler, outcome.url, outcome.detail or "")
+            detail, group = without_group(outcome.detail)
+            told = (group or "-", outcome.error, outcome.handler, outcome.url, detail)
             click.echo(printable("  ".join(map(str, told))))
         click.echo(plural(count, "failed request"), err=True)
 
 
 @failed.command()
+@click.argument("group")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write it to FILE: .html shows it as text, .jpg is the screenshot, others the body.",
+)
+@json_option
+@click.pass_context
+def show(context: click.Context, /, group: str, output: str | None, as_json: bool) -> None:
+    """The first response of a group of errors: status, headers and body, as text.
+
+    GROUP is the id that 'stats' and 'failed RUN ls' show, or the beginning of it.
+    """
+    address = context.meta["address"]
+    with open_run(address) as run:
+        known = _group(run, group)
+        specimen = run.specimen(known.id)
+    if specimen is None:
+        raise CrawlkitError(
+            f"no response of group {known.id} was kept, as there was none or there were too many "
+            f"groups; see its URLs with 'crawlkit failed {masked(address)} ls --group {known.id}'"
+        )
+    if output is not None:
+        what = write_specimen(known, specimen, output)
+        click.echo(f"{what} written to {output}", err=True)
+    elif as_json:
+        print_json(as_dict(known, specimen))
+    else:
+        click.echo("\n".join(lines_of(known, specimen)))
+
+
+@failed.command()
 @_filters
 @click.pass_context
-def retry(context: click.Context, /, **filters: str | None) -> None:
+def retry(context: click.Context, /, **filters: Any) -> None:
     """Put them back into the queue, for the next 'crawlkit run', with all their retries."""
     address = context.meta["address"]
-    count = asyncio.run(_resolve(address, _put_back, filters))
-    click.echo(f"{plural(count, 'request')} put back into the queue of {address}")
+    count = _resolve(address, failures.put_back, filters)
+    click.echo(f"{plural(count, 'request')} put back into the queue of {masked(address)}")
 
 
 @failed.command()
 @_filters
 @click.option("--all", "is_all", is_flag=True, help="Drop them all.")
 @click.pass_context
-def drop(context: click.Context, /, is_all: bool, **filters: str | None) -> None:
+def drop(context: click.Context, /, is_all: bool, **filters: Any) -> None:
     """Call them skipped rather than failed, and forget how they failed."""
-    if not is_all and not any(filters.values()):
+    if not is_all and all(value is None for value in filters.values()):
         raise UsageError(
-            "it must be said which requests to drop: name --error, --handler, --host or --url, "
-            "or use --all"
+            "it must be said which requests to drop: name --group, --error, --handler, --host, "
+            "--status or --url, or use --all"
         )
     address = context.meta["address"]
-    count = asyncio.run(_resolve(address, _drop, filters))
-    click.echo(f"{plural(count, 'request')} of {address} dropped")
+    count = _resolve(address, failures.drop, filters)
+    click.echo(f"{plural(count, 'request')} of {masked(address)} dropped")
 
 
-# -- decisions --------------------------------------------------------------------------------
+def _resolve(address: str, decide: failures.Decide, filters: dict[str, Any]) -> int:
+    with open_run(address) as run:  # where there is no run, none is made
+        return asyncio.run(failures.resolve(run.address, _which(run, **filters), decide))
 
 
-def _failed(
-    run: Run, *, error: str | None, handler: str | None, host: str | None, url: str | None
-) -> Iterator[Outcome]:
-    wanted = None if url is None else canonical(url)
-    for outcome in run.requests("failed", host=host):
-        if (
-            error in (None, outcome.error)
-            and handler in (None, outcome.handler)
-            and wanted in (None, outcome.url)
-        ):
-            yield outcome
-
-
-def _put_back(outcome: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
-    request = outcome.request or Request(outcome.url, outcome.handler or "parse")
-    identity = (outcome.host, outcome.fingerprint)
-    checkpoint.forget.append(identity)
-    checkpoint.again.append(
-        Pending(request.replace(retry_count=0), outcome.fingerprint, outcome.host)
+def _which(
+    run: Run,
+    *,
+    group: str | None,
+    error: str | None,
+    handler: str | None,
+    host: str | None,
+    status: int | None,
+    url: str | None,
+) -> Which:
+    return Which(
+        group=None if group is None else _group(run, group).id,
+        error=error,
+        handler=handler,
+        host=host,
+        status=status,
+        url=None if url is None else canonical(url),
     )
-    statistics.put_back(outcome)
 
 
-def _drop(outcome: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
-    checkpoint.outcomes.append(
-        Outcome(
-            outcome="skipped",
-            url=outcome.url,
-            fingerprint=outcome.fingerprint,
-            host=outcome.host,
-            at=checkpoint.at,
-            handler=outcome.handler,
-            detail="dropped",
-        )
+def _group(run: Run, name: str) -> ErrorStatistics:
+    """The group of errors that `name` begins the id of.
+
+    Raises:
+        UsageError: There is none, or several.
+    """
+    groups = run.errors()
+    found = [group for group in groups if group.id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(group.id for group in found[:10])
+        raise UsageError(f"several groups of errors begin with {name!r}: {ids}; write more of it")
+    known = ", ".join(group.id for group in groups[:10]) or "none"
+    raise UsageError(
+        f"{masked(run.address)} has no group of errors {name!r}; there is {known} "
+        "(see 'crawlkit stats')"
     )
-    statistics.drop(outcome)
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    detail, group = without_group(outcome.detail)
     return {
         "url": outcome.url,
         "handler": outcome.handler,
         "error": outcome.error,
-        "detail": outcome.detail,
+        "detail": detail,
+        "group": group,
         "status": outcome.status,
         "at": isoformat(outcome.at),
         "duration": outcome.duration,
         "retries": outcome.retries,
     }
-
-
-# -- the store --------------------------------------------------------------------------------
-
-Decide = Callable[[Outcome, Checkpoint, Statistics], None]
-
-
-async def _resolve(address: str, decide: Decide, filters: dict[str, str | None]) -> int:
-    """Decide about each failed request; how many there were."""
-    with open_run(address) as run:
-        store = open_store(address)
-        await store.open()  # refused while a crawl is writing
-        try:
-            statistics = Statistics()
-            statistics.restore(Saved("statistics", await store.load()))
-            statistics.in_flight = 0
-            count = 0
-            outcomes = _failed(run, **filters)
-            while batch := list(islice(outcomes, BATCH)):
-                await _commit(store, batch, statistics, decide)
-                count += len(batch)
-            return count
-        finally:
-            await store.close()
-
-
-async def _commit(
-    store: Store, batch: list[Outcome], statistics: Statistics, decide: Decide
-) -> None:
-    checkpoint = Checkpoint(at=Clock().now())
-    for outcome in batch:
-        decide(outcome, checkpoint, statistics)
-    with checkpoint.of("statistics"):
-        statistics.collect(checkpoint)
-    await store.commit(checkpoint)

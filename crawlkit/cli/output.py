@@ -7,12 +7,19 @@ obey, so it has them, wherever it goes.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 import msgspec
+
+from ..figures import number as number
+from ..figures import plural as plural
+from ..figures import size as size
+from ..figures import span as span
 
 
 def print_json(value: Any) -> None:
@@ -62,39 +69,17 @@ def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def number(value: float) -> str:
-    """1234567 as 1,234,567."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+def styled(text: str, style: str) -> str:
+    """Text in a colour or in bold, where standard output is a terminal that is to have colours.
+
+    ``NO_COLOR`` turns them off (no-color.org).
+    """
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if not wanted or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return text
+    return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
 
 
-def size(count: int) -> str:
-    """Bytes, in the unit in which they have one to three digits before the point."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
-def span(seconds: float) -> str:
-    """Seconds in two units at most: ``7.3 ms``, ``1.35 s``, ``4 min 05 s``, ``2 d 3 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 item``, ``1,200 items``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def columns() -> int | None:
+    """How many columns standard output has, or ``None`` where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

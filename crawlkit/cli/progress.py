@@ -1,17 +1,20 @@
-"""Progress: where the crawl stands, on one line of a terminal or now and then in a log."""
+"""Progress: where the crawl stands, on two lines of a terminal or now and then in a log."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING
 
-from .output import span
+from ..progress import Pace, Standing, fit, line_of, told
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
     from ..clock import Clock
     from ..crawler import Crawler
     from ..events import CrawlerStatus
@@ -21,72 +24,124 @@ log = logging.getLogger("crawlkit.progress")
 LOG_INTERVAL = 10.0
 """Seconds between two lines of a log."""
 
-RATE_OVER = 10
-"""Status events over which the speed is measured."""
+
+def is_screen(stream: IO[str]) -> bool:
+    """Whether lines can be written over there: a terminal, and not a dumb one."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-class Progress:
-    """Tells in one line what each `crawlerStatus` says.
+class LogProgress:
+    """A listener of `crawlerStatus` that writes a line to the log now and then.
 
-    Args:
-        clock: Steady time.
-        show: Takes the line.
-        interval: Seconds between two lines, at least.
+    The line's record has its numbers as fields, too, for logs in JSON.
     """
 
-    def __init__(self, clock: Clock, show: Callable[[str], None], *, interval: float = 0.0) -> None:
+    def __init__(
+        self, clock: Clock, *, max_pages: int | None = None, interval: float | None = None
+    ) -> None:
         self._clock = clock
-        self._show = show
-        self._interval = interval
-        self._began_at = self._shown_at = clock.now()
-        self._recent: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
+        self._pace = Pace(clock, max_pages)
+        self._interval = LOG_INTERVAL if interval is None else interval
+        self._shown_at = clock.now()
 
-    def update(self, status: CrawlerStatus) -> None:
-        """A listener of `crawlerStatus`."""
+    def __call__(self, status: CrawlerStatus) -> None:
+        """Take note, and write a line if it is time to."""
+        standing = self._pace.update(status)
         now = self._clock.now()
-        self._recent.append((now, status.finished))
         if now - self._shown_at >= self._interval:
             self._shown_at = now
-            self._show(self._line(status, now))
+            log.info("%s", line_of(standing), extra=asdict(standing))
 
-    def _line(self, status: CrawlerStatus, now: float) -> str:
-        (first_at, finished), (last_at, finished_now) = self._recent[0], self._recent[-1]
-        passed = last_at - first_at
-        rate = f"{(finished_now - finished) / passed:.1f} pages/s" if passed else "starting"
-        failed = f"{status.failed:,} failed, " if status.failed else ""
-        return (
-            f"{status.finished:,} done, {failed}{status.pending:,} pending, "
-            f"{status.in_flight:,} in flight, {status.items:,} items, {rate}, "
-            f"{span(now - self._began_at)}"
-        )
+
+class Lines:
+    """What stands at the foot of the terminal. It is laid out for the width of the moment."""
+
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Two lines, each with as much as has room in it."""
+        from rich.text import Text
+
+        if self.standing is None:
+            yield Text("starting")
+            return
+        for parts in told(self.standing):
+            line = Text(", ").join(
+                Text(part.text, style=part.style) for part in fit(parts, options.max_width - 1)
+            )
+            line.no_wrap, line.overflow = True, "ellipsis"
+            yield line
 
 
 @contextmanager
-def progress_of(crawler: Crawler) -> Iterator[None]:
-    """Show the progress of a crawl while it lasts, on standard error."""
-    if not sys.stderr.isatty():
-        listener = Progress(crawler.clock, log.info, interval=LOG_INTERVAL).update
-        crawler.on("crawlerStatus", listener)
-        try:
-            yield
-        finally:
-            crawler.off("crawlerStatus", listener)
+def export_progress(total: int, *, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far an export has come; what it is to be told by.
+
+    Args:
+        total: How many items it will go through.
+        is_shown: Whether it is shown at all.
+    """
+    if not (is_shown and sys.stderr.isatty()):
+        yield lambda count: None
         return
 
     from rich.console import Console  # here, as only a terminal has to wait for it
-    from rich.live import Live
-    from rich.text import Text
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    # Refreshed by events alone: no thread. What is logged meanwhile goes above the line.
+    columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Live(Text("starting"), console=console, auto_refresh=False, transient=True) as live:
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("items", total=total)
+        yield lambda count: bar.advance(task, count)
 
-        def show(line: str) -> None:
-            live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
 
-        listener = Progress(crawler.clock, show).update
+@contextmanager
+def progress_of(crawler: Crawler, *, live: bool = True) -> Iterator[None]:
+    """Show the progress of a crawl while it lasts, on standard error.
+
+    Args:
+        crawler: The crawl.
+        live: Whether it may be shown on lines that are written over, where that is possible.
+    """
+    showing = _on_screen if live and is_screen(sys.stderr) else _in_log
+    with showing(crawler) as listener:
         crawler.on("crawlerStatus", listener)
         try:
             yield
         finally:
             crawler.off("crawlerStatus", listener)
+
+
+@contextmanager
+def _in_log(crawler: Crawler) -> Iterator[Callable[[CrawlerStatus], None]]:
+    yield LogProgress(crawler.clock, max_pages=crawler.max_pages)
+
+
+@contextmanager
+def _on_screen(crawler: Crawler) -> Iterator[Callable[[CrawlerStatus], None]]:
+    from rich.console import Console  # here, as only a terminal has to wait for it
+    from rich.live import Live
+
+    class Steady(Console):
+        def show_cursor(self, show: bool = True) -> bool:
+            # Never hidden: a process that is killed could not bring it back.
+            return False
+
+    pace, lines = Pace(crawler.clock, crawler.max_pages), Lines()
+    # Refreshed by events alone: no thread. What is logged or printed meanwhile goes above the
+    # lines; but what handlers print stays on standard output where that leads elsewhere.
+    with Live(
+        lines,
+        console=Steady(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as live:
+
+        def show(status: CrawlerStatus) -> None:
+            lines.standing = pace.update(status)
+            live.refresh()
+
+        yield show

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ..clock import isoformat
-from ..errors import printable
-from ..items import export_items, item_line
+from ..errors import UsageError, printable
+from ..exporting.export import export_items, passes_of, split_items
+from ..items import item_line
 from ..run import open_run
+from ..stores.directory import RunDirectory
+from ..stores.mirror.note import read_note
+from ..stores.postgres.address import masked
+from .lives import life_lines, life_of, lives_table
 from .output import (
     number,
     plural,
@@ -21,6 +28,7 @@ from .output import (
     span,
     table,
 )
+from .progress import export_progress
 from .verbs import Verb, json_option, run_argument
 
 if TYPE_CHECKING:
@@ -33,8 +41,13 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @run_argument
 @json_option
+@click.option("--lives", "all_lives", is_flag=True, help="What each of its lives did.")
+@click.option("--life", type=int, metavar="N", help="Only what its life N did.")
 @click.option(
-    "--diff", "other", metavar="OTHER", help="Compare with another run: what differs, and by what."
+    "--diff",
+    "other",
+    metavar="OTHER",
+    help="Compare with another run, or with --life N another life: what differs, and by what.",
 )
 @click.option(
     "--hosts",
@@ -42,21 +55,54 @@ if TYPE_CHECKING:
     metavar="N",
     help="How many hosts to tell apart, the busiest first (default 10, with --json 100).",
 )
-def stats(address: str, as_json: bool, other: str | None, hosts: int | None) -> None:
+def stats(
+    address: str,
+    as_json: bool,
+    all_lives: bool,
+    life: int | None,
+    other: str | None,
+    hosts: int | None,
+) -> None:
     """The statistics of a run, exact over all its lives."""
+    if all_lives or life is not None:
+        _print_lives(address, life, other, as_json)
+        return
     if other is not None:
-        differing = _differences(_statistics(address, 0)[0], _statistics(other, 0)[0])
-        if as_json:
-            print_json(differing)
-        else:
-            _print_differences(address, other, differing)
+        ours, theirs = _statistics(address, 0)[0], _statistics(other, 0)[0]
+        _print_differences(address, other, _differences(ours.to_dict(), theirs.to_dict()), as_json)
         return
     limit = hosts if hosts is not None else 100 if as_json else 10
     statistics, is_live = _statistics(address, limit)
     if as_json:
         print_json(statistics.to_dict())
     else:
-        click.echo("\n".join(_report(address, statistics, is_live)))
+        click.echo("\n".join((*_report(address, statistics, is_live), *_mirror(address))))
+
+
+def _print_lives(address: str, life: int | None, other: str | None, as_json: bool) -> None:
+    statistics, is_live = _statistics(address, 0)
+    if life is None:
+        if other is not None:
+            raise UsageError("--lives --diff makes no sense; compare two lives with --life N")
+        lives = statistics.by_life
+        if as_json:
+            print_json(lives)
+        else:
+            click.echo(lives_table(lives, is_live=is_live))
+        return
+    ours = life_of(address, statistics, life)
+    if other is not None:
+        if not other.isdecimal():
+            raise UsageError(f"--life {life} --diff {other} makes no sense; name another life")
+        theirs = life_of(address, statistics, int(other))
+        differing = _differences(msgspec.to_builtins(ours), msgspec.to_builtins(theirs))
+        names = (f"life {life}", f"life {other}")
+        _print_differences(*names, {n: v for n, v in differing.items() if n != "number"}, as_json)
+    elif as_json:
+        print_json(ours)
+    else:
+        is_last = ours.number == statistics.by_life[-1].number
+        click.echo("\n".join(life_lines(ours, is_live=is_live and is_last)))
 
 
 def _statistics(address: str, hosts: int) -> tuple[Statistics, bool]:
@@ -74,8 +120,9 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
         state = f"finished at {s.finished_at}"
     else:
         state = "stopped"
-    yield f"{address}: {state}; started at {s.started_at}, ran {span(s.runtime_seconds)} in " + (
-        "one life" if s.lives == 1 else f"{s.lives} lives"
+    yield (
+        f"{masked(address)}: {state}; started at {s.started_at}, ran {span(s.runtime_seconds)} in "
+        + ("one life" if s.lives == 1 else f"{s.lives} lives")
     )
     yield ""
     rows = [
@@ -102,13 +149,24 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
     yield from _by("host", s.by_host, "bytes", [t.bytes_received for t in s.by_host.values()])
     if s.errors:
         yield ""
-        yield "errors"
+        yield f"errors (see one with 'crawlkit failed {masked(address)} show ID')"
         for error in s.errors[:10]:
             place = f" ({error.place})" if error.place else ""
-            yield f"  {error.count:>7,} x {printable(f'{error.kind}: {error.message}')}{place}"
-            yield from (f"            {printable(url)}" for url in error.examples[:2])
+            told = printable(f"{error.kind}: {error.message}")
+            yield f"  {error.id} {error.count:>7,} x {told}{place}"
+            yield from (f"                     {printable(url)}" for url in error.examples[:2])
         if len(s.errors) > 10:
             yield f"  and {plural(len(s.errors) - 10, 'group')} more; see them with --json"
+
+
+def _mirror(address: str) -> Iterator[str]:
+    """How far the mirror of an embedded run is."""
+    note, record = read_note(Path(address)), RunDirectory(address).noted()
+    if note is not None and record is not None:
+        behind = max(0, record.commits - note.commits)
+        state = f"{plural(behind, 'checkpoint')} behind" if behind else "holds everything"
+        yield ""
+        yield f"mirror      {printable(note.address)}: {state}; shipped at {isoformat(note.at)}"
 
 
 def _line(title: str, numbers: list[tuple[str, int]]) -> str:
@@ -154,8 +212,8 @@ def _by(
         yield table(rows)
 
 
-def _differences(one: Statistics, other: Statistics) -> dict[str, dict[str, float]]:
-    ours, theirs = dict(_numbers(one.to_dict())), dict(_numbers(other.to_dict()))
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, float]]:
+    ours, theirs = dict(_numbers(one)), dict(_numbers(other))
     return {
         name: {"this": ours.get(name, 0), "other": theirs.get(name, 0), "change": change}
         for name in dict.fromkeys([*ours, *theirs])
@@ -172,11 +230,16 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield prefix + name, value
 
 
-def _print_differences(address: str, other: str, differing: dict[str, dict[str, float]]) -> None:
-    if not differing:
-        click.echo(f"{address} and {other} have the same numbers")
+def _print_differences(
+    address: str, other: str, differing: dict[str, dict[str, float]], as_json: bool
+) -> None:
+    if as_json:
+        print_json(differing)
         return
-    rows = [("", address, other, "change")]
+    if not differing:
+        click.echo(f"{masked(address)} and {masked(other)} have the same numbers")
+        return
+    rows = [("", masked(address), masked(other), "change")]
     for name, values in differing.items():
         change = number(values["change"])
         sign = "" if change.startswith("-") else "+"
@@ -196,7 +259,12 @@ def _print_differences(address: str, other: str, differing: dict[str, dict[str, 
     "-o",
     "--output",
     metavar="FILE",
-    help="Write them to FILE in the form of its ending: .jsonl, .ndjson, .json or .csv.",
+    help="Write them to FILE, a path or URL: .jsonl, .ndjson, .json, .csv or .parquet.",
+)
+@click.option(
+    "--split",
+    metavar="BY",
+    help="With -o, a file for each 'handler', or for each value of the field BY, such as 'type'.",
 )
 @click.option("--handler", metavar="NAME", help="Only those that this handler saved.")
 @click.option("--meta", is_flag=True, help="Add _url, _handler and _time to each item.")
@@ -205,18 +273,41 @@ def _print_differences(address: str, other: str, differing: dict[str, dict[str, 
     is_flag=True,
     help="In .csv, leave text alone that a spreadsheet would take for a formula.",
 )
+@click.option("--no-progress", is_flag=True, help="With -o, show no progress bar.")
 def items(
-    address: str, as_json: bool, output: str | None, handler: str | None, meta: bool, raw_csv: bool
+    address: str,
+    as_json: bool,
+    output: str | None,
+    split: str | None,
+    handler: str | None,
+    meta: bool,
+    raw_csv: bool,
+    no_progress: bool,
 ) -> None:
     """The items of a run, as JSON lines; with --json as one array."""
+    if split is not None and output is None:
+        raise UsageError(f"--split {split} needs files to split them into; add -o FILE")
     with open_run(address) as run:
         stored = run.stored_items(handler)
-        if output is not None:
-            count = export_items(stored, output, meta=meta, escape_formulas=not raw_csv)
-            click.echo(f"{plural(count, 'item')} written to {output}", err=True)
-        else:
+        if output is None:
             lines = (item_line(item, meta=meta) for item in stored)
             (print_json_list if as_json else print_lines)(lines)
+            return
+        total = run.count_items(handler) * passes_of(output)
+        with export_progress(total, is_shown=not no_progress) as on_progress:
+            options: dict[str, Any] = {
+                "meta": meta,
+                "escape_formulas": not raw_csv,
+                "on_progress": on_progress,
+            }
+            if split is None:
+                written = {output: export_items(stored, output, **options)}
+            else:
+                written = split_items(stored, output, split, **options)
+    for file, count in written.items():
+        click.echo(printable(f"{plural(count, 'item')} written to {file}"), err=True)
+    if not written:
+        click.echo("there are no items, so no file was written", err=True)
 
 
 # -- why --------------------------------------------------------------------------------------
@@ -239,4 +330,4 @@ def why(address: str, url: str, as_json: bool) -> None:
     else:
         click.echo(printable(str(explanation)))
         if explanation.outcome == "failed":
-            click.echo(f"try it again with 'crawlkit failed {address} retry --url {url}'")
+            click.echo(f"try it again with 'crawlkit failed {masked(address)} retry --url {url}'")

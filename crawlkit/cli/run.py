@@ -9,22 +9,26 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..errors import OptionError, StoreError, UsageError, printable
+from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
+from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural, span
-from .verbs import Verb, program
+from .output import plural
+from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
     from ..runner import Runnable
     from ..statistics import Statistics
+
+
+log = logging.getLogger("crawlkit.options")
 
 
 def _go(*_: object) -> NoReturn:
@@ -46,8 +50,17 @@ def _ready_to_go() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _complete_option(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The names of options, for the completion of a shell."""
+    from ..options import option_types
+
+    return [f"{name}=" for name in option_types() if name.startswith(incomplete)]
+
+
 @click.command(cls=Verb)
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
 @click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
@@ -59,13 +72,23 @@ def _ready_to_go() -> Iterator[None]:
     "--max-pages", type=click.IntRange(min=1), metavar="N", help="Pages to handle, over all lives."
 )
 @click.option(
-    "--output", metavar="FILE", help="Also write the items to this .jsonl file, as they come."
+    "--output",
+    metavar="FILE",
+    help="Also write the items to FILE: .jsonl as they come, .json, .csv, .parquet at the end.",
 )
+@click.option("--warc", metavar="PATH", help="Keep all that is fetched as WARC, in PATH-*.warc.gz.")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve the statistics for Prometheus while the crawl runs; on loopback by default.",
+)
+@click.option("--traces", is_flag=True, default=None, help="Trace requests with OpenTelemetry.")
 @click.option(
     "--set",
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
+    shell_complete=_complete_option,
     help="Set any option of the crawler; may be given more than once.",
 )
 @click.option(
@@ -73,6 +96,16 @@ def _ready_to_go() -> Iterator[None]:
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     help="How long pages in flight have to finish when the crawl is stopped (default 10).",
+)
+@click.option(
+    "--mirror",
+    metavar="ADDRESS",
+    help="Keep a copy of the run in a directory or s3://bucket/path, and go on from there.",
+)
+@click.option(
+    "--preemption",
+    type=click.Choice(["aws", "aws-rebalance", "gcp", "azure"]),
+    help="Listen to the preemption notices of this cloud.",
 )
 @click.option(
     "--offline", is_flag=True, help="Fetch nothing: what is not in the page cache is a failure."
@@ -86,6 +119,11 @@ def _ready_to_go() -> Iterator[None]:
 @click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
 @click.option("--seat", type=int, hidden=True)
 @click.option("--joins", is_flag=True, hidden=True)
+@click.option(
+    "--dashboard",
+    metavar="[HOST:]PORT",
+    help="Serve a live page meanwhile, for this machine unless a host is named; 0 is a free port.",
+)
 @click.option("--no-progress", is_flag=True, help="Do not show where the crawl stands.")
 @click.option(
     "--log-level",
@@ -94,6 +132,14 @@ def _ready_to_go() -> Iterator[None]:
     show_default=True,
     help="What to log, on standard error.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to log: lines for people, or a JSON object a line.",
+)
+@click.option("--show", is_flag=True, help="Print the items and links of each page.")
 @_ready_to_go()
 def run(
     target: str,
@@ -107,8 +153,11 @@ def run(
     worker: str | None,
     seat: int | None,
     joins: bool,
+    dashboard: str | None,
     no_progress: bool,
     log_level: str,
+    log_format: str,
+    show: bool,
     **given: Any,
 ) -> int:
     """Run a crawler; a run that was stopped goes on.
@@ -118,6 +167,8 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
+    from .closing import closing, log_closing
+    from .dashboard import Watched
     from .progress import progress_of
     from .target import load_target
 
@@ -134,36 +185,66 @@ def run(
         options["worker"] = worker
     if seat is not None:
         options |= _seat(seat, options, kind)
+    if seat is not None or joins:
+        options |= {"triggers": (), "preemption": None}  # they are the supervisor's
     crawler = kind(**options)
     crawler.joins = joins
     address = crawler.job.store.address
     if seat is not None or joins:
-        _log(log_level)
-        return run_crawler(crawler)
+        with _told(crawler, log_level, log_format, show=show):
+            return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
-    again = _command(program(), target, *urls, **same, workers=workers, worker=worker)
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
         # Imported here, as few crawls need it.
         from .workers import Workers
 
-        same |= {"store": address, "output": None, "grace": None, "log_level": log_level}
-        each = _command(
-            f"{shlex.quote(sys.executable)} -m crawlkit", target, *urls, **same, no_progress=True
-        )
-        runnable = Workers(crawler, workers, each)
-    with nullcontext() if no_progress else progress_of(crawler):
-        # Inside, so that the log goes around the line that shows the progress.
-        _log(log_level)
+        each = {"store": address, "output": None, "grace": None, "no_progress": True, "show": show}
+        each |= {"log_level": log_level, "log_format": log_format}
+        python = f"{shlex.quote(sys.executable)} -m crawlkit"
+        runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
+    is_live = log_format == "text"
+    with (
+        nullcontext() if no_progress else progress_of(crawler, live=is_live),
+        # Inside, so that the log goes around the lines that show the progress.
+        _told(crawler, log_level, log_format, show=show),
+    ):
+        for attribute, option in kind.misspelt().items():
+            log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
+        if dashboard is not None:
+            runnable = Watched(crawler, runnable, dashboard)
         code = run_crawler(runnable, fresh=fresh)
-    click.echo("\n".join(_closing(crawler, address, code, shlex.join(again))))
+    same |= {"store": store and masked(store), "workers": workers, "worker": worker}
+    same |= {"dashboard": dashboard}
+    again, more = (
+        shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
+        for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
+    )
+    if log_format == "json":
+        log_closing(crawler, address, code)
+    click.echo(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
+
+
+@contextmanager
+def _told(crawler: Crawler, log_level: str, log_format: str, *, show: bool) -> Iterator[None]:
+    """Log what happens, and print each page if that is wanted."""
+    from .logs import requests_logged, set_up
+
+    set_up(log_level, log_format)
+    with ExitStack() as stack:
+        stack.enter_context(requests_logged(crawler, crawler.job.store.address))
+        if show:
+            from .show import pages_shown  # here, as it takes rich along
+
+            stack.enter_context(pages_shown(crawler))
+        yield
 
 
 def _leave_threads_behind(code: int) -> None:
@@ -176,15 +257,6 @@ def _leave_threads_behind(code: int) -> None:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(code)
-
-
-def _log(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
 
 
 def _seat(seat: int, options: dict[str, Any], kind: type[Crawler]) -> dict[str, Any]:
@@ -238,10 +310,12 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
     if earlier is None or not earlier.items_saved:
         return
     items = plural(earlier.items_saved, "item")
-    keep = f"keep them with 'crawlkit items {address} -o FILE'"
+    keep = f"keep them with 'crawlkit items {masked(address)} -o FILE'"
     if not _is_anybody_there():
-        raise UsageError(f"--fresh would throw away {items} of {address}; add --yes, or {keep}")
-    if not click.confirm(f"{address} holds {items}. Throw them away?", err=True):
+        raise UsageError(
+            f"--fresh would throw away {items} of {masked(address)}; add --yes, or {keep}"
+        )
+    if not click.confirm(f"{masked(address)} holds {items}. Throw them away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
 
 
@@ -249,44 +323,17 @@ def _is_anybody_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _opening(name: str, address: str, earlier: Statistics | None) -> str:
+def _opening(name: str, address: str, earlier: Statistics | None, mirror: str | None = None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {address}"
+        # What is in the mirror is known when it is restored, and the log says so.
+        there = f", or going on from {mirror}" if mirror else ""
+        return f"starting {name} in {masked(address)}{there}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"
     )
     if earlier.finished_at and not earlier.pending:
         text += f"; it was finished at {earlier.finished_at}, --fresh starts anew"
+        if earlier.requests_failed:
+            text += f", and '{program()} failed {masked(address)} retry' tries what failed again"
     return text
-
-
-# -- after ------------------------------------------------------------------------------------
-
-
-def _closing(crawler: Crawler, address: str, code: int, again: str) -> Iterator[str]:
-    """What happened, what failed most and why, where the items are, what to run next."""
-    statistics = crawler.statistics
-    what = "finished" if code == 0 else "stopped"
-    lives = "" if statistics.lives == 1 else f" in {statistics.lives} lives"
-    yield (
-        f"{what} {crawler.name} after {span(statistics.runtime_seconds)}{lives}: "
-        f"{plural(statistics.requests_finished, 'page')}, "
-        f"{plural(statistics.items_saved, 'item')}, {statistics.requests_failed:,} failed, "
-        f"{statistics.pending + statistics.in_flight:,} pending"
-    )
-    if statistics.errors:
-        worst = statistics.errors[0]
-        place = f" ({worst.place})" if worst.place else ""
-        example = f", as at {worst.examples[0]}" if worst.examples else ""
-        yield printable(
-            f"most errors: {worst.count:,} x {worst.kind}: {worst.message}{place}{example}"
-        )
-    if code != 0:
-        yield f"go on with:  {again}"
-    if statistics.items_saved:
-        copy = f" (and in {crawler.output})" if crawler.output else ""
-        yield f"items:       {program()} items {address} -o items.csv{copy}"
-    if statistics.requests_failed:
-        yield f"failures:    {program()} failed {address} ls   (to try them again: retry)"
-    yield f"statistics:  {program()} stats {address}"

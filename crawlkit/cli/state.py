@@ -12,6 +12,7 @@ from ..clock import Clock
 from ..errors import UsageError, printable
 from ..run import Run, open_run
 from ..stores import open_store
+from ..stores.postgres.address import masked
 from .output import harmless, plural, print_json, size, table
 from .verbs import Verb, VerbGroup, json_option, run_argument
 
@@ -56,8 +57,8 @@ def get(context: click.Context, key: str, as_json: bool) -> None:
         name, document = _find(run, key)
         if document is None:
             raise UsageError(
-                f"{run.address} has nothing saved under {key!r}; "
-                f"see 'crawlkit state {run.address} ls'"
+                f"{masked(run.address)} has nothing saved under {key!r}; "
+                f"see 'crawlkit state {masked(run.address)} ls'"
             )
         value = run.saved(name)
     if as_json:
@@ -81,11 +82,12 @@ def set_(context: click.Context, key: str, value: str) -> None:
         ) from None
     with open_run(address) as run:
         name, document = _find(run, key)
+        address = run.address
     if name == STATE and not isinstance(parsed, dict):
         raise UsageError(f"{value!r} cannot be a crawler's state; it is an object: '{{...}}'")
     version = document.version if document else 1
     asyncio.run(_save(address, name, Document(version, encode(parsed, name))))
-    click.echo(f"{name} saved in {address}")
+    click.echo(f"{name} saved in {masked(address)}")
 
 
 @click.command(cls=Verb)
@@ -100,9 +102,9 @@ def check(address: str, as_json: bool) -> int:
     elif findings:
         for finding in findings:
             click.echo(printable(finding))
-        click.echo(f"{address}: {plural(len(findings), 'finding')}", err=True)
+        click.echo(f"{masked(address)}: {plural(len(findings), 'finding')}", err=True)
     else:
-        click.echo(f"{address}: all is well")
+        click.echo(f"{masked(address)}: all is well")
     return 1 if findings else 0
 
 

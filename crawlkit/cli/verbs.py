@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from keyword import iskeyword
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-from click.exceptions import NoArgsIsHelpError
+from click.exceptions import NoArgsIsHelpError, NoSuchCommand, NoSuchOption
+from click.shell_completion import CompletionItem
 
-from ..errors import CrawlkitError, one_line
+from ..errors import CrawlkitError, one_line, printable
+from .examples import EXAMPLES, SUMMARIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +65,25 @@ def version_option(version: str) -> click.Option:
     )
 
 
-class Verb(click.Command):
+class _WithExamples(click.Command):
+    """A command whose help ends with examples."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, and then what else there is to say."""
+        names: list[str] = []
+        context: click.Context | None = ctx
+        while context is not None and context.parent is not None:
+            names.insert(0, context.command.name or "")
+            context = context.parent
+        lines = EXAMPLES.get(" ".join(names), ())
+        if lines:
+            with formatter.section("Examples"):
+                for line in lines:
+                    formatter.write(f"  {line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class Verb(_WithExamples):
     """A verb. It has ``--debug``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -69,7 +91,7 @@ class Verb(click.Command):
         self.params.append(_debug_option())
 
 
-class VerbGroup(click.Group):
+class VerbGroup(_WithExamples, click.Group):
     """A verb with verbs of its own, such as ``failed RUN retry``."""
 
     command_class = Verb
@@ -82,17 +104,43 @@ class VerbGroup(click.Group):
         """The verbs, in the order in which a user meets them, which is not that of the alphabet."""
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb.
+
+        Raises:
+            UsageError: There is none of that name; it names one that is near.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise NoSuchCommand(
+                error.command_name,
+                f"there is no verb {error.command_name!r}",
+                possibilities=self.list_commands(ctx),
+                ctx=ctx,
+            ) from None
+
 
 class Verbs(VerbGroup):
     """All verbs.
 
     Args:
         verbs: The name of each verb's module in this package; the verb is what has its name there.
+        sections: Which verbs stand together in the help, by title; the others come last.
     """
 
-    def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        verbs: Mapping[str, str],
+        sections: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._verbs = verbs
+        self._sections = sections or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, none of them loaded."""
@@ -103,8 +151,27 @@ class Verbs(VerbGroup):
         if cmd_name not in self._verbs:
             return None
         module = import_module(f".{self._verbs[cmd_name]}", __package__)
-        command: click.Command = getattr(module, cmd_name)
+        # The verb's function, with an underscore where its name is a word of Python.
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs, section by section."""
+        placed = {name for names in self._sections.values() for name in names}
+        others = [name for name in self._verbs if name not in placed]
+        width = max(map(len, self._verbs))
+        for title, names in (*self._sections.items(), ("Further verbs", others)):
+            rows = [(f"{name:<{width}}", self._summary(ctx, name)) for name in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        if name in SUMMARIES:
+            return SUMMARIES[name]
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(limit=65)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb. A reader that has had enough, as in ``| head``, ends it silently."""
@@ -151,10 +218,7 @@ def _exit(error: Exception) -> NoReturn:
         click.echo("", err=True)
         _fail("stopped", INTERRUPTED)
     if isinstance(error, click.UsageError):
-        message = " ".join(error.format_message().split()).rstrip(".")
-        context = error.ctx
-        hint = f"; see '{context.command_path} --help'" if context is not None else ""
-        _fail(message + hint, error.exit_code)
+        _fail(_told(error), error.exit_code)
     if isinstance(error, CrawlkitError):
         _fail(one_line(error), error.exit_code)
     if place := _place_in_crawler(error):
@@ -164,6 +228,49 @@ def _exit(error: Exception) -> NoReturn:
     _fail(
         f"this is a bug of crawlkit, please report it with what --debug shows: {one_line(error)}", 1
     )
+
+
+def _told(error: click.UsageError) -> str:
+    """What is wrong with the command, and what to write instead."""
+    command = error.ctx.command_path if error.ctx is not None else "crawlkit"
+    if isinstance(error, NoSuchOption):
+        message = f"there is no option {error.option_name}"
+    else:
+        message = " ".join(error.message.split()) if isinstance(error, NoSuchCommand) else ""
+    if isinstance(error, NoSuchCommand | NoSuchOption) and error.possibilities:
+        return f"{message}; did you mean {' or '.join(error.possibilities)}?"
+    if isinstance(error, NoSuchCommand) and (meant := _meant(error)):
+        return f"{message}; did you mean '{command} {meant}'?"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        files = [str(file) for file in sorted(Path().glob("*.py")) if "test" not in file.stem]
+        given = {"address": _runs(), "target": files}
+        if there := given.get(error.param.name or ""):
+            kind = "run" if error.param.name == "address" else "crawler"
+            return f"name a {kind}; there is {', '.join(there[:10])}"
+    if error.message == "Missing command." and isinstance(error.ctx, click.Context):
+        group = error.ctx.command
+        if isinstance(group, click.Group):
+            verbs = ", ".join(group.list_commands(error.ctx))
+            return f"say what to do: {verbs}; see '{command} --help'"
+    message = message or " ".join(error.format_message().split()).rstrip(".")
+    return printable(f"{message}; see '{command} --help'")
+
+
+def _meant(error: NoSuchCommand) -> str:
+    """What was meant, where a verb was left out, or stands behind what it is about."""
+    word, context = error.command_name, error.ctx
+    if context is not None and context.parent is not None:
+        (first, *_) = context.params.values()
+        known = context.command.list_commands(context)  # type: ignore[attr-defined]
+        return f"{word} {first}" if first in known else ""
+    if word.endswith(".py") or ".py:" in word:
+        return f"run {word}"
+    return f"stats {word}" if word in _runs() else ""
+
+
+def _runs() -> list[str]:
+    """The runs that there are in the usual place."""
+    return sorted(str(file.parent) for file in Path("runs").glob("*/run.lock"))
 
 
 def _place_in_crawler(error: Exception) -> str:
@@ -190,9 +297,24 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _complete_run(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The runs that there are, for the completion of a shell; else directories."""
+    found = [CompletionItem(run) for run in _runs() if run.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_target(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Files, for the completion of a shell."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def run_argument(function: F) -> F:
     """The argument RUN, passed on as ``address``."""
-    return click.argument("address", metavar="RUN")(function)
+    return click.argument("address", metavar="RUN", shell_complete=_complete_run)(function)
 
 
 def json_option(function: F) -> F:

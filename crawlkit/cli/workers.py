@@ -15,7 +15,10 @@ from ..output import ItemWriter
 from ..parts import stored_items
 from ..run import load_statistics
 from ..stores.memory import MemoryStore
+from ..stores.postgres.address import masked
 from ..stores.sqlite import SqliteStore
+from ..triggers.usual import usual_triggers
+from ..triggers.watching import Watching
 from ..workers.copying import Copier
 from ..workers.hub import Hub
 from ..workers.remote import RemoteStore
@@ -49,12 +52,13 @@ class Workers:
             isinstance(store, SqliteStore) or store.is_shared
         ):
             raise UsageError(
-                f"several workers cannot share {store.address}; name a directory with --store"
+                f"several workers cannot share {masked(store.address)}; "
+                "name a directory with --store"
             )
         if store.is_shared and crawler.output is not None:
             raise UsageError(
                 "--output cannot be written by workers of several machines; take the items from "
-                f"the run: 'crawlkit items {store.address} -o {crawler.output}'"
+                f"the run: 'crawlkit items {masked(store.address)} -o {crawler.output}'"
             )
 
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:
@@ -96,6 +100,7 @@ class Workers:
             look=status.status,
             show=crawler.job.emit,
             tell=_tell,
+            watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
             grace=crawler.grace,
         )
         if server is not None:

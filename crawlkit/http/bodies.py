@@ -17,13 +17,19 @@ _PAUSE = 0.002
 """Seconds of decoding after which others go first."""
 
 
-async def read_body(answer: Answer | aiohttp.ClientResponse, host: str, limits: Limits) -> bytes:
+async def read_body(
+    answer: Answer | aiohttp.ClientResponse,
+    host: str,
+    limits: Limits,
+    raw: list[bytes] | None = None,
+) -> bytes:
     """The decoded body of a response.
 
     Args:
         answer: The response, its body not read yet, and not decoded by aiohttp.
         host: Where it is from, for messages.
         limits: Those of its body are kept.
+        raw: Gets the pieces of the body as they come, not decoded.
 
     Raises:
         LimitError: It is longer than the limit, and is not to be cut.
@@ -37,6 +43,8 @@ async def read_body(answer: Answer | aiohttp.ClientResponse, host: str, limits: 
     if "Content-Encoding" in headers:
         codings = codings_of(headers.getall("Content-Encoding"), host)
     block = await content.readany()
+    if raw is not None:
+        raw.append(block)
     if not codings and content.at_eof() and len(block) <= limits.body:
         return block  # as most bodies come: as they are, and in one piece
     gathered = _Gathered(host, limits)
@@ -50,6 +58,8 @@ async def read_body(answer: Answer | aiohttp.ClientResponse, host: str, limits: 
                 await asyncio.sleep(0)
                 since = perf_counter()
         block = await content.readany()
+        if raw is not None:
+            raw.append(block)
     if decoding is not None:
         decoding.finish()
     return gathered.body

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
 
 import webencodings
 from w3lib.encoding import read_bom, to_unicode
@@ -89,6 +91,11 @@ def find_encoding(body: bytes, content_type: str = "") -> str:
         body: The body.
         content_type: The ``Content-Type`` header.
     """
+    return certain_encoding(body, content_type) or _detect(body)
+
+
+def certain_encoding(body: bytes, content_type: str = "") -> str | None:
+    """The encoding of a body where nothing has to be guessed; ``None`` elsewhere."""
     marked, _ = read_bom(body)
     if marked is not None:
         return marked
@@ -100,11 +107,21 @@ def find_encoding(body: bytes, content_type: str = "") -> str:
         encoding = _declared(body[:DECLARED_WITHIN], is_html)
         if encoding is not None:
             return encoding
+    return None if _first_odd(body) is not None else "utf-8"
+
+
+def _first_odd(body: bytes) -> int | None:
+    """Where a body is no UTF-8 for the first time."""
     try:
         body.decode()
     except UnicodeDecodeError as error:
-        return _detect(body, error.start)
-    return "utf-8"
+        return error.start
+    return None
+
+
+def detector_is_ready() -> bool:
+    """Whether a guess takes about a millisecond; the first one takes a fifth of a second."""
+    return _detector.cache_info().currsize > 0
 
 
 def decode(body: bytes, encoding: str) -> str:
@@ -204,23 +221,32 @@ def _meta_label(head: bytes) -> str | None:
     return None
 
 
-def _detect(body: bytes, first: int) -> str:
-    """What the detector makes of a body in which the byte at `first` is no UTF-8.
+@cache
+def _detector() -> Callable[..., Any]:
+    """The detector, with its models.
+
+    It takes 40 ms to import, then 70 ms and 36 MB to load its models: not for crawls, which are
+    most of them, that meet no such page.
+    """
+    import chardet
+
+    chardet.detect(b"\xe9t\xe9", include_encodings=_DETECTED, compat_names=False)
+    return chardet.detect
+
+
+def _detect(body: bytes) -> str:
+    """What the detector makes of a body that is no UTF-8.
 
     Deterministic: a restarted crawl reads a page as it was read before. Where the detector is not
     sure it is windows-1252, which is what most of such pages are in.
     """
-    # It takes 40 ms to import, then 70 ms and 36 MB to load its models: not for crawls, which are
-    # most of them, that meet no such page.
-    import chardet
-
-    start = 0
+    first, start = _first_odd(body) or 0, 0
     if first > DETECTED_FROM // 2:
         # The text may begin late. A tag's "<" is never the second byte of a character.
         earliest = first - DETECTED_FROM // 2
         start = max(earliest, body.rfind(b"<", earliest, first))
     text = _MARKUP.sub(b" ", body[start : start + DETECTED_FROM])
-    found = chardet.detect(text, include_encodings=_DETECTED, compat_names=False)
+    found = _detector()(text, include_encodings=_DETECTED, compat_names=False)
     name = found["encoding"]
     if name is None or found["confidence"] < LEAST_CONFIDENCE:
         return "cp1252"

@@ -22,11 +22,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ..cookies import hostname
 from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
+from ..importing import load
 from .addresses import is_private_host, is_public
 from .failures import MAX_HEADERS
 from .lean import READ_BUFFER
 from .limits import Limits
-from .protocol import Connector
+from .protocol import Connector, guarded
 from .proxies import place_of
 
 MAX_NAMES = 10_000
@@ -135,6 +136,7 @@ class Clients:
         self._opened()
         try:
             # Imported here because it comes with the extra, and few crawls have SOCKS proxies.
+            await load("aiohttp_socks")
             import aiohttp_socks
         except ImportError:
             raise UsageError(
@@ -144,7 +146,7 @@ class Clients:
         if known is None:
             url = "socks5" + proxy[proxy.index(":") :]
             connector = aiohttp_socks.ProxyConnector.from_url(url, rdns=True, **self._options)
-            known = self._socks[proxy] = _Socks(self._client(connector, [_trace()]))
+            known = self._socks[proxy] = _Socks(self._client(guarded(connector), [_trace()]))
         self._socks.move_to_end(proxy)
         known.users += 1
         place = place_of(proxy)

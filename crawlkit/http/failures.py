@@ -80,6 +80,15 @@ def failure(error: Exception, url: str, proxy: str | None, limits: Limits) -> Ex
     return error
 
 
+def is_break(error: Exception) -> bool:
+    """Whether a connection broke off after it had been made."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientSSLError):
+        return False
+    return isinstance(
+        error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError
+    )
+
+
 def too_many_headers(url: str, limits: Limits) -> LimitError:
     """The error of a response whose headers are too long or too many."""
     return LimitError(

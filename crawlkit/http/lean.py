@@ -12,9 +12,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp import HttpVersion
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -36,10 +39,18 @@ _PLAIN = re.compile(r"(https?://[a-z0-9._\-:\[\]]+)(/[!-\"$-~]*)").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
 
 
+class _Request(aiohttp.ClientRequest):
+    """A request that is never sent, but whose connections are asked for time and again."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
+
+
 class _Origin(NamedTuple):
     """What the requests for one origin have in common."""
 
-    request: aiohttp.ClientRequest  # for its connections
+    request: _Request
     head: bytes  # all that follows the target, up to the empty line
 
 
@@ -60,6 +71,8 @@ class Answer:
         raw_headers: The same as they came.
         content: What the body is read from.
         connection: Where it comes from.
+        reason: The reason phrase.
+        version: The version of HTTP.
     """
 
     status: int
@@ -67,6 +80,8 @@ class Answer:
     raw_headers: tuple[tuple[bytes, bytes], ...]
     content: aiohttp.StreamReader
     connection: Connection
+    reason: str | None
+    version: HttpVersion | None
 
     def release(self) -> None:
         """Give the connection back. It is closed where the body was not read to its end."""
@@ -169,12 +184,20 @@ class Lean:
         except BaseException:
             connection.close()
             raise
-        return Answer(status, message.headers, message.raw_headers, content, connection)
+        return Answer(
+            status,
+            message.headers,
+            message.raw_headers,
+            content,
+            connection,
+            message.reason,
+            message.version,
+        )
 
     def _origin(self, name: str) -> _Origin | None:
         try:
             url = URL(f"{name}/", encoded=True)
-            request = aiohttp.ClientRequest("GET", url, headers=self._headers)
+            request = _Request("GET", url, headers=self._headers)
         except (ValueError, aiohttp.InvalidURL):
             return None
         fields = [f"{field}: {value}" for field, value in request.headers.items()]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from ..clock import Clock, isoformat
@@ -28,6 +28,12 @@ FIRST_REST = 10.0
 """Seconds for which a proxy that failed is rested; twice as long at each failure after a rest."""
 MAX_REST = 600.0
 """Seconds for which a proxy is rested at most."""
+BREAKS = 2
+"""Connections through a proxy that broke one after the other before it is suspected."""
+HOSTS = 3
+"""Hosts to which they broke; so many are not all to blame."""
+EVIDENCE = 60.0
+"""Seconds for which an answer of a host through another proxy shows that the host is well."""
 MAX_OTHERS = 1000
 """Proxies outside of the option, as sessions were given them by hand, whose rest is remembered."""
 
@@ -49,6 +55,12 @@ class ProxyPool:
     A proxy that fails is rested: 10 s, then twice as long at each failure after a rest, up to 10
     minutes. A success ends that. Failures during a rest count to the failure that began it.
 
+    A connection that was made and then breaks may be the fault of the proxy or of the site, and
+    nothing on it says whose. So the first one is taken for the site's, but other proxies go first
+    for a minute. Where another follows without a success of that proxy in between, it is the
+    proxy's if the site has answered through another one within a minute, or if connections to three
+    hosts broke in a row.
+
     Args:
         clock: What rests are measured by.
         proxies: URLs of proxies (``http``, ``https``, ``socks5``, and ``socks5h``, where the proxy
@@ -62,6 +74,8 @@ class ProxyPool:
     def __init__(self, clock: Clock, proxies: Proxies = ()) -> None:
         self._clock = clock
         self._rests: dict[str, _Rest] = {}
+        self._breaks: dict[str, _Breaks] = {}
+        self._answered: dict[str, tuple[str, float]] = {}  # by host: through which proxy, and when
         self._groups: dict[str, _Group] = {}
         if isinstance(proxies, Mapping):
             for pattern, given in proxies.items():
@@ -111,7 +125,7 @@ class ProxyPool:
         kept = group.by_name.get(session.proxies.get(group.key, ""))
         if kept is not None and not (self._rests and self._is_resting(kept)):
             return kept
-        proxy = group.next(self._is_resting)
+        proxy = group.next(self._is_shunned) or group.next(self._is_resting)
         if proxy is None:
             raise self._all_rest(url, group.urls)
         session.proxies[group.key] = group.urls[proxy]
@@ -120,15 +134,16 @@ class ProxyPool:
     def suits(self, url: str, session: Session) -> bool:
         """Whether `session` is the one for `url`, as far as proxies go.
 
-        Not so while its proxy rests and another would do, which is that of another session.
+        Not so while its proxy rests, or has just broken something off, and another would do, which
+        is that of another session.
         """
-        if not self._rests or session.proxy is not None:
+        if not (self._rests or self._breaks) or session.proxy is not None:
             return True
         group = self._group(url)
         if group is None:
             return True
         kept = group.by_name.get(session.proxies.get(group.key, ""))
-        return kept is None or not self._is_resting(kept) or all(map(self._is_resting, group.urls))
+        return kept is None or not self._is_shunned(kept) or all(map(self._is_shunned, group.urls))
 
     def keeps(self, session: Session) -> bool:
         """Whether a session of an earlier life can go on as the visitor that it was.
@@ -197,17 +212,43 @@ class ProxyPool:
             rest.strikes,
             seconds,
         )
-        if len(self._rests) > len(self._known) + MAX_OTHERS:
-            del self._rests[next(iter(self._rests))]
+        _bound(self._rests, len(self._known) + MAX_OTHERS)
 
-    def worked(self, proxy: str) -> None:
-        """`proxy` did its work: whatever it failed at before is forgotten."""
+    def broke(self, proxy: str, host: str) -> bool:
+        """A connection through `proxy` to a host was made, and broke; whether that is its fault."""
+        breaks = self._breaks.get(proxy)
+        if breaks is None:
+            breaks = self._breaks[proxy] = _Breaks()
+            _bound(self._breaks, len(self._known) + MAX_OTHERS)
+        breaks.count += 1
+        breaks.at = self._clock.now()
+        if len(breaks.hosts) < HOSTS:
+            breaks.hosts.add(host)
+        if breaks.count < BREAKS:
+            return False
+        other, at = self._answered.get(host, (proxy, 0.0))
+        is_well = other != proxy and self._clock.now() - at < EVIDENCE
+        return is_well or len(breaks.hosts) >= HOSTS
+
+    def worked(self, proxy: str, host: str) -> None:
+        """`proxy` did its work for a host: whatever it failed at before is forgotten."""
         if self._rests:
             self._rests.pop(proxy, None)
+        if self._breaks:
+            self._breaks.pop(proxy, None)
+        self._answered[host] = proxy, self._clock.now()
+        _bound(self._answered, MAX_OTHERS)
 
     def _is_resting(self, proxy: str) -> bool:
         rest = self._rests.get(proxy)
         return rest is not None and self._clock.now() < rest.until
+
+    def _is_shunned(self, proxy: str) -> bool:
+        """Whether another one goes first: it rests, or broke and did not do its work since."""
+        if self._is_resting(proxy):
+            return True
+        breaks = self._breaks.get(proxy)
+        return breaks is not None and self._clock.now() - breaks.at < EVIDENCE
 
     def _ready_in(self, urls: Iterable[str]) -> float:
         now = self._clock.now()
@@ -235,6 +276,17 @@ class _Rest:
         self.strikes = 0
         self.since = 0.0
         self.until = 0.0
+
+
+class _Breaks:
+    """Connections through a proxy that broke, one after the other."""
+
+    __slots__ = ("at", "count", "hosts")
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.count = 0
+        self.hosts: set[str] = set()
 
 
 class _Group:
@@ -273,6 +325,12 @@ class _Group:
             if not is_resting(proxy):
                 return proxy
         return None
+
+
+def _bound(remembered: dict[str, Any], size: int) -> None:
+    """Forget the oldest where there are too many."""
+    if len(remembered) > size:
+        del remembered[next(iter(remembered))]
 
 
 def _urls(given: str | Iterable[str]) -> tuple[str, ...]:

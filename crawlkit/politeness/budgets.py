@@ -204,6 +204,14 @@ class Budgets:
             counts.append(self._hosts[host])
         return counts
 
+    def told(self, limit: str, host: str, url: str) -> str:
+        """What the limit says that a page was refused by; see `take`."""
+        if limit == "max_pages_per_host":
+            return f"{self._per_host} of {host}"
+        matching = [budget for budget in self._budgets if budget.matches(url)]
+        full = [each for each in matching if each.count.spent + each.count.in_flight >= each.limit]
+        return ", ".join(f"{each.limit} of {each.name}" for each in full or matching)
+
     # -- counts of hosts ----------------------------------------------------------------------
 
     async def _load(self, host: str) -> _Count:

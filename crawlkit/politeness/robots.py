@@ -198,7 +198,8 @@ class Robots:
             if (rules := self._stale(origin, old)) is not None:
                 return rules
             wait = retry_after(response.headers, self._clock.now())
-            raise self._trouble_with(origin, f"answers with HTTP {status}", wait or TROUBLE)
+            wait = TROUBLE if wait is None else wait
+            raise self._trouble_with(origin, f"answers with HTTP {status}", wait)
         body = response.body if 200 <= status < 300 else b""
         return await self._take(origin, body, response.url, response.headers)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest
 from math import ceil, inf
+from typing import NamedTuple
 
 import msgspec
 
@@ -90,6 +91,26 @@ class _Pause(msgspec.Struct, array_like=True, frozen=True):
     strikes: int
     seconds: float
     penalty: float
+
+
+class HeldBack(NamedTuple):
+    """A host that is asked more slowly than it might be.
+
+    Attributes:
+        host: ``host[:port]``.
+        in_flight: Requests to it that are under way.
+        limit: How many there may be.
+        delay: Seconds between the starts of two.
+        pause: Seconds for which it is left alone altogether.
+        strikes: Consecutive pauses without a success in between.
+    """
+
+    host: str
+    in_flight: int
+    limit: int
+    delay: float
+    pause: float
+    strikes: int
 
 
 class Throttle:
@@ -186,6 +207,22 @@ class Throttle:
         """Unix time from which a request may start, but for how many are in flight; 0.0 is now."""
         known = self._hosts.get(host)
         return 0.0 if known is None else max(known.next_start, known.paused_until)
+
+    def paused_until(self, host: str) -> float:
+        """Unix time until which `host` is left alone; one that has passed where it is not."""
+        known = self._hosts.get(host)
+        return 0.0 if known is None else known.paused_until
+
+    def lend(self, host: str) -> bool:
+        """Count something that a page loads as one more in flight; false where there is no room.
+
+        `finished` gives it back. Delays are between pages, and nothing is said about them.
+        """
+        known = self._hosts.get(host) or self._add(host)
+        if known.in_flight >= known.limit:
+            return False
+        known.in_flight += 1
+        return True
 
     def started(self, host: str) -> None:
         """A request to `host` starts."""
@@ -477,6 +514,22 @@ class Throttle:
         """Consecutive pauses of `host` without a success in between."""
         known = self._hosts.get(host)
         return known.strikes if known is not None else 0
+
+    def held_back(self, most: int) -> list[HeldBack]:
+        """Hosts that are asked more slowly than they might be, those that rest longest first.
+
+        Args:
+            most: How many of them.
+        """
+        now = self._clock.now()
+        hosts = (
+            HeldBack(host, known.in_flight, known.limit, known.pace, pause, known.strikes)
+            for host, known in self._hosts.items()
+            if (pause := max(0.0, known.paused_until - now))
+            or known.pace > self._delay
+            or known.strikes
+        )
+        return nlargest(most, hosts, key=lambda host: (host.pause, host.delay))
 
     # -- memory -------------------------------------------------------------------------------
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
-from ..errors import FetchTimeoutError, NetworkError, RedirectError
+from ..errors import FetchTimeoutError, NetworkError, RedirectError, UrlError
+from ..fetching import MayFollow
 from ..http.failures import too_many_headers
 from ..http.limits import Limits
 from ..request import host_of
+from ..urls import canonical
 from .guard import Access
-
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 
 
 class Elsewhere(Exception):
@@ -40,6 +39,7 @@ class Errand:
         load_resources: Whether media and the like are loaded.
         limits: What it may cost.
         may_follow: Asked wherever the window is led.
+        wants_screenshot: Asked with the status whether to take a picture of the page.
         is_private: Whether ``host:port`` is at private addresses only; given where the page is, so
             that a way out is noticed.
     """
@@ -54,6 +54,7 @@ class Errand:
     load_resources: bool
     limits: Limits
     may_follow: MayFollow | None
+    wants_screenshot: Callable[[int], bool]
     is_private: Callable[[str], Awaitable[bool]] | None
 
     def inside(self, is_private: Callable[[str], Awaitable[bool]]) -> Errand:
@@ -92,6 +93,17 @@ def failure_of(problem: str, url: str, access: Access, limits: Limits) -> Except
     if "CERT" in name or "SSL" in name:
         return NetworkError(f"no TLS with {host}: {name}")
     return NetworkError(f"the connection to {host} failed: {name}")
+
+
+def own_url(url: str, host: str) -> str | None:
+    """A URL in canonical form, where it is one of this ``host[:port]``."""
+    if not url.startswith(("http:", "https:")):
+        return None
+    try:
+        found = canonical(url)
+    except UrlError:
+        return None
+    return found if host_of(found) == host else None
 
 
 def with_port(url: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter
@@ -28,6 +28,7 @@ from ..sessions import Session
 from .browser import Browser
 from .errand import Elsewhere, Errand, with_port
 from .guard import Access, Guard, Resolve
+from .loading import Loading, Manners
 from .visit import Visit
 from .visitor import Visitor
 
@@ -42,6 +43,9 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that a page has to close; where it does not, the browser is of no use any more."""
 VERDICT = 0.5
 """Seconds after the crash of a page in which it shows whether the browser crashed with it."""
+
+SCREENSHOTS = 100
+"""Pictures of pages that went wrong, of each status, in the life of a fetcher."""
 
 _LIMITS = Limits()
 # What a page is sent with is the browser's own affair.
@@ -85,6 +89,7 @@ class BrowserFetcher(Fetcher):
         executable: Path of the Chromium to use; see `crawlkit.rendering.browser.find_chromium`.
         sandbox: Whether pages run in Chromium's sandbox; ``None`` for everyone but root, who cannot
             have it.
+        manners: What a host asks of the pages that load from it; ``None`` where nobody minds.
         resolve: How names are looked up; by default as the system does it.
         is_public: Whether an address is public.
     """
@@ -104,6 +109,7 @@ class BrowserFetcher(Fetcher):
         proxies: ProxyPool | None = None,
         executable: str | None = None,
         sandbox: bool | None = None,
+        manners: Manners | None = None,
         resolve: Resolve | None = None,
         is_public: Callable[[str], bool] = is_public,
     ) -> None:
@@ -119,6 +125,7 @@ class BrowserFetcher(Fetcher):
         self._proxies = proxies
         self._executable = executable
         self._sandbox = sandbox
+        self._manners = manners
         self._guard = Guard(
             resolve=resolve,
             is_public=is_public,
@@ -131,6 +138,7 @@ class BrowserFetcher(Fetcher):
         self._launching: asyncio.Task[Browser] | None = None
         self._visitors: OrderedDict[tuple[object, ...], Visitor] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
+        self._screenshots: Counter[int] = Counter()
 
     async def open(self) -> None:
         """Nothing yet: the browser is started for the first request."""
@@ -203,6 +211,7 @@ class BrowserFetcher(Fetcher):
             load_resources=self._load_resources,
             limits=limits,
             may_follow=may_follow,
+            wants_screenshot=partial(self._wants_screenshot, request),
             is_private=None,
         )
         may_be_private = request.private
@@ -241,7 +250,8 @@ class BrowserFetcher(Fetcher):
             page = await self._made(visitor.context.new_page(), browser)
             page.on("popup", lambda popup: self._later(_close(popup, browser)))
             cdp = await visitor.context.new_cdp_session(page)
-            visit = Visit(cdp, visitor.access, self._guard.url, errand)
+            loading = None if self._manners is None else Loading(self._manners)
+            visit = Visit(cdp, visitor.access, self._guard.url, errand, loading)
             page.on("crash", lambda _: visit.crashed())
             page.on("close", lambda _: visit.crashed())
             response = await visit.run()
@@ -262,8 +272,15 @@ class BrowserFetcher(Fetcher):
             if page is not None:
                 self._later(_close(page, browser))
         if proxy is not None and self._proxies is not None:
-            self._proxies.worked(proxy)
+            self._proxies.worked(proxy, host_of(errand.url))
         return response
+
+    def _wants_screenshot(self, request: Request, status: int) -> bool:
+        """Whether a picture is taken: where something is wrong, or was when it was last tried."""
+        if status < 400 and not request.retry_count:
+            return False
+        self._screenshots[status] += 1
+        return self._screenshots[status] <= SCREENSHOTS
 
     def _proxy(self, url: str, session: Session) -> str | None:
         return session.proxy if self._proxies is None else self._proxies.pick(url, session)

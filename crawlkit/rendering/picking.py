@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from ..cache import PageCache
-from ..errors import OfflineError
+from ..errors import PrivateAddressError, RedirectError
 from ..fetching import Fetcher, MayFollow
+from ..http.addresses import is_private_host
+from ..http.clients import private_address
 from ..http.limits import Limits
 from ..request import Request
 from ..response import Response
@@ -22,7 +26,9 @@ class RenderingFetcher(Fetcher):
         browser: Makes the fetcher that renders, for the first request that wants it. A crawl that
             renders nothing need not have a browser, nor wait for what one needs.
         render: Whether requests are rendered that do not say (`Request.render` is ``None``).
-        cache: The page cache. It does not keep rendered pages; what may only come from it fails.
+        wait: When a page is done whose request does not say it; see `BrowserFetcher`.
+        allow_private: Whether every page may come from a private address.
+        cache: The page cache.
     """
 
     def __init__(
@@ -31,9 +37,13 @@ class RenderingFetcher(Fetcher):
         browser: Callable[[], Fetcher],
         *,
         render: bool = False,
+        wait: str = "networkidle",
+        allow_private: bool = False,
         cache: PageCache | None = None,
     ) -> None:
         self._plain = plain
+        self._wait = wait
+        self._allow_private = allow_private
         self._cache = cache
         self._make_browser = browser
         self._browser: Fetcher | None = None
@@ -73,11 +83,30 @@ class RenderingFetcher(Fetcher):
         limits: Limits | None = None,
         may_follow: MayFollow | None = None,
     ) -> Response:
-        if self._cache is not None and self._cache.mode_of(request, request.url) == "offline":
-            raise OfflineError(
-                f"{request.url} is to be rendered, and nothing may be fetched: the page cache does "
-                "not keep rendered pages"
-            )
+        render = partial(self._rendered, request, session, limits, may_follow)
+        if self._cache is None:
+            return await render()
+        is_private = request.private or self._allow_private
+        # Before the cache is asked: what a private site once said is not for pages of the web.
+        if not is_private and is_private_host(request.host):
+            raise PrivateAddressError(private_address(request.host))
+        wait = request.render if isinstance(request.render, str) else self._wait
+        response = await self._cache.rendered(request, render, wait=wait, is_private=is_private)
+        if response.cache == "hit" and may_follow is not None:
+            # The browser has asked then; what is allowed may have changed.
+            is_private = response.is_private or self._allow_private
+            for step, target in pairwise((*response.redirects, response.url)):
+                if step != target and (reason := await may_follow(step, target, is_private)):
+                    raise RedirectError(f"redirected to {target}, which is not followed: {reason}")
+        return response
+
+    async def _rendered(
+        self,
+        request: Request,
+        session: Session,
+        limits: Limits | None,
+        may_follow: MayFollow | None,
+    ) -> Response:
         if self._browser is None:
             browser = self._make_browser()
             await browser.open()

@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from multidict import CIMultiDict
 
 from ..errors import (
     LimitError,
@@ -28,16 +31,18 @@ from ..http.proxies import place_of
 from ..request import host_of
 from ..response import Response
 from ..urls import Base, canonical
-from .errand import Elsewhere, Errand, failure_of, merged, with_port
+from .errand import Elsewhere, Errand, failure_of, merged, own_url, with_port
 from .guard import Access
+from .loading import Loading
+from .scripts import AWAIT, READ
 
 if TYPE_CHECKING:
     from playwright.async_api import CDPSession
 
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
-
 SETTLE = 5.0
 """Seconds after its load event for which a page is waited for that never gets idle."""
+SCREENSHOT_TIMEOUT = 5.0
+"""Seconds that a picture of a page may take."""
 PAGES_OF_BYTES = 8
 """All that a page loads may be so many times the limit of a body."""
 
@@ -54,24 +59,7 @@ _OF_THE_BODY = frozenset(
     {"content-encoding", "content-length", "content-type", "transfer-encoding", "content-range"}
 )
 
-# In a world of its own a page cannot have put anything else in place of these functions.
-_READ = """(limit => {
-    const type = document.doctype, root = document.documentElement;
-    let html = type ? new XMLSerializer().serializeToString(type) + "\\n" : "";
-    html += root ? root.outerHTML : "";
-    if (html.length > limit && !%s) return {url: document.URL, size: html.length};
-    return {url: document.URL, html: html.slice(0, limit).toWellFormed()};
-})(%d)"""
-_AWAIT = """(selector => new Promise(done => {
-    const look = () => {
-        if (!document.querySelector(selector)) return false;
-        done(true);
-        return true;
-    };
-    if (look()) return;
-    const observer = new MutationObserver(() => { if (look()) observer.disconnect(); });
-    observer.observe(document, {subtree: true, childList: true, attributes: true});
-}))(%s)"""
+log = logging.getLogger("crawlkit.rendering.visit")
 
 
 class Visit:
@@ -82,10 +70,19 @@ class Visit:
         access: What it is known by at the guard.
         guard_url: The URL of the guard.
         errand: What it is to do.
+        loading: What it loads from its own host; ``None`` where nobody minds.
     """
 
-    def __init__(self, cdp: CDPSession, access: Access, guard_url: str, errand: Errand) -> None:
+    def __init__(
+        self,
+        cdp: CDPSession,
+        access: Access,
+        guard_url: str,
+        errand: Errand,
+        loading: Loading | None = None,
+    ) -> None:
         self._cdp = cdp
+        self._loading = loading
         self._access = access
         self._guard_url = guard_url
         self._errand = errand
@@ -124,6 +121,8 @@ class Visit:
             for task in (main, *self._tasks):
                 task.cancel()
             await asyncio.gather(main, *self._tasks, return_exceptions=True)
+            if self._loading is not None:
+                self._loading.close()
             # What happens to the page from now on is of no interest.
             if not self._end.cancel() and not self._end.cancelled():
                 self._end.exception()
@@ -145,6 +144,8 @@ class Visit:
             await self._settle("load" if self._status >= 400 else wait)
             response = await self._read()
             if response is not None and not self._is_navigating:
+                if self._errand.wants_screenshot(self._status):
+                    response.screenshot = await self._screenshot()
                 return response
 
     async def _prepare(self) -> None:
@@ -160,7 +161,13 @@ class Visit:
         ]
         if not errand.load_resources:
             patterns += ({"urlPattern": "*", "resourceType": kind} for kind in _UNWANTED)
-        if errand.secrets:
+        if self._loading is not None:
+            cdp.on("Network.responseReceived", self._on_response)
+            cdp.on("Network.loadingFinished", self._on_loaded)
+            cdp.on("Network.loadingFailed", self._on_loaded)
+            # The window may go on to another host, whose turn it is then.
+            patterns.append({"urlPattern": "*", "requestStage": "Request"})
+        elif errand.secrets:
             patterns.append({"urlPattern": f"{self._origin}/*", "requestStage": "Request"})
         # One after the other in the browser, but without waiting in between.
         answers = await asyncio.gather(
@@ -183,7 +190,8 @@ class Visit:
         while True:
             if loader != self._loader:
                 loader, loaded_at = self._loader, None
-            if "load" in self._events and loaded_at is None:
+            is_waiting = self._loading is not None and self._loading.is_waiting
+            if "load" in self._events and (loaded_at is None or is_waiting):
                 loaded_at = loop.time()
             if not self._is_navigating:
                 if wait not in ("load", "networkidle"):
@@ -206,7 +214,7 @@ class Visit:
         """Wait for an element; false where the document went away before there was one."""
         text = base64.b64encode(selector.encode()).decode()  # of ASCII, whatever it holds
         decoded = f'new TextDecoder().decode(Uint8Array.from(atob("{text}"), c => c.charCodeAt()))'
-        answer = await self._evaluate(_AWAIT % decoded)
+        answer = await self._evaluate(AWAIT % decoded)
         if answer is None:
             return False
         if "exceptionDetails" in answer:
@@ -218,7 +226,7 @@ class Visit:
     async def _read(self) -> Response | None:
         """The page as it is now; `None` where it went away meanwhile."""
         limits = self._errand.limits
-        answer = await self._evaluate(_READ % ("true" if limits.truncate else "false", limits.body))
+        answer = await self._evaluate(READ % ("true" if limits.truncate else "false", limits.body))
         if answer is None:
             return None
         if "exceptionDetails" in answer:  # the longest string that there is was not long enough
@@ -234,6 +242,19 @@ class Visit:
         headers = [pair for pair in self._headers if pair[0].lower() not in _OF_THE_BODY]
         headers.append(("Content-Type", "text/html; charset=utf-8"))
         return self._response(self._address(found["url"]), headers, body)
+
+    async def _screenshot(self) -> bytes | None:
+        """What the window shows, as JPEG; `None` where the browser cannot say."""
+        from playwright.async_api import Error  # loaded already, as there is a page
+
+        try:
+            async with asyncio.timeout(SCREENSHOT_TIMEOUT):
+                answer = await self._cdp.send(
+                    "Page.captureScreenshot", {"format": "jpeg", "quality": 60}
+                )
+        except (Error, TimeoutError):
+            return None  # the page itself has come, and that is what counts
+        return base64.b64decode(answer["data"])
 
     def _address(self, url: str) -> str:
         """The URL of the document, which a script may have changed within its origin."""
@@ -312,6 +333,16 @@ class Visit:
                 )
             )
 
+    def _on_response(self, event: dict[str, Any]) -> None:
+        if self._loading is not None:
+            answer = event["response"]
+            headers = CIMultiDict(answer["headers"])
+            self._loading.answered(event["requestId"], answer["status"], headers)
+
+    def _on_loaded(self, event: dict[str, Any]) -> None:
+        if self._loading is not None:
+            self._loading.ended(event["requestId"])
+
     def _on_auth_required(self, event: dict[str, Any]) -> None:
         challenge = event["authChallenge"]
         answer: dict[str, str] = {"response": "CancelAuth"}
@@ -375,7 +406,8 @@ class Visit:
             self._stop(RedirectError(f"more than {many} redirects, the last to {short}"))
             return False
         if url != origin:
-            if errand.may_follow and (reason := await errand.may_follow(origin, url)):
+            is_private = self._access.may_be_private
+            if errand.may_follow and (reason := await errand.may_follow(origin, url, is_private)):
                 self._stop(RedirectError(f"redirected to {short}, which is not followed: {reason}"))
                 return False
             if errand.is_private and not await errand.is_private(with_port(url)):
@@ -388,11 +420,18 @@ class Visit:
     async def _resource_asked_for(self, event: dict[str, Any]) -> None:
         """The page loads something from its own origin, or a frame loads a document."""
         override = {}
+        url = event["request"]["url"]
+        if self._loading is not None and (found := own_url(url, host_of(self._url))):
+            name = event.get("networkId") or event["requestId"]
+            if line := await self._loading.begin(name, host_of(found), found):
+                log.info("%s is not loaded: robots %s", found, line)
+                await self._refuse(event)
+                return
         if (
             self._is_home
             and self._errand.secrets
             and event["frameId"] == self._frame
-            and event["request"]["url"].startswith(f"{self._origin}/")
+            and url.startswith(f"{self._origin}/")
         ):
             override["headers"] = merged(event["request"]["headers"], self._errand.secrets)
         await self._pass(event, override)

@@ -7,11 +7,13 @@ the browser.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cookies import Cookie
 from ..sessions import Session
+from ..urls import knows_suffixes, read_suffixes
 from .browser import Browser
 from .guard import Access
 
@@ -67,6 +69,8 @@ class Visitor:
 
     async def give_cookies(self) -> None:
         """Bring what changed in the browser's cookies into the session."""
+        if not knows_suffixes():
+            await asyncio.to_thread(read_suffixes)
         theirs = await self._look()
         # From here on nothing is waited for: other visits of this session do the same.
         before, self._theirs = self._theirs, theirs

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
 from ..checkpoint import (
     READ_SINGLY,
@@ -26,7 +28,11 @@ from ..checkpoint import (
     Outcome,
     Snapshot,
 )
+from ..errors import StoreError
 from ..request import Request
+
+if TYPE_CHECKING:
+    from .records import RunRecord
 
 BUNDLE = 50
 """Requests of one host and priority are stored together, this many at most."""
@@ -231,6 +237,40 @@ class Store(ABC):
     async def release(self) -> None:
         """Give back what was claimed and is not done, without waiting for anything."""
 
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:
+        """Take in a part of another run, in a transaction of its own: whole, or not at all.
+
+        The first part goes into a run that was opened and has no checkpoint. From then until the
+        part with `is_last` is committed, the run is unfinished: `open` without `fresh`, and reading
+        it, raise `StoreUnfinishedError`, also after this process was killed. Nothing else is done
+        with the store meanwhile. After that, it is the run that was exported: its items in their
+        order, its outcomes, counters (set, not added up), documents and groups of errors, what is
+        pending, and the set of all that was ever enqueued, which are those that are pending and the
+        outcomes with `is_enqueued`; a request may be both, a skipped link and pending.
+
+        Args:
+            records: Records of any kinds, in the order in which `records_of` gives them; none is
+                in two parts, and there may be none.
+            is_last: Whether the run is complete with them.
+
+        Raises:
+            StoreWriteError: It could not be written; nothing was changed.
+            StoreError: The run is not empty, or this store takes in no runs.
+        """
+        raise StoreError(f"{self.address} takes in no runs; import into a directory")
+
+    async def ship(self, within: float | None = None) -> None:  # noqa: B027 - most have nowhere
+        """Bring what was committed to wherever else it belongs, as after the last checkpoint.
+
+        A store that has only one place for a run does nothing.
+
+        Args:
+            within: Seconds that are left for it; ``None`` where nobody waits for the process.
+
+        Raises:
+            StoreError: The run is another machine's by now.
+        """
+
     @abstractmethod
     async def close(self) -> None:
         """Close the run. Nothing depends on it: a process that dies has closed well enough."""
@@ -261,9 +301,48 @@ class Reader(ABC):
     def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:
         """Requests that were ``handled``, ``failed`` or ``skipped``, streamed."""
 
+    def outcomes_after(
+        self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
+    ) -> Iterator[Outcome]:
+        """What `outcomes` gives, page by page: in an order that holds, from a place in it on.
+
+        This one passes over what comes before, which holds as far as `outcomes` has an order. A
+        store that can find the place does so.
+
+        Args:
+            outcome: ``handled``, ``failed`` or ``skipped``.
+            after: ``(host, fingerprint)`` of the last one that is known; ``None`` begins.
+            host: Only those of this ``host[:port]``.
+        """
+        found = self.outcomes(outcome, host=host)
+        if after is not None:
+            for passed in found:
+                if (passed.host, passed.fingerprint) == after:
+                    break
+        yield from found
+
     @abstractmethod
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:
-        """Requests that are still to do, each with the Unix time before which it waits, or 0."""
+        """Requests that are still to do, each with the Unix time before which it waits, or 0.
+
+        They are streamed, those of one host and priority in the order in which they are done.
+        """
+
+    def skipped(self) -> Iterator[tuple[Outcome, bool]]:
+        """The links that were skipped, streamed, each with whether it was enqueued all the same."""
+        for outcome in self.outcomes("skipped"):
+            yield outcome, self.seen(outcome.host, outcome.fingerprint)
+
+    def each_counter(self) -> Iterator[tuple[str, Number]]:
+        """All counters, streamed where there may be very many."""
+        yield from self.counters().items()
+
+    def instant(self) -> AbstractContextManager[None]:
+        """While it is open, every method sees the run as of one and the same checkpoint.
+
+        A store whose runs are not read while they go on need not do anything.
+        """
+        return nullcontext()
 
     @abstractmethod
     def outcome(self, host: str, fingerprint: int) -> Outcome | None:

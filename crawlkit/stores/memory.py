@@ -6,14 +6,17 @@ It is SQLite without a disk: the same statements, so that what a test sees is wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
 from ..checkpoint import Checkpoint, Snapshot
 from .base import Reader, Receipt
+from .directory import Record
 from .reader import SqliteReader
-from .schema import prepare
+from .records import RunRecord
+from .schema import is_unfinished, prepare, unfinished
 from .seen import SeenSet
 from .sqlite import SqliteStore
 from .sweep import QUEUED
@@ -29,6 +32,8 @@ class MemoryStore(SqliteStore):
 
     def reader(self) -> Reader:
         """The run, for reading."""
+        if is_unfinished(self._db):
+            raise unfinished(self.address)
         return _MemoryReader(self._db, self.address, self._lock)
 
     def _open(self, fresh: bool) -> None:
@@ -40,11 +45,18 @@ class MemoryStore(SqliteStore):
             QUEUED.restore(self._connection)
             self._seen = SeenSet()
             self._seen.open(self._connection)
+            self._record = Record()
+        elif is_unfinished(self._connection):
+            raise unfinished(self.address)
 
     def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
         """Commit, while nobody reads in the same connection."""
         with self._lock:
             return super().commit_from(claimed, checkpoint)
+
+    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+        with self._lock:
+            super()._take_in(records, is_last)
 
     def _refuse_if_gone(self) -> None:
         pass
@@ -62,6 +74,10 @@ class _MemoryReader(SqliteReader):
     def __init__(self, connection: sqlite3.Connection, address: str, lock: RLock) -> None:
         super().__init__(connection, address)
         self._lock = lock
+
+    @contextmanager
+    def instant(self) -> Iterator[None]:
+        yield  # it shares the connection, in which a transaction would be everybody's
 
     def snapshot(self) -> Snapshot:
         with self._lock:

@@ -118,6 +118,29 @@ class WriteAheadLog:
                 found[number] = offset + _FRAME_HEADER
         return found
 
+    def committed(self, start: int, size: int) -> tuple[dict[int, bytes], int, int]:
+        """What transactions have written between two offsets, of which all were committed.
+
+        Returns:
+            The last content of each page, how many pages the database has after them, and the
+            offset behind the last transaction: `start` where there is none.
+        """
+        pages: dict[int, bytes] = {}
+        since: dict[int, bytes] = {}
+        end, count = start, 0
+        with _opened(self.path, os.O_RDONLY) as descriptor:
+            salts = os.pread(descriptor, 8, 16)
+            for offset in range(start, size - _FRAME + 1, _FRAME):
+                frame = os.pread(descriptor, _FRAME, offset)
+                if frame[8:16] != salts:
+                    break
+                since[int.from_bytes(frame[:4], "big")] = frame[_FRAME_HEADER:]
+                if commit := int.from_bytes(frame[4:8], "big"):
+                    pages |= since
+                    since.clear()
+                    end, count = offset + _FRAME, commit
+        return pages, count, end
+
     @staticmethod
     def size_of(frames: int) -> int:
         """Bytes of a log with so many frames."""

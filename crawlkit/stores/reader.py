@@ -18,7 +18,15 @@ from .bundle import with_host
 from .directory import RunDirectory
 from .inspection import Inspection
 from .pages import WriteAheadLog
-from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, damaged_values, refuse_version
+from .schema import (
+    APPLICATION_ID,
+    SQLITE_ERRORS,
+    crc,
+    damaged_values,
+    is_unfinished,
+    refuse_version,
+    unfinished,
+)
 from .sweep import QUEUED, SEEN
 
 _decode = msgspec.json.Decoder().decode
@@ -30,6 +38,8 @@ SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.dur
     o.error, o.detail, o.request
 FROM outcomes o JOIN hosts h ON h.id = o.host
 """
+
+_HOST = "(SELECT id FROM hosts WHERE name = ?)"
 
 _IS_SEEN = """(
     EXISTS (
@@ -64,6 +74,9 @@ def open_directory(path: str) -> SqliteReader:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
         refuse_version(path, connection)
         connection.execute("SELECT commits FROM progress").fetchone()
+        if is_unfinished(connection):
+            connection.close()
+            raise unfinished(path)
     except SQLITE_ERRORS as error:
         raise _damaged(str(database), error) from None
     except OSError as error:
@@ -143,16 +156,35 @@ class SqliteReader(Reader):
             yield StoredItem(number, data.encode(), url, item_handler, at)
 
     def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:  # noqa: D102
-        for row in self._rows(
-            f"{_OUTCOME} WHERE o.outcome = ? AND (?2 IS NULL OR h.name = ?2)", outcome, host
-        ):
+        return self.outcomes_after(outcome, host=host)
+
+    def outcomes_after(  # noqa: D102
+        self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
+    ) -> Iterator[Outcome]:
+        # In the order of the table, and of the index on those that were not handled.
+        query = f"{_OUTCOME} WHERE o.outcome = ?"
+        values: list[Any] = [outcome]
+        if host is not None:
+            query += f" AND o.host = {_HOST}"
+            values.append(host)
+        if after is not None:
+            query += f" AND (o.host, o.fingerprint) > ({_HOST}, ?)"
+            values += after
+        for row in self._rows(f"{query} ORDER BY o.host, o.fingerprint", *values):
             yield _outcome(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
         for name, due, size, gone, stored_crc, text in self._rows(
-            "SELECT h.name, b.due, b.size, b.gone, b.crc, b.requests "
-            "FROM bundles b JOIN hosts h ON h.id = b.host "
-            "WHERE ?1 IS NULL OR h.name = ?1 ORDER BY b.priority DESC, b.id",
+            # Sorted without the requests: of those there may be more than memory holds.
+            """
+            SELECT h.name, b.due, b.size, b.gone, b.crc, b.requests
+            FROM (
+                SELECT id FROM bundles
+                WHERE ?1 IS NULL OR host = (SELECT id FROM hosts WHERE name = ?1)
+                ORDER BY priority DESC, id LIMIT -1
+            ) best
+            CROSS JOIN bundles b ON b.id = best.id CROSS JOIN hosts h ON h.id = b.host
+            """,
             host,
         ):
             if crc(text) != stored_crc:
@@ -184,14 +216,30 @@ class SqliteReader(Reader):
             )
         )
 
-    def snapshot(self) -> Snapshot:  # noqa: D102
+    def skipped(self) -> Iterator[tuple[Outcome, bool]]:  # noqa: D102
+        self._gather()
+        is_seen = _IS_SEEN.replace("one.", "o.")
+        for row in self._rows(
+            f"{_OUTCOME.replace('o.request', f'o.request, {is_seen}')} WHERE o.outcome = 'skipped'"
+        ):
+            yield _outcome(row[:-1]), bool(row[-1])
+
+    def each_counter(self) -> Iterator[tuple[str, Number]]:  # noqa: D102
+        yield from self._rows("SELECT name, value FROM counters ORDER BY name")
+
+    @contextlib.contextmanager
+    def instant(self) -> Iterator[None]:  # noqa: D102
         # One transaction is one checkpoint, however many come while it is read.
         list(self._rows("BEGIN"))
         try:
-            return super().snapshot()
+            yield
         finally:
             with contextlib.suppress(*SQLITE_ERRORS):
                 self._db.execute("COMMIT")
+
+    def snapshot(self) -> Snapshot:  # noqa: D102
+        with self.instant():
+            return super().snapshot()
 
     def holder(self) -> int | None:  # noqa: D102
         return self._directory.holder() if self._directory else None

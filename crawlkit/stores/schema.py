@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreVersionError
+from ..errors import StoreUnfinishedError, StoreVersionError
 from .pages import PAGE, PageChecksums, scan
 
 APPLICATION_ID = 0x63726B74  # "crkt"
@@ -145,6 +145,24 @@ def refuse_version(address: str, connection: sqlite3.Connection) -> None:
             f"the run in {address} was written by an older crawlkit (format {version}, this one "
             f"reads {VERSION}); finish it with that one, or start anew with 'run --fresh'"
         )
+
+
+IMPORT = "/import"
+"""The document that is there while a run is taken in; no part can have this name."""
+
+
+def is_unfinished(connection: sqlite3.Connection) -> bool:
+    """Whether the run was being taken in, and that was not finished."""
+    query = "SELECT 1 FROM documents WHERE name = ?"
+    return connection.execute(query, (IMPORT,)).fetchone() is not None
+
+
+def unfinished(address: str) -> StoreUnfinishedError:
+    """The error for such a run."""
+    return StoreUnfinishedError(
+        f"the run in {address} was being imported, and that was not finished; do it again with "
+        f"'crawlkit import FILE {address}'"
+    )
 
 
 def crc(data: object) -> int:

@@ -19,6 +19,11 @@ BITS = 26
 FILL = 50_000
 """How many rows a checkpoint reads into the filter of a run that was opened again."""
 
+SMALL_CACHE = 6_000
+"""KiB of the database that are held in memory at first."""
+LARGE_CACHE = 32_000
+"""The same once there is so much that pages are read from all over the tables."""
+
 _MASK = (1 << BITS - 3) - 1
 
 _KNOWN = f"""
@@ -112,6 +117,7 @@ class SeenSet:
                 bits[n >> 3 & _MASK] |= 1 << (n & 7)
 
     def _make_filter(self, db: sqlite3.Connection) -> None:
+        db.execute(f"PRAGMA cache_size = -{LARGE_CACHE}")
         self._filter = bytearray(_MASK + 1)
         ((recent,),) = db.execute("SELECT json_group_array(fingerprint) FROM recent_seen")
         self._take_in(_decode(recent))

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +39,27 @@ from .bundle import with_host
 from .directory import Record, RunDirectory
 from .inspection import Inspection
 from .reader import open_directory
-from .schema import APPLICATION_ID, SQLITE_ERRORS, crc, create, refuse_version
-from .seen import SeenSet
+from .records import RunRecord
+from .schema import (
+    APPLICATION_ID,
+    SQLITE_ERRORS,
+    crc,
+    create,
+    is_unfinished,
+    refuse_version,
+    unfinished,
+)
+from .seen import SMALL_CACHE, SeenSet
 from .sweep import QUEUED
-from .transaction import CLAIM_BEST, CLAIM_DUE, UNCLAIMED, UNCLAIMED_HOSTS, Bundle, write
+from .transaction import (
+    CLAIM_BEST,
+    CLAIM_DUE,
+    UNCLAIMED,
+    UNCLAIMED_HOSTS,
+    Bundle,
+    take_in,
+    write,
+)
 
 log = logging.getLogger("crawlkit.store")
 
@@ -101,6 +118,9 @@ class SqliteStore(Store):
     async def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102
         return await self._run(self._commit, checkpoint)
 
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:  # noqa: D102
+        await self._run(self._take_in, records, is_last)
+
     def reader(self) -> Reader:  # noqa: D102
         return open_directory(self.address)
 
@@ -138,7 +158,8 @@ class SqliteStore(Store):
         try:
             if fresh:
                 directory.clear()
-            else:
+            self._prepare(fresh)
+            if not fresh:
                 directory.refuse_if_set_aside()
             if directory.database.exists():
                 self._record = self._noted()
@@ -154,6 +175,9 @@ class SqliteStore(Store):
                     f"cannot open {directory.database}: {error}; check the disk and its permissions"
                 ) from None
             raise
+
+    def _prepare(self, fresh: bool) -> None:
+        """What has to happen before the run is opened, and in nobody else's way."""
 
     def _noted(self) -> Record:
         record = self.directory.noted()
@@ -184,7 +208,7 @@ class SqliteStore(Store):
             # The log is merged in `_merge_log`, together with the checksums, and never in passing.
             connection.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
             connection.execute("PRAGMA journal_size_limit = 0").fetchone()
-            connection.execute("PRAGMA cache_size = -32000")
+            connection.execute(f"PRAGMA cache_size = -{SMALL_CACHE}")
             connection.execute("PRAGMA temp_store = MEMORY")
             # What was deleted is to be written over when its page is needed, and not at once.
             connection.execute("PRAGMA secure_delete = OFF").fetchone()
@@ -194,6 +218,8 @@ class SqliteStore(Store):
             connection.execute("UPDATE progress SET commits = commits")
             connection.execute("ROLLBACK")
             self._check_progress(connection)
+            if is_unfinished(connection):
+                raise unfinished(self.address)
             QUEUED.restore(connection)
             self._seen = SeenSet()
         except BaseException as error:
@@ -419,6 +445,21 @@ class SqliteStore(Store):
         self._merge_log_if_long()
         return written.receipt
 
+    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+        with self._reporting(writing=True):
+            self._roll_back()
+            if not is_unfinished(self._db) and self._record.commits:
+                raise StoreError(
+                    f"there is a run in {self.address} already; import into another one"
+                )
+            self._seen.open(self._db)
+            self._db.execute("BEGIN IMMEDIATE")
+            commits = take_in(self._db, records, self._seen, is_last=is_last)
+            self._db.execute("COMMIT")
+        with contextlib.suppress(OSError):
+            self._note(commits=commits)
+        self._merge_log_if_long()
+
     def _refuse_if_gone(self) -> None:
         # SQLite would go on in files that have no name any more.
         if not self.directory.log.path.exists():
@@ -436,8 +477,10 @@ class SqliteStore(Store):
             # The log holds everything. The next commit tries again.
             log.warning("merging the log of %s: %s; nothing is lost", self.address, error)
 
-    def _merge_log(self) -> None:
+    def _merge_log(self) -> int:
         """Move what is in the log into the database, as far as no reader looks at an older state.
+
+        Returns how many frames the log has, of which all belong to checkpoints.
 
         A process may be killed anywhere in here, and a disk may be full. So it is noted first what
         the log has to be until this is done: a part of it would turn some pages back and others
@@ -446,6 +489,7 @@ class SqliteStore(Store):
         its_log = self.directory.log
         size = its_log.size()
         merged = self._record.commits
+        frames = 0
         if size:
             its_log.sync()
             contents = its_log.read(size)
@@ -464,6 +508,7 @@ class SqliteStore(Store):
             self._note(merge="done", size=size, crc=crc, merged=merged, sync=True)
         else:
             self._note(merged=merged)
+        return int(frames)
 
     @contextmanager
     def _reporting(self, *, writing: bool = False) -> Iterator[None]:

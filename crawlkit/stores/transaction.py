@@ -1,14 +1,15 @@
 """The statements of an embedded run: what a claim reads, and what a commit writes.
 
 Every table is read or written by one statement with its rows as JSON, for the reason that is given
-in `sqlite.py`. Values that are JSON themselves travel as strings, so that they are stored to the
-letter.
+in `sqlite.py`, or by a few for wide rows (`rows.py`). Values that are JSON themselves travel as
+strings, so that they are stored to the letter.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,33 +18,22 @@ from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pend
 from ..errors import StoreError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
-from .schema import crc
+from .encoding import encode
+from .records import (
+    CounterRecord,
+    DocumentRecord,
+    ErrorRecord,
+    ItemRecord,
+    OutcomeRecord,
+    PendingRecord,
+    RunRecord,
+)
+from .rows import insert
+from .schema import IMPORT, crc
 from .seen import SeenSet
 from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
-_encode_valid = msgspec.json.Encoder().encode
-
-
-def _encode(value: Any) -> bytes:
-    try:
-        return _encode_valid(value)
-    except UnicodeEncodeError:
-        # Half a surrogate pair, as in an error's message about bytes that are no text. It must not
-        # keep a checkpoint from being written, now and at every later try.
-        return _encode_valid(without_surrogates(msgspec.to_builtins(value)))
-
-
-def without_surrogates(value: Any) -> Any:
-    """JSON-like values with a replacement for each half of a surrogate pair."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list | tuple):
-        return [without_surrogates(inner) for inner in value]
-    if isinstance(value, dict):
-        return {without_surrogates(k): without_surrogates(v) for k, v in value.items()}
-    return value
-
 
 # -- claim ----------------------------------------------------------------------------------------
 
@@ -170,7 +160,7 @@ def write(
 
 
 def _rows(rows: Iterable[Any]) -> tuple[str]:
-    return (_encode(list(rows)).decode(),)
+    return (encode(list(rows)).decode(),)
 
 
 def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int]:
@@ -227,20 +217,12 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = _encode(without_host(part, host))
+            text = encode(without_host(part, host))
             number += 1
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:
                 queued.append((host_id, -priority, number))
-    db.execute(
-        """
-        INSERT INTO bundles (id, host, priority, due, size, crc, requests)
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-            value ->> 6
-        FROM json_each(?)
-        """,
-        _rows(bundles),
-    )
+    insert(db, "INSERT INTO bundles (id, host, priority, due, size, crc, requests)", bundles)
     if queued:
         QUEUED.add(db, *_rows(queued))
         QUEUED.advance(db)
@@ -314,9 +296,6 @@ _OUTCOMES = """
 INSERT OR {conflict} INTO outcomes (
     host, fingerprint, outcome, at, url, handler, status, duration, retries, error, detail, request
 )
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-    value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
-FROM json_each(?)
 """
 
 
@@ -331,11 +310,10 @@ def _add_outcomes(db: sqlite3.Connection, checkpoint: Checkpoint, hosts: Mapping
             _rows((hosts[host], number) for host, number in checkpoint.forget),
         )
     for outcomes, conflict in ((checkpoint.skipped, "IGNORE"), (checkpoint.outcomes, "REPLACE")):
-        if outcomes:
-            db.execute(
-                _OUTCOMES.format(conflict=conflict),
-                _rows(_outcome(outcome, hosts[outcome.host]) for outcome in outcomes),
-            )
+        rows = [_outcome(outcome, hosts[outcome.host]) for outcome in outcomes]
+        # As they lie in the table. Of two that are for one request, the order is kept.
+        rows.sort(key=itemgetter(0, 1))
+        insert(db, _OUTCOMES.format(conflict=conflict), rows)
 
 
 def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
@@ -351,23 +329,19 @@ def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:
         outcome.retries,
         outcome.error,
         outcome.detail,
-        outcome.request and _encode(outcome.request).decode(),
+        outcome.request and encode(outcome.request).decode(),
     )
 
 
 def _add_items(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:
-    if checkpoint.items:
-        db.execute(
-            """
-            INSERT INTO items (at, url, handler, crc, data)
-            SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
-            FROM json_each(?)
-            """,
-            _rows(
-                (item.at, item.url, item.handler, crc(item.data), item.data.decode())
-                for item in checkpoint.items
-            ),
-        )
+    insert(
+        db,
+        "INSERT INTO items (at, url, handler, crc, data)",
+        [
+            (item.at, item.url, item.handler, crc(item.data), item.data.decode())
+            for item in checkpoint.items
+        ],
+    )
 
 
 def _put_documents(db: sqlite3.Connection, documents: Mapping[str, Document | None]) -> None:
@@ -414,7 +388,7 @@ def _merge_counters(db: sqlite3.Connection, counters: Mapping[str, Number], merg
         INSERT INTO counters (name, value) SELECT key, value FROM json_each(?) WHERE true
         ON CONFLICT (name) DO UPDATE SET value = {merged}
         """,
-        (_encode(counters).decode(),),
+        (encode(counters).decode(),),
     )
 
 
@@ -442,3 +416,48 @@ def _add_errors(db: sqlite3.Connection, errors: list[ErrorGroup]) -> None:
                 for g in errors
             ),
         )
+
+
+# -- taking in ------------------------------------------------------------------------------------
+
+
+def take_in(
+    db: sqlite3.Connection, records: Sequence[RunRecord], seen: SeenSet, *, is_last: bool
+) -> int:
+    """Write records inside the transaction that is open; how many checkpoints the run has then."""
+    checkpoint = Checkpoint()
+    counters: dict[str, Number] = {}
+    enqueued: list[tuple[str, int]] = []
+    for record in records:
+        match record:
+            case DocumentRecord():
+                checkpoint.documents[record.name] = record.document
+            case CounterRecord():
+                counters[record.name] = record.value
+            case ErrorRecord():
+                checkpoint.errors.append(record.group)
+            case ItemRecord():
+                checkpoint.items.append(record.item)
+            case OutcomeRecord(outcome, is_enqueued):
+                checkpoint.outcomes.append(outcome)
+                if is_enqueued:
+                    enqueued.append((outcome.host, outcome.fingerprint))
+            case PendingRecord():
+                pending = record.pending
+                checkpoint.again.append(pending)
+                enqueued.append((pending.host, pending.fingerprint))
+    checkpoint.documents[IMPORT] = None if is_last else Document(1, b"true")
+    hosts = _name_hosts(db, checkpoint)
+    numbers: dict[int, set[int]] = {}
+    for host, number in enqueued:
+        numbers.setdefault(hosts[host], set()).add(number)
+    seen.enter(db, {host: sorted(found) for host, found in sorted(numbers.items())})
+    _add_bundles(db, checkpoint.again, hosts)
+    _add_outcomes(db, checkpoint, hosts)
+    _add_items(db, checkpoint)
+    _put_documents(db, checkpoint.documents)
+    if counters:
+        _merge_counters(db, counters, "excluded.value")
+    _add_errors(db, checkpoint.errors)
+    ((commits,),) = db.execute("UPDATE progress SET commits = commits + 1 RETURNING commits")
+    return int(commits)

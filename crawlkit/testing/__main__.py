@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 from .generated import generated_site
+from .site import serve
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="other links and prices (default 0)")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds until an answer")
     parser.add_argument("--port", type=int, default=0, help="port (default: a free one)")
-    asyncio.run(generated_site(**vars(parser.parse_args()), log=False).serve())
+    serve(generated_site(**vars(parser.parse_args()), log=False))
 
 
 if __name__ == "__main__":

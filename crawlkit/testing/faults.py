@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..checkpoint import Checkpoint, Document, Snapshot
 from ..errors import StoreWriteError
 from ..stores.base import Claim, Reader, Receipt, Store
+from ..stores.records import RunRecord
 
 
 class FaultyStore(Store):
@@ -90,6 +91,16 @@ class FaultyStore(Store):
         self._count("reader")
         return self.store.reader()
 
+    async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:
+        """Take in a part of another run."""
+        self._count("take_in")
+        await self.store.take_in(records, is_last=is_last)
+
+    async def ship(self, within: float | None = None) -> None:
+        """Bring what was committed to wherever else it belongs."""
+        self._count("ship")
+        await self.store.ship(within)
+
     async def release(self) -> None:
         """Give back what was claimed."""
         self._count("release")
@@ -111,7 +122,8 @@ class FaultyStore(Store):
 
 
 def _checked(method: str) -> str:
-    if method not in Store.__abstractmethods__:
-        known = ", ".join(sorted(Store.__abstractmethods__))
+    counted = Store.__abstractmethods__ | {"take_in"}
+    if method not in counted:
+        known = ", ".join(sorted(counted))
         raise ValueError(f"a store has no method {method!r}; it has: {known}")
     return method

@@ -10,14 +10,13 @@ pages are slow, some fail once or twice before they work, and a few are broken f
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .site import Site, simple_page
+from .site import Site, serve, simple_page
 
 _CATALOGUE = {
     "Lamps": "reading lamp,desk lamp,floor lamp,pendant,lantern,night light,wall lamp",
@@ -287,7 +286,7 @@ def main() -> None:
     parser.add_argument("--calm", action="store_true", help="no slow and no failing pages")
     chosen = parser.parse_args()
     shop = ShopSite(port=chosen.port, slow=not chosen.calm, faults=not chosen.calm, log=False)
-    asyncio.run(shop.serve())
+    serve(shop)
 
 
 if __name__ == "__main__":

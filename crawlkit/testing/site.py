@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
+import os
 import signal
-import threading
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,6 +16,11 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
+
+from ..loopthread import LoopThread
+
+PATIENCE = 10.0
+"""Seconds that the thread has to start the site, and to stop it."""
 
 Content = str | bytes | web.StreamResponse
 """What a page consists of: HTML, bytes, or a response with all that aiohttp can say."""
@@ -86,7 +91,7 @@ class Site:
         self._pages: dict[str, _Page] = {}
         self._hits: Counter[str] = Counter()
         self._runner: web.ServerRunner | None = None
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
 
     # -- pages --------------------------------------------------------------------------------
 
@@ -207,9 +212,9 @@ class Site:
         await self.stop()
 
     def __enter__(self) -> Self:
-        self._thread = _LoopThread()
+        self._thread = LoopThread("crawlkit-testing-site")
         try:
-            self._thread.run(self.start())
+            self._thread.run(self.start(), timeout=PATIENCE)
         except BaseException:
             self._thread.close()
             raise
@@ -223,7 +228,7 @@ class Site:
     ) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.run(self.stop())
+            thread.run(self.stop(), timeout=PATIENCE)
             thread.close()
 
     async def serve(self) -> None:
@@ -248,31 +253,19 @@ class Site:
             self.open -= 1
 
 
-class _LoopThread:
-    """An event loop in a thread of its own."""
+def serve(site: Site) -> None:
+    """Serve a site in this process until it is stopped, for a command of its own.
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="crawlkit-testing-site", daemon=True
+    Raises:
+        SystemExit: Its port is taken; the message says what to do.
+    """
+    try:
+        asyncio.run(site.serve())
+    except OSError as error:
+        sys.exit(
+            f"{site.host}:{site.port} cannot be had: {os.strerror(error.errno or 0)}; "
+            "choose another --port, or 0 for one that is free"
         )
-        self._thread.start()
-
-    def run(self, work: Awaitable[None]) -> None:
-        async def wrapped() -> None:
-            await work
-
-        asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(timeout=10)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        with contextlib.closing(self._loop) as loop:
-            if unanswered := asyncio.all_tasks(loop):
-                for task in unanswered:
-                    task.cancel()
-                loop.run_until_complete(asyncio.wait(unanswered))
-            loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def html_response(

@@ -11,12 +11,18 @@ whoever sent the signal would kill it a moment later, and its exit code would sa
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
+
+from .base import Watched
+
+log = logging.getLogger("crawlkit.triggers")
 
 EXIT_UNFINISHED = 75
 """What a process ends with that was stopped before its work was done: ``EX_TEMPFAIL`` of BSD's
@@ -27,69 +33,79 @@ LAST_MOMENT = 0.95
 
 
 class Signals:
-    """Listens to the signals of this process while it is installed.
+    """Listens to the signals of this process; only in its main thread, where they arrive."""
 
-    Args:
-        on_terminate: Called at SIGTERM.
-        on_interrupt: Called at the first Ctrl-C.
-        grace: Seconds after a signal within which the process is gone, if there is one at least.
-    """
-
-    def __init__(
-        self,
-        on_terminate: Callable[[], object],
-        on_interrupt: Callable[[], object],
-        *,
-        grace: float,
-    ) -> None:
-        self._on_terminate = on_terminate
-        self._on_interrupt = on_interrupt
-        self._grace = grace
-        self._last_moment: threading.Timer | None = None
+    def __init__(self) -> None:
         self._installed: list[signal.Signals] = []
         self._interrupts = 0
 
-    def install(self) -> None:
-        """Start listening. Does nothing outside the main thread, where signals do not arrive."""
+    async def watch(self, job: Watched) -> None:
+        """Tell `job` of each signal."""
         loop = asyncio.get_running_loop()
-        for number, react in ((signal.SIGTERM, self._terminate), (signal.SIGINT, self._interrupt)):
-            try:
-                loop.add_signal_handler(number, react)
-            except (NotImplementedError, RuntimeError, ValueError):
-                continue
-            self._installed.append(number)
+        try:
+            async with asyncio.TaskGroup() as told:
 
-    def remove(self) -> None:
-        """Stop listening."""
-        loop = asyncio.get_running_loop()
-        while self._installed:
-            loop.remove_signal_handler(self._installed.pop())
-        if self._last_moment is not None:
-            self._last_moment.cancel()
+                def terminate() -> None:
+                    log.info("told to go (SIGTERM): finishing what runs, then saving")
+                    told.create_task(job.migrate())
 
-    def _terminate(self) -> None:
-        self._end_in_time()
-        self._on_terminate()
+                def interrupt() -> None:
+                    self._interrupts += 1
+                    if self._interrupts > 1:
+                        _exit("stopped at once", 128 + signal.SIGINT)
+                    log.info(
+                        "stopping: finishing what runs, then saving (Ctrl-C again stops at once)"
+                    )
+                    told.create_task(job.abort())
 
-    def _interrupt(self) -> None:
-        self._interrupts += 1
-        if self._interrupts > 1:
-            _exit("stopped at once", 128 + signal.SIGINT)
-        self._end_in_time()
-        self._on_interrupt()
+                self._listen(loop, signal.SIGTERM, terminate)
+                self._listen(loop, signal.SIGINT, interrupt)
+                await loop.create_future()  # until it is cancelled
+        finally:
+            while self._installed:
+                loop.remove_signal_handler(self._installed.pop())
 
-    def _end_in_time(self) -> None:
+    def _listen(
+        self, loop: asyncio.AbstractEventLoop, number: signal.Signals, react: Callable[[], None]
+    ) -> None:
+        try:
+            loop.add_signal_handler(number, react)
+        except (NotImplementedError, RuntimeError, ValueError):
+            return
+        self._installed.append(number)
+
+
+class LastMoment:
+    """Ends the process at the end of its grace, where it has not ended by itself.
+
+    In a thread, as the event loop may be what is blocked.
+    """
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._at = 0.0
+
+    def within(self, grace: float) -> None:
+        """The process is to be gone in `grace` seconds, if there is one at least."""
+        at = time.monotonic() + grace * LAST_MOMENT
         # With less than a second, a process that is slow to end cannot be told from one that hangs.
-        if self._last_moment is None and self._grace >= 1.0:
-            # A thread, as the event loop may be what is blocked.
-            timer = threading.Timer(
-                self._grace * LAST_MOMENT,
-                _exit,
-                ("stopped at the end of the grace, as something did not end", EXIT_UNFINISHED),
-            )
-            timer.daemon = True
-            timer.start()
-            self._last_moment = timer
+        if grace < 1.0 or (self._timer is not None and at >= self._at):
+            return
+        self.cancel()
+        self._at = at
+        self._timer = threading.Timer(
+            grace * LAST_MOMENT,
+            _exit,
+            ("stopped at the end of the grace, as something did not end", EXIT_UNFINISHED),
+        )
+        self._timer.daemon = True
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """It has ended in order."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _exit(reason: str, code: int) -> NoReturn:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+
+from ..triggers.usual import PLATFORM
 
 LAST_WORDS = 20
 """Lines of its log that are kept of a worker, to be shown where it will not live."""
@@ -37,13 +40,15 @@ class WorkerProcess:
             seat: What connects it to the store; the process has it from then on, and nobody else.
         """
         try:
-            # In a session of its own: Ctrl-C is for the supervisor, which passes it on.
+            # In a session of its own: Ctrl-C is for the supervisor, which passes it on. Likewise
+            # what the platform says.
             self._process = process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=() if seat is None else (seat.fileno(),),
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name != PLATFORM},
             )
         finally:
             if seat is not None:

@@ -1,8 +1,8 @@
 """Supervisor: keeps a number of workers at one run, from its start to its end.
 
 Workers are processes of the same command line. One that dies is replaced; if the process dies over
-and over and nothing gets done in between, that is the end, with what it said last. What the
-supervisor is told (SIGTERM, Ctrl-C), it tells its workers.
+and over and nothing gets done in between, that is the end, with what it said last. The triggers are
+the supervisor's: what it is told (SIGTERM, Ctrl-C, a platform, a cloud), it tells its workers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 from ..errors import StoreError, WorkersError
-from ..events import CrawlerStatus
-from ..triggers.signals import EXIT_UNFINISHED, Signals
+from ..events import CrawlerStatus, Event
+from ..triggers.signals import EXIT_UNFINISHED
+from ..triggers.watching import Watching
 from .process import WorkerProcess
 from .serving import StoreServer
 
@@ -50,6 +51,7 @@ class Supervisor:
         look: Where the crawl stands.
         show: Shows it.
         tell: Takes each line that a worker logs.
+        watching: The triggers, to be watched.
         grace: Seconds until everything is gone after it was told to stop.
 
     Attributes:
@@ -66,6 +68,7 @@ class Supervisor:
         look: Callable[[], Awaitable[CrawlerStatus]],
         show: Callable[[CrawlerStatus], Awaitable[None]],
         tell: Callable[[str], None],
+        watching: Watching,
         grace: float,
     ) -> None:
         self.exit_code = 1
@@ -76,6 +79,7 @@ class Supervisor:
         self._look = look
         self._show = show
         self._tell = tell
+        self._watching = watching
         self._grace = grace
         self._workers: dict[str, WorkerProcess] = {}
         self._is_stopping = asyncio.Event()
@@ -89,12 +93,7 @@ class Supervisor:
         Raises:
             WorkersError: They die, over and over.
         """
-        signals = Signals(
-            lambda: self._stop(signal.SIGTERM),
-            lambda: self._stop(signal.SIGINT),
-            grace=self._grace,
-        )
-        signals.install()
+        await self._watching.begin(self, signals=True)
         showing = asyncio.create_task(self._keep_showing())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -106,7 +105,7 @@ class Supervisor:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await showing
-            signals.remove()
+            await self._watching.end(LOOK)
         if self._failure is not None:
             raise self._failure
         is_finished = all(keeper.result() for keeper in keepers)
@@ -171,13 +170,28 @@ class Supervisor:
         if (worker := self._workers.get(name)) is not None:
             worker.kill()
 
+    # -- what triggers tell -------------------------------------------------------------------
+
+    async def migrate(self, time_remaining: float | None = None) -> None:
+        """The machine is about to go: have all workers finish what runs, and save."""
+        if time_remaining is not None:
+            self._grace = min(self._grace, time_remaining)
+        self._stop(signal.SIGTERM)
+
+    async def abort(self) -> None:
+        """A graceful stop was asked for: likewise."""
+        self._stop(signal.SIGINT)
+
+    async def try_checkpoint(self) -> None:
+        """Nothing: each worker takes a checkpoint every second."""
+
+    async def emit(self, event: Event) -> None:
+        """Nothing: what measures one process says little of several."""
+
     # -- the end ------------------------------------------------------------------------------
 
     def _stop(self, number: signal.Signals) -> None:
-        if number == signal.SIGINT:
-            log.info("stopping all workers (Ctrl-C again stops at once)")
-        elif self._failure is None:
-            log.info("told to go (SIGTERM): all workers finish what runs, then save")
+        self._watching.end_within(self._grace)
         self._is_stopping.set()
         for worker in self._workers.values():
             worker.send(number)

@@ -33,7 +33,7 @@ from ..errors import (
     StoreWriteError,
 )
 from ..stores.base import Allotment, Claim, Receipt
-from ..stores.transaction import without_surrogates
+from ..stores.encoding import without_surrogates
 
 MAX_FRAME = 2**30
 """Bytes of a message, at most: a checkpoint of ten million links. Longer ones are a mistake."""

@@ -114,20 +114,26 @@ class Links:
 class Ticker:
     """Wakes up every five milliseconds, and notes by how much it was too late.
 
+    The time in which this thread could have run, but had no processor, is not counted: it says how
+    many others wanted one. The system tells it for each thread.
+
     Attributes:
-        longest: Seconds of the longest stall.
-        busy: CPU seconds of this process during the longest one. Far fewer than it lasted mean that
-            the machine was busy with others.
+        longest: Seconds of the longest stall, without the wait for a processor.
+        busy: CPU seconds of this process during it. Far fewer than it lasted mean that it waited
+            for something else, such as the disk.
+        waited: Seconds that this thread waited for a processor during the stall in which it did so
+            for longest.
     """
 
     def __init__(self) -> None:
-        self.longest = self.busy = 0.0
+        self.longest = self.busy = self.waited = 0.0
 
     def report(self) -> dict[str, float]:
         """What was seen."""
         return {
             "stall": self.longest,
             "stall_busy": self.busy,
+            "stall_waited": self.waited,
         }
 
     @asynccontextmanager
@@ -142,14 +148,25 @@ class Ticker:
                 await task
 
     async def _tick(self) -> None:
-        at, used = time.perf_counter(), time.process_time()
+        at, used, waits = time.perf_counter(), time.process_time(), _waits()
         while True:
             await asyncio.sleep(TICK)
             before, at = at, time.perf_counter()
             used_before, used = used, time.process_time()
-            late = at - before - TICK
+            waits_before, waits = waits, _waits()
+            waited = waits - waits_before
+            late = at - before - TICK - waited
+            self.waited = max(self.waited, waited)
             if late > self.longest:
                 self.longest, self.busy = late, used - used_before
+
+
+def _waits() -> float:
+    """Seconds for which this thread was ready to run, and had no processor."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0  # a system that does not tell
 
 
 # -- growing ----------------------------------------------------------------------------------
@@ -354,15 +371,17 @@ class Measured:
         log: Bytes of its write-ahead log.
         memory: Resident memory of the growing process.
         peak_memory: The most of it, on the way.
-        stall: The longest stall of its event loop.
+        stall: The longest stall of its event loop, without what it waited for a processor.
         stall_busy: CPU that it used meanwhile.
+        stall_waited: The longest wait for a processor.
         resume: From opening the run, with nothing of it in the page cache, to the first fetch.
         claim: The median claim of the crawl that went on.
         longest_claim: Its longest.
         crawl_pages: How many it handled.
         crawl_memory: Peak of its resident memory.
-        crawl_stall: The longest stall of its event loop.
+        crawl_stall: The longest stall of its event loop, as above.
         crawl_stall_busy: CPU that it used meanwhile.
+        crawl_stall_waited: The longest wait for a processor.
         exit: From SIGTERM to the end of the process.
     """
 
@@ -377,6 +396,7 @@ class Measured:
     peak_memory: int
     stall: float
     stall_busy: float
+    stall_waited: float
     resume: float
     claim: float
     longest_claim: float
@@ -384,6 +404,7 @@ class Measured:
     crawl_memory: int
     crawl_stall: float
     crawl_stall_busy: float
+    crawl_stall_waited: float
     exit: float
 
     @property
@@ -437,6 +458,7 @@ def _go_on(directory: Path, copy: Path, hosts: int, internal: float) -> dict[str
         "crawl_memory": found["peak_memory"],
         "crawl_stall": found["stall"],
         "crawl_stall_busy": found["stall_busy"],
+        "crawl_stall_waited": found["stall_waited"],
         "exit": ended - found["told_at"],
     }
 
@@ -475,8 +497,9 @@ def verdict(rows: list[Measured]) -> dict[str, float]:
 
 
 HEADS = (
-    *("URLs", "s", "µs/URL", "last tenth", "B/URL", "(log)", "MB", "peak", "stall ms (CPU)"),
-    *("resume s", "claim ms (max)", "pages", "MB", "stall ms (CPU)", "exit s"),
+    *("URLs", "s", "µs/URL", "last tenth", "B/URL", "(log)", "MB", "peak"),
+    *("stall ms (CPU; not run)", "resume s", "claim ms (max)", "pages", "MB"),
+    *("stall ms (CPU; not run)", "exit s"),
 )
 
 
@@ -490,12 +513,13 @@ def _cells(row: Measured) -> tuple[str, ...]:
         f"{row.log / row.urls:.0f}",
         f"{row.memory / 1e6:.0f}",
         f"{row.peak_memory / 1e6:.0f}",
-        f"{row.stall * 1e3:.0f} ({row.stall_busy * 1e3:.0f})",
+        f"{row.stall * 1e3:.0f} ({row.stall_busy * 1e3:.0f}; {row.stall_waited * 1e3:.0f})",
         f"{row.resume:.2f}",
         f"{row.claim * 1e3:.1f} ({row.longest_claim * 1e3:.0f})",
         f"{row.crawl_pages:,}",
         f"{row.crawl_memory / 1e6:.0f}",
-        f"{row.crawl_stall * 1e3:.0f} ({row.crawl_stall_busy * 1e3:.0f})",
+        f"{row.crawl_stall * 1e3:.0f} ({row.crawl_stall_busy * 1e3:.0f}; "
+        f"{row.crawl_stall_waited * 1e3:.0f})",
         f"{row.exit:.2f}",
     )
 

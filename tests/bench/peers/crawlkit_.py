@@ -62,8 +62,10 @@ def crawl(task: Task) -> None:
         statistics = shop.statistics
         kind = "hits" if is_filled else "stored"
         count = statistics.cache_hits if is_filled else statistics.cache_stored
-        if count != statistics.requests_finished:
-            raise SystemExit(f"{kind}: {count} of {statistics.requests_finished} pages")
+        # A page that is not there is kept, too.
+        pages = statistics.requests_finished + statistics.requests_failed
+        if count != pages:
+            raise SystemExit(f"{kind}: {count} of {pages} pages")
 
 
 def items(task: Task) -> Iterator[dict[str, Any]]:

@@ -59,7 +59,13 @@ class Exchange:
 
 Behaviour = Callable[[Exchange], Awaitable[None]]
 BEHAVIOURS: dict[str, Behaviour] = {}
-OWN_ROBOTS = {"robots-rules", "robots-delay", "robots-endless", "robots-silent"}
+RAW = {"silence in the TLS handshake", "TLS, a byte a second"}
+"""Behaviours that speak before they are asked, or never listen."""
+OWN_ROBOTS = {
+    *("robots-rules", "robots-delay", "robots-endless", "robots-silent"),
+    *("robots-elsewhere", "robots-private", "robots-loop", "robots-sitemap", "canary"),
+    "an answer that nobody asked for",
+}
 """Behaviours that answer for robots.txt themselves; the others have none."""
 
 
@@ -130,6 +136,38 @@ async def false_encoding(exchange: Exchange) -> None:
     await exchange.page(b"this is no gzip", "Content-Encoding: gzip")
 
 
+@behaviour("gzip with garbage behind it")
+async def trailing_garbage(exchange: Exchange) -> None:
+    await exchange.page(gzip.compress(GOOD) + b"garbage" * 99, "Content-Encoding: gzip")
+
+
+@behaviour("gzip that is cut short")
+async def short_gzip(exchange: Exchange) -> None:
+    await exchange.page(gzip.compress(GOOD * 999)[:-20], "Content-Encoding: gzip")
+
+
+@cache
+def _packed(times: int) -> bytes:
+    return gzip.compress(_packed(times - 1)) if times else GOOD
+
+
+@behaviour("50 encodings, all of them true")
+async def true_encodings(exchange: Exchange) -> None:
+    await exchange.page(_packed(50), f"Content-Encoding: {', '.join(['gzip'] * 50)}")
+
+
+@cache
+def _wide() -> bytes:
+    from backports.zstd import CompressionParameter, compress
+
+    return compress(bytes(12 * MB), options={CompressionParameter.window_log: 27})
+
+
+@behaviour("zstd with a window of 128 MB")
+async def wide_window(exchange: Exchange) -> None:
+    await exchange.page(await asyncio.to_thread(_wide), "Content-Encoding: zstd")
+
+
 # -- time -----------------------------------------------------------------------------------------
 
 
@@ -162,6 +200,25 @@ async def silence_after_headers(exchange: Exchange) -> None:
     await asyncio.sleep(60)
 
 
+@behaviour("trailers, a byte a second")
+async def slow_trailers(exchange: Exchange) -> None:
+    await exchange.head("Transfer-Encoding: chunked")
+    await exchange.send(b"5\r\nhello\r\n0\r\nX-Slow: ")
+    await until_closed(exchange, b"x", 1)
+
+
+@behaviour("silence in the TLS handshake")
+async def silent_tls(exchange: Exchange) -> None:
+    await asyncio.sleep(60)
+
+
+@behaviour("TLS, a byte a second")
+async def slow_tls(exchange: Exchange) -> None:
+    """The beginning of a long record of the handshake."""
+    await exchange.send(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb")
+    await until_closed(exchange, b"\x03", 1)
+
+
 @behaviour("endless 1xx")
 async def endless_informational(exchange: Exchange) -> None:
     await until_closed(exchange, b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 50, 0.001)
@@ -184,6 +241,30 @@ async def huge_header(exchange: Exchange) -> None:
     for _ in range(256):
         await exchange.send(b"x" * 65536)
     await exchange.send(b"\r\nContent-Length: 0\r\n\r\n")
+
+
+@behaviour("a Set-Cookie of 60 KB")
+async def huge_cookie(exchange: Exchange) -> None:
+    size = len(exchange.cookies)
+    link = b'<a href="/next">x</a>' if exchange.path == "/" else b""
+    title = f"<h1>{size}</h1>".encode()
+    await exchange.page(title + link, "Set-Cookie: small=1", f"Set-Cookie: huge={'v' * 60_000}")
+
+
+def _with(*fields: str) -> Behaviour:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.page(GOOD, *fields)
+
+    return answer
+
+
+BEHAVIOURS["a Vary of 8,000 names"] = _with("Vary: " + ",".join(f"x{n}" for n in range(8000)))
+BEHAVIOURS["Cache-Control of 20,000 directives"] = _with("Cache-Control: " + "a=1," * 20_000)
+
+
+@behaviour("a Content-Type of 60 KB")
+async def long_kind(exchange: Exchange) -> None:
+    await exchange.page(GOOD, kind="text/html" + '; x="' * 12_000 + "; charset=utf-8")
 
 
 @behaviour("escape sequences in the status line")
@@ -234,6 +315,18 @@ BEHAVIOURS["redirect to localhost"] = _redirect("http://localhost:{canary}/secre
 BEHAVIOURS["redirect to a name of a private address"] = _redirect("http://a.test:{canary}/secret")
 BEHAVIOURS["redirect to an octal address"] = _redirect("http://0177.1:{canary}/secret")
 BEHAVIOURS["redirect to IPv6-mapped"] = _redirect("http://[::ffff:127.0.0.1]:{canary}/secret")
+BEHAVIOURS["redirect to a decimal address"] = _redirect("http://2130706433:{canary}/secret")
+BEHAVIOURS["redirect to an address of two parts"] = _redirect("http://127.1:{canary}/secret")
+BEHAVIOURS["redirect to an address in wide digits"] = _redirect(
+    "http://\uff11\uff12\uff17\u3002\u2460.0.0:{canary}/secret"
+)
+BEHAVIOURS["redirect to 0.0.0.0"] = _redirect("http://0:{canary}/secret")
+BEHAVIOURS["redirect to IPv6 loopback"] = _redirect("http://[::1]:{canary}/secret")
+BEHAVIOURS["redirect to IPv6 translated"] = _redirect("http://[64:ff9b::7f00:1]:{canary}/secret")
+BEHAVIOURS["redirect to a link-local address"] = _redirect("http://[fe80::1]:{canary}/secret")
+BEHAVIOURS["redirect to a scoped address"] = _redirect("http://[fe80::1%25lo]:{canary}/secret")
+BEHAVIOURS["redirect to a name of both kinds"] = _redirect("http://both.test:{canary}/secret")
+BEHAVIOURS["redirect of 60 KB"] = _redirect("/" + "x" * 60_000)
 BEHAVIOURS["redirect to cloud metadata"] = _redirect("http://169.254.169.254/latest/meta-data/")
 
 
@@ -241,6 +334,19 @@ BEHAVIOURS["redirect to cloud metadata"] = _redirect("http://169.254.169.254/lat
 async def private_link(exchange: Exchange) -> None:
     port = exchange.ports["canary"]
     await exchange.page(f'<a href="http://127.0.0.1:{port}/secret">x</a>'.encode())
+
+
+@behaviour("100,000 redirects")
+async def many_redirects(exchange: Exchange) -> None:
+    """Each page leads to a thousand others, most by redirects, and by refreshes to even more."""
+    number = int(exchange.path.rpartition("/")[2] or 0)
+    if number % 10:
+        await exchange.redirect(f"/{10 * number}")
+        return
+    links = "".join(f'<a href="/{1000 * number + n}">x</a>' for n in range(1, 1000))
+    refresh = f'<meta http-equiv="refresh" content="0; url=/{number + 7}">'
+    fields = (f"Refresh: 0; url=/{number + 3}", f"Link: </{number + 9}>; rel=next")
+    await exchange.page((refresh + links).encode(), *fields)
 
 
 # -- messages that are none -----------------------------------------------------------------------
@@ -307,6 +413,79 @@ async def no_http(exchange: Exchange) -> None:
     await exchange.send(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
+async def _exactly(exchange: Exchange, head: str, body: bytes = b"hello") -> None:
+    await exchange.send(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n" + body)
+
+
+def _head(*lines: str, body: bytes = b"hello") -> Behaviour:
+    async def answer(exchange: Exchange) -> None:
+        await _exactly(exchange, "\n".join(("HTTP/1.1 200 OK", *lines)), body)
+
+    return answer
+
+
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+BEHAVIOURS["Content-Length with a sign"] = _head("Content-Length: +5")
+BEHAVIOURS["Content-Length in hexadecimal"] = _head("Content-Length: 0x5")
+BEHAVIOURS["Content-Length twice in one field"] = _head("Content-Length: 5, 6")
+BEHAVIOURS["Content-Length beyond all numbers"] = _head("Content-Length: " + "9" * 40)
+BEHAVIOURS["a space before the colon"] = _head("Content-Length : 5")
+BEHAVIOURS["a folded Transfer-Encoding"] = _head("Transfer-Encoding:\n chunked", body=CHUNKS)
+BEHAVIOURS["an unknown Transfer-Encoding"] = _head("Transfer-Encoding: xchunked", body=CHUNKS)
+BEHAVIOURS["chunked, and then something"] = _head("Transfer-Encoding: chunked, gzip", body=CHUNKS)
+BEHAVIOURS["chunked twice"] = _head("Transfer-Encoding: chunked, chunked", body=CHUNKS)
+BEHAVIOURS["a bare CR in a header"] = _head("X: a\rContent-Length: 3")
+BEHAVIOURS["a NUL in a header"] = _head("X: a\0b", "Content-Length: 5")
+BEHAVIOURS["a chunk's size without end"] = _head("Transfer-Encoding: chunked", body=b"0" * (4 * MB))
+
+
+@behaviour("HTTP/0.9")
+async def http_09(exchange: Exchange) -> None:
+    await exchange.send(b"<html>" + GOOD)
+
+
+@behaviour("HTTP/7.3")
+async def http_7(exchange: Exchange) -> None:
+    await _exactly(exchange, "HTTP/7.3 200 OK\nContent-Length: 5")
+
+
+@behaviour("status 1000")
+async def status_1000(exchange: Exchange) -> None:
+    await _exactly(exchange, "HTTP/1.1 1000 Odd\nContent-Length: 5")
+
+
+@behaviour("another protocol")
+async def upgraded(exchange: Exchange) -> None:
+    await _exactly(exchange, "HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: upgrade")
+
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<h1>evil</h1>"
+
+
+def _surplus(data: bytes, wait: float) -> Behaviour:
+    async def answer(exchange: Exchange) -> None:
+        if exchange.path == "/robots.txt":  # for a while in which nobody asks
+            await exchange.page(b"User-agent: *\nCrawl-delay: 0.2", kind="text/plain")
+            return
+        # Without Connection: close, so that the connection is kept.
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(GOOD)}"
+        start = head.encode() + b"\r\n\r\n" + GOOD
+        if wait:
+            await exchange.send(start)
+            await asyncio.sleep(wait)
+            await exchange.send(data)
+            await asyncio.sleep(0.3)
+        else:
+            await exchange.send(start + data)
+
+    return answer
+
+
+BEHAVIOURS["more than its Content-Length"] = _surplus(b" and more" * 99, 0)
+BEHAVIOURS["a second answer with the first"] = _surplus(EVIL, 0)
+BEHAVIOURS["an answer that nobody asked for"] = _surplus(EVIL, 0.02)
+
+
 # -- text -----------------------------------------------------------------------------------------
 
 GOOD = b'<h1>good</h1><a href="/good">good</a>'
@@ -370,6 +549,10 @@ LINKS = [
     "/bidi\u202e\u2028",
     "/crlf%0d%0aSet-Cookie:x=1",
     "//",
+    "http://[fe80::1%25lo]/",
+    "http://[::1",
+    "http://[v1.x]/",
+    "http://a b/",
     "x" * 20_000,
 ]
 
@@ -420,6 +603,19 @@ def _external(ports: dict[str, int]) -> bytes:
 BEHAVIOURS["sitemap: entity bomb"] = _sitemap(_entities)
 BEHAVIOURS["sitemap: external entities"] = _sitemap(_external)
 BEHAVIOURS["sitemap: gzip bomb"] = _sitemap(lambda ports: zeros("gzip"), "application/gzip")
+
+
+BEHAVIOURS["sitemap: private addresses"] = _sitemap(
+    lambda ports: (
+        (
+            "<urlset><url><loc>http://127.0.0.1:{canary}/secret</loc></url>"
+            "<url><loc>http://localhost:{canary}/secret</loc></url>"
+            "<url><loc>http://[::ffff:127.0.0.1]:{canary}/secret</loc></url></urlset>"
+        )
+        .format(**ports)
+        .encode()
+    )
+)
 
 
 @behaviour("sitemap: index of itself")
@@ -477,6 +673,39 @@ async def robots_silent(exchange: Exchange) -> None:
     if exchange.path == "/robots.txt":
         await asyncio.sleep(60)
     await exchange.page(b"<h1>leaf</h1>")
+
+
+async def _robots_elsewhere(exchange: Exchange, location: str) -> None:
+    if exchange.path == "/robots.txt":
+        await exchange.redirect(location.format(**exchange.ports))
+    elif exchange.path == "/rules":
+        await exchange.page(f"User-agent: *\nDisallow: {FORBIDDEN}\n".encode(), kind="text/plain")
+    else:
+        await _leaf_or_links(exchange)
+
+
+@behaviour("robots-elsewhere")
+async def robots_elsewhere(exchange: Exchange) -> None:
+    await _robots_elsewhere(exchange, "http://other.test:{robots-elsewhere}/rules")
+
+
+@behaviour("robots-private")
+async def robots_private(exchange: Exchange) -> None:
+    await _robots_elsewhere(exchange, "http://127.0.0.1:{canary}/robots.txt")
+
+
+@behaviour("robots-loop")
+async def robots_loop(exchange: Exchange) -> None:
+    await _robots_elsewhere(exchange, "/robots.txt")
+
+
+@behaviour("robots-sitemap")
+async def robots_sitemap(exchange: Exchange) -> None:
+    if exchange.path == "/robots.txt":
+        line = f"Sitemap: http://127.0.0.1:{exchange.ports['canary']}/sitemap.xml\n"
+        await exchange.page(line.encode() * 1000, kind="text/plain")
+    else:
+        await exchange.page(b"<h1>leaf</h1>")
 
 
 # -- traps ----------------------------------------------------------------------------------------
@@ -574,16 +803,19 @@ async def _plain(exchange: Exchange) -> None:
     await exchange.page(b"<h1>plain</h1>")
 
 
-def _server(act: Behaviour, ports: dict[str, int], own_robots: bool) -> Callable[..., object]:
+def _server(name: str, act: Behaviour, ports: dict[str, int]) -> Callable[..., object]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            if name in RAW:
+                await act(Exchange("", "", b"", writer, ports))
+                return
             head = await reader.readuntil(b"\r\n\r\n")
             first, *fields = head.split(b"\r\n")
             path = first.split(b" ")[1].decode("latin-1")
             cookies = b"".join(f[7:] for f in fields if f.lower().startswith(b"cookie:"))
             hosts = [f[5:].strip().decode() for f in fields if f.lower().startswith(b"host:")]
             exchange = Exchange(path, hosts[0].partition(":")[0], cookies, writer, ports)
-            if path == "/robots.txt" and not own_robots:
+            if path == "/robots.txt" and name not in OWN_ROBOTS:
                 await exchange.head("Content-Length: 0", status="404 Not Found")
             else:
                 await act(exchange)
@@ -592,21 +824,22 @@ def _server(act: Behaviour, ports: dict[str, int], own_robots: bool) -> Callable
     return serve
 
 
-def _ports(kind: str) -> Iterator[tuple[str, Behaviour, bool]]:
+def _ports(kind: str) -> Iterator[tuple[str, Behaviour]]:
     if kind == "healthy":
-        yield "healthy", _healthy, False
+        yield "healthy", _healthy
     else:
-        yield "plain", _plain, False
-        yield "canary", _canary, False
-        for name, act in BEHAVIOURS.items():
-            yield name, act, name in OWN_ROBOTS
+        yield "plain", _plain
+        yield "canary", _canary
+        yield from BEHAVIOURS.items()
 
 
 async def main(kind: str) -> None:
     ports: dict[str, int] = {}
     servers = []
-    for name, act, own_robots in _ports(kind):
-        server = await asyncio.start_server(_server(act, ports, own_robots), "0.0.0.0", 0)
+    for name, act in _ports(kind):
+        # What is public in these tests is another address of this machine.
+        address = "127.0.0.1" if name == "canary" else "0.0.0.0"
+        server = await asyncio.start_server(_server(name, act, ports), address, 0)
         servers.append(server)
         ports[name] = server.sockets[0].getsockname()[1]
     if kind == "hostile":

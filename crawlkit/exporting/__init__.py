@@ -1,0 +1,1 @@
+"""Exporting: items on their way out, into files, to other machines, into frames."""

@@ -1,0 +1,56 @@
+"""Late: the file of items that is made when the crawl has ended.
+
+A file whose head or columns depend on all items cannot grow with the crawl. It is made of what the
+store holds, in a thread of its own, after everything was saved: whoever ends the process meanwhile
+loses that file and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import CrawlkitError
+from .export import export_items
+
+if TYPE_CHECKING:
+    from ..stores.base import Reader
+
+
+class _Cancelled(Exception):
+    """Nobody waits for the file any more."""
+
+
+async def export_stored(open_reader: Callable[[], Reader], address: str) -> int:
+    """Write all items of a run to a file; how many they were.
+
+    Args:
+        open_reader: Opens the run for reading.
+        address: As for `export_items`.
+
+    Raises:
+        CrawlkitError: The file cannot be written. The items are kept all the same.
+    """
+    is_cancelled = False
+
+    def check(count: int) -> None:
+        if is_cancelled:
+            raise _Cancelled
+
+    def export() -> int:
+        reader = open_reader()
+        try:
+            return export_items(reader.items(), address, on_progress=check)
+        except CrawlkitError as error:
+            raise CrawlkitError(
+                f"{error} (the items are kept, see 'crawlkit items {reader.address} -o FILE')"
+            ) from None
+        finally:
+            reader.close()
+
+    try:
+        return await asyncio.to_thread(export)
+    except asyncio.CancelledError:
+        is_cancelled = True  # the process would wait for the thread before it ends
+        raise

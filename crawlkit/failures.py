@@ -1,0 +1,203 @@
+"""Failures: requests that were given up, which of them are meant, and their way back or out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from .checkpoint import Checkpoint, Outcome, Pending, Saved
+from .clock import Clock
+from .errorgroups import ErrorStatistics, without_group
+from .errors import UsageError
+from .job import Job
+from .queue import RequestQueue
+from .request import Request
+from .statistics import Statistics
+from .stores import open_store
+from .stores.base import Reader
+
+BATCH = 2000
+"""Requests that are decided about in one transaction."""
+
+
+class Which(msgspec.Struct, frozen=True, kw_only=True):
+    """Which failed requests are meant: those that fit all that is said.
+
+    Attributes:
+        url: The request's URL, in canonical form.
+        host: ``host[:port]``.
+        handler: The handler's name.
+        error: The error's kind.
+        group: The id of its error group.
+        status: HTTP status.
+    """
+
+    url: str | None = None
+    host: str | None = None
+    handler: str | None = None
+    error: str | None = None
+    group: str | None = None
+    status: int | None = None
+
+    def fits(self, failure: Outcome) -> bool:
+        """Whether a failed request is meant."""
+        return (
+            self.error in (None, failure.error)
+            and self.handler in (None, failure.handler)
+            and self.url in (None, failure.url)
+            and self.host in (None, failure.host)
+            and self.status in (None, failure.status)
+            and self.group in (None, without_group(failure.detail)[1])
+        )
+
+    def of_group(self, id: str, groups: Iterable[ErrorStatistics]) -> Which:
+        """Those of them that are of one group of errors.
+
+        Args:
+            id: The group's id.
+            groups: The groups that there are.
+
+        Raises:
+            UsageError: It is none of them.
+        """
+        for group in groups:
+            if group.id == id:
+                return msgspec.structs.replace(self, group=id)
+        raise UsageError(f"there is no group of errors {id!r}; see 'crawlkit stats RUN --json'")
+
+    def find(self, reader: Reader, after: tuple[str, int] | None = None) -> Iterator[Outcome]:
+        """Those of a run, streamed, in the order of the store."""
+        return filter(self.fits, reader.outcomes_after("failed", after, host=self.host))
+
+
+EVERY = Which()
+
+Decide = Callable[[Outcome, Checkpoint, Statistics], None]
+
+
+def pending_again(failure: Outcome) -> Pending:
+    """The failed request as it is enqueued once more, with all its retries before it."""
+    request = failure.request or Request(failure.url, failure.handler or "parse")
+    return Pending(request.replace(retry_count=0), failure.fingerprint, failure.host)
+
+
+# -- a run that nobody is writing -----------------------------------------------------------------
+
+
+def put_back(failure: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
+    """Have a failed request tried again."""
+    checkpoint.forget.append((failure.host, failure.fingerprint))
+    checkpoint.again.append(pending_again(failure))
+    statistics.put_back(failure)
+
+
+def drop(failure: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
+    """Call a failed request skipped."""
+    checkpoint.outcomes.append(
+        Outcome(
+            outcome="skipped",
+            url=failure.url,
+            fingerprint=failure.fingerprint,
+            host=failure.host,
+            at=checkpoint.at,
+            handler=failure.handler,
+            detail="dropped",
+        )
+    )
+    statistics.drop(failure)
+
+
+async def resolve(address: str, which: Which, decide: Decide) -> int:
+    """Decide about failed requests of a run that nobody is writing; how many there were.
+
+    Args:
+        address: The run.
+        which: Those that are meant.
+        decide: `put_back` or `drop`.
+
+    Raises:
+        StoreLockedError: A crawl is writing the run.
+        StoreError: It cannot be read or written.
+    """
+    store = open_store(address)
+    await store.open()  # refused while a crawl is writing
+    try:
+        statistics = Statistics()
+        statistics.restore(Saved("statistics", await store.load()))
+        statistics.in_flight = 0
+        reader = store.reader()
+        try:
+            failures, count = which.find(reader), 0
+            while batch := list(islice(failures, BATCH)):
+                checkpoint = Checkpoint(at=Clock().now())
+                for failure in batch:
+                    decide(failure, checkpoint, statistics)
+                with checkpoint.of("statistics"):
+                    statistics.collect(checkpoint)
+                await store.commit(checkpoint)
+                count += len(batch)
+            return count
+        finally:
+            reader.close()
+    finally:
+        await store.close()
+
+
+# -- a run that goes on ---------------------------------------------------------------------------
+
+
+class FailureRetry:
+    """Puts failed requests of a crawl that goes on back into its queue.
+
+    A request is enqueued, its outcome forgotten and its failure uncounted in the same checkpoint:
+    if the process dies before it, nothing was asked for, and after it the request is pending.
+
+    Args:
+        job: The life of the run.
+        queue: What is still to do.
+        statistics: What was done.
+    """
+
+    def __init__(self, job: Job, queue: RequestQueue, statistics: Statistics) -> None:
+        self._job = job
+        self._queue = queue
+        self._statistics = statistics
+        self._turn = asyncio.Lock()
+
+    async def retry(self, which: Which) -> int:
+        """Try those again that have failed by now; how many there were. All of it is durable then.
+
+        Raises:
+            UsageError: The crawl is over, or about to stop.
+            StoreError: It could not be written down. What was asked for comes with the next
+                checkpoint that can be.
+        """
+        # One after the other, and from what is in the store: so none is put back twice.
+        async with self._turn:
+            await self._job.checkpoint()
+            now, count, after = self._job.clock.now(), 0, None
+            while batch := await asyncio.to_thread(self._read, which, after):
+                after = (batch[-1].host, batch[-1].fingerprint)
+                count += self._put_back(failure for failure in batch if failure.at <= now)
+                await self._job.checkpoint()
+            return count
+
+    def _read(self, which: Which, after: tuple[str, int] | None) -> list[Outcome]:
+        reader = self._job.store.reader()
+        try:
+            return list(islice(which.find(reader, after), BATCH))
+        finally:
+            reader.close()
+
+    def _put_back(self, failures: Iterator[Outcome]) -> int:
+        if self._queue.is_closed:
+            raise UsageError("the crawl is over; run it again, and retry before or meanwhile")
+        count = 0
+        for failure in failures:
+            if self._queue.revive(pending_again(failure)):
+                self._statistics.put_back(failure)
+                count += 1
+        return count

@@ -1,0 +1,1 @@
+"""The mirror of an embedded run, from which another machine goes on."""

@@ -1,0 +1,450 @@
+"""MirroredStore: an embedded run that is shipped elsewhere while it goes on.
+
+The database's write-ahead log has, after each checkpoint, every page that the checkpoint changed.
+Every few seconds the store's thread reads what came since the last time, which takes a few
+milliseconds, and another thread ships it as a segment. What is read before the log begins anew is
+gathered in memory, the last content of each page once; where that becomes too much, as the mirror
+cannot be reached, it is thrown away, and a snapshot has to follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ...checkpoint import Checkpoint
+from ...clock import isoformat
+from ...errors import MirrorTakenError, StoreError, one_line
+from ..base import Claim, Receipt
+from ..directory import Record
+from ..pages import PAGE
+from ..sqlite import SqliteStore
+from .note import MirrorNote, read_note
+from .places import place_of
+from .records import Changes, Header
+from .restoring import restore
+from .shipping import Shipping
+
+log = logging.getLogger("crawlkit.mirror")
+
+T = TypeVar("T")
+
+MOST_BACKLOG = 2**26 // PAGE
+"""Changed pages that are kept in memory for a mirror that cannot be reached: 64 MB."""
+MOST_REST = 60.0
+"""Seconds between two attempts to reach it."""
+SNAPSHOT = "mirror-snapshot.new"
+"""A copy of the database in the run's directory, while a snapshot is shipped."""
+PATIENCE = 30.0
+"""Seconds for the last shipment of a run that is not told to go."""
+ATTEMPTS = 3
+"""How often a start tries to reach the mirror, with a second in between."""
+
+
+TAKEOVERS = 10
+"""How often a start tries to become the mirror's writer where others are quicker."""
+
+
+class MirroredStore(SqliteStore):
+    """A run in a directory, and a mirror of it.
+
+    Args:
+        path: The run's directory.
+        mirror: The mirror's address: a directory, ``file://``, or ``s3://bucket/path``.
+        interval: Seconds between two shipments; what a machine that is lost without notice costs.
+        durability: As for `SqliteStore`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mirror: str,
+        interval: float = 5.0,
+        durability: Literal["normal", "full"] = "normal",
+    ) -> None:
+        super().__init__(path, durability=durability)
+        self._shipping = Shipping(place_of(mirror))
+        self._interval = interval
+        self._shipper: ThreadPoolExecutor | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._taken: MirrorTakenError | None = None
+        self._turn = asyncio.Lock()
+        self._is_ending = False
+        self._failures = 0
+        self._mirrored = MirrorNote(self._shipping.place.address, "", [])
+        # These belong to the store's thread.
+        self._log_name = "-"
+        self._log_read = 0
+        self._is_reading = False
+        self._is_in_doubt = False
+        self._backlog: Changes | None = None
+        self._is_gap = False
+
+    # -- the contract -----------------------------------------------------------------------------
+
+    async def open(self, *, fresh: bool = False) -> None:  # noqa: D102 - documented in Store
+        await super().open(fresh=fresh)
+        self._shipper = ThreadPoolExecutor(1, "crawlkit-mirror")
+        self._background = asyncio.create_task(self._keep_shipping())
+
+    async def claim(self, limit: int, window: Mapping[str, int], now: float) -> Claim:  # noqa: D102
+        self._refuse_if_taken()
+        return await super().claim(limit, window, now)
+
+    async def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102
+        self._refuse_if_taken()
+        receipt = await super().commit(checkpoint)
+        if checkpoint.is_migrating:
+            self._wanted.set()  # so that little is left to be shipped at the end
+        return receipt
+
+    async def ship(self, within: float | None = None) -> None:  # noqa: D102
+        if self._shipper is None or self._background is None:
+            return
+        self._is_ending = True
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(PATIENCE if within is None else within):
+                # It is not cancelled: what it has in hand would be lost.
+                await asyncio.wait({self._background})
+                self._refuse_if_taken()
+                while not await self._ship():  # noqa: ASYNC110 - there is nothing to wait for
+                    await asyncio.sleep(0.2)
+        except TimeoutError:
+            pass
+        behind = await self._run(self._behind)
+        if behind:
+            log.warning(
+                "the mirror %s is %d checkpoints behind: they are in %s only; start there, and "
+                "they are shipped",
+                self._shipping.place.address,
+                behind,
+                self.address,
+            )
+
+    async def close(self) -> None:  # noqa: D102
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.wait({self._background})
+            self._background = None
+        if self._shipper is not None:
+            # What still waits for an answer has nobody to tell it to.
+            self._shipper.shutdown(wait=False, cancel_futures=True)
+            self._shipper = None
+        await super().close()
+
+    def _refuse_if_taken(self) -> None:
+        if self._taken is not None:
+            raise self._taken
+
+    # -- opening, in the store's thread -----------------------------------------------------------
+
+    def _prepare(self, fresh: bool) -> None:
+        """Become the mirror's writer; and restore the run from it where that is to be."""
+        shipping, directory = self._shipping, self.directory
+        address = shipping.place.address
+        note = read_note(directory.path)
+        (directory.path / SNAPSHOT).unlink(missing_ok=True)
+        has_run = directory.database.exists() and not fresh
+        for _ in range(TAKEOVERS):
+            last = self._reached(shipping.survey)
+            is_own = bool(note and last and last.writer in note.writers and not note.is_restoring)
+            if last and has_run and not (note and note.lineage == last.lineage):
+                raise StoreError(
+                    f"the run in {self.address} is not the one in the mirror {address}; choose "
+                    "another --mirror or --store, or start both anew with --fresh"
+                )
+            own = MirrorNote(
+                address=address,
+                lineage=uuid.uuid4().hex if fresh or last is None else last.lineage,
+                writers=[*([last.writer] if last and is_own else []), shipping.writer],
+                commits=note.commits if note else 0,
+                # A mirror without a whole run in it is no reason to throw away a local one.
+                is_restoring=bool(last and not fresh)
+                and not (has_run and (is_own or not (last and last.snapshot))),
+                ended=note.ended if note and is_own else "",
+            )
+            # First, so that a process that is killed right after the takeover is known as ours.
+            own.write(directory.path, sync=True)
+            if self._reached(partial(shipping.take_over, last, own.lineage)):
+                break
+        else:
+            raise StoreError(
+                f"other machines begin to write the mirror {address} right now; let one of them "
+                "do it, or choose another --mirror"
+            )
+        self._is_gap = True
+        if last and own.is_restoring:
+            self._restore(last, "was superseded" if has_run else "is not here")
+        own.writers, own.is_restoring = [shipping.writer], False
+        own.write(directory.path, sync=True)
+        self._mirrored = own
+
+    def _restore(self, last: Header, why: str) -> None:
+        address = self._shipping.place.address
+        if self._reached(partial(restore, self._shipping.place, last, self.directory)):
+            log.info(
+                "restored %s, which %s, from the mirror %s: %d checkpoints, the last shipped at %s "
+                "by %s",
+                self.address,
+                why,
+                address,
+                last.commits,
+                isoformat(last.at),
+                last.where,
+            )
+            self._is_gap = False
+        else:
+            log.info("the mirror %s does not hold a whole run yet: starting anew", address)
+
+    def _reached(self, work: Callable[[], T]) -> T:
+        """Do something with the mirror, which may not be reached at the first attempt."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return work()
+            except OSError as error:
+                if attempt + 1 == ATTEMPTS:
+                    raise StoreError(
+                        f"the mirror {self._shipping.place.address} cannot be reached: "
+                        f"{one_line(error)}; mend that, or start without --mirror"
+                    ) from None
+                time.sleep(1.0)
+        raise AssertionError
+
+    def _open(self, fresh: bool) -> None:
+        before = self.directory.noted()
+        super()._open(fresh)
+        shipping = self._shipping
+        commits = self._commits()
+        if commits < shipping.commits:
+            # A loss of power has taken some checkpoints from the disk, and not from the mirror.
+            super()._close()
+            self.directory.acquire()
+            try:
+                last = self._reached(shipping.survey)
+                assert last is not None
+                self._restore(last, "has lost checkpoints")
+            finally:
+                self.directory.release()
+            super()._open(False)
+        elif commits == shipping.commits and before and self._mirrored.ended == _ending(before):
+            self._is_gap = False
+        self._mirrored.ended = ""
+        frames = super()._merge_log()
+        self._log_name = self.directory.log.name()
+        self._log_read = self.directory.log.size_of(frames)
+        self._backlog = Changes(self._commits(), self._commits(), 0, {})
+        self._is_reading = True
+
+    def _close(self) -> None:
+        has_shipped = self._connection is not None and not self._is_gap and not self._behind()
+        self._is_reading = False
+        super()._close()
+        if has_shipped and not self._taken:
+            self._mirrored.ended = _ending(self._record)
+            with contextlib.suppress(OSError):
+                self._mirrored.write(self.directory.path)
+
+    # -- reading the log, in the store's thread ---------------------------------------------------
+
+    def _commits(self) -> int:
+        ((commits,),) = self._db.execute("SELECT commits FROM progress")
+        return int(commits)
+
+    def _commit(self, checkpoint: Checkpoint) -> Receipt:
+        try:
+            return super()._commit(checkpoint)
+        except BaseException:
+            # The log may have frames behind its end that belong to no checkpoint.
+            self._is_in_doubt = True
+            raise
+
+    def _merge_log(self) -> int:
+        frames = super()._merge_log()
+        if self._is_reading:
+            # The log is still there: it begins anew with the next commit.
+            self._read_log(self.directory.log.size_of(frames))
+            self._is_in_doubt = False
+        return frames
+
+    def _read_log(self, size: int) -> None:
+        its_log = self.directory.log
+        name = its_log.name()
+        if name != self._log_name:
+            self._log_name, self._log_read = name, its_log.size_of(0)
+        if name == "-" or size <= self._log_read:
+            return
+        pages, count, self._log_read = its_log.committed(self._log_read, size)
+        backlog = self._backlog
+        if count and backlog is not None:
+            backlog.add(Changes(backlog.commits, self._commits(), count, pages))
+            if len(backlog.pages) > MOST_BACKLOG:
+                self._backlog, self._is_gap = None, True
+
+    def _gather(self) -> None:
+        if self._is_in_doubt:
+            self._merge_log()
+        else:
+            self._read_log(self.directory.log.size())
+
+    def _take(self) -> Changes | None:
+        """What came since the last time; `None` where only a snapshot can go on."""
+        with self._reporting():
+            self._gather()
+        if self._is_gap or self._backlog is None:
+            return None
+        taken = self._backlog
+        self._backlog = Changes(taken.commits, taken.commits, taken.size, {})
+        return taken
+
+    def _behind(self) -> int:
+        return self._commits() - self._shipping.commits
+
+    def _begin_snapshot(self) -> tuple[sqlite3.Connection, int]:
+        """A connection that sees the run as of now, for as long as it is open."""
+        with self._reporting():
+            self._gather()
+            uri = f"{self.directory.database.absolute().as_uri()}?mode=ro"
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("BEGIN")
+            ((commits,),) = connection.execute("SELECT commits FROM progress")
+            if self._is_gap:
+                self._backlog = Changes(commits, commits, 0, {})
+            return connection, commits
+
+    def _gap_is_closed(self) -> None:
+        # Unless there was too much in the meantime, and it has to begin anew.
+        self._is_gap = self._backlog is None
+
+    # -- shipping ---------------------------------------------------------------------------------
+
+    async def _keep_shipping(self) -> None:
+        while not self._is_ending:
+            try:
+                await self._ship()
+            except MirrorTakenError as error:
+                log.error("%s", one_line(error))
+                self._taken = error
+                return
+            rest = self._interval * 2 ** min(self._failures, 10)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(rest, max(self._interval, MOST_REST))):
+                    await self._wanted.wait()
+            self._wanted.clear()
+
+    async def _ship(self) -> bool:
+        """Ship what there is; whether the mirror holds it all.
+
+        Raises:
+            MirrorTakenError: Another machine goes on with the run.
+        """
+        async with self._turn:
+            return await self._ship_now()
+
+    async def _ship_now(self) -> bool:
+        shipping = self._shipping
+        try:
+            await self._in_shipper(shipping.retry)
+            if self._is_gap:
+                await self._ship_snapshot()
+            await self._ship_changes()
+            if shipping.wants_snapshot:
+                await self._ship_snapshot()
+        except MirrorTakenError:
+            raise
+        except Exception as error:
+            if not isinstance(error, OSError | StoreError):
+                log.exception("shipping to the mirror %s", shipping.place.address)
+                self._is_gap = True  # whatever has happened, a snapshot mends it
+            self._failures += 1
+            if self._failures == 1:
+                log.warning(
+                    "the mirror %s cannot be written: %s; the crawl goes on, and the mirror "
+                    "catches up later",
+                    shipping.place.address,
+                    one_line(error),
+                )
+            return False
+        if self._failures:
+            log.info("the mirror %s is written again, and holds everything", shipping.place.address)
+        self._failures = 0
+        return not self._is_gap
+
+    async def _ship_changes(self) -> None:
+        changes = await self._run(self._take)
+        if changes:
+            await self._in_shipper(self._shipping.ship, changes)
+        elif changes is None:
+            return
+        await self._in_shipper(self._say_how_far)
+
+    async def _ship_snapshot(self) -> None:
+        shipping = self._shipping
+        await self._in_shipper(shipping.probe)
+        copy = self.directory.path / SNAPSHOT
+        connection, commits = await self._run(self._begin_snapshot)
+        is_gap = self._is_gap
+        try:
+            await self._in_shipper(_copy, connection, copy)
+            header, steps = await self._in_shipper(shipping.parts, copy, commits)
+            for step in steps:
+                await self._in_shipper(step)
+                if not is_gap:
+                    if self._is_ending:
+                        return  # it is not needed, and the end of the run is
+                    await self._ship_changes()
+            if not is_gap:
+                await self._ship_changes()
+            await self._in_shipper(shipping.complete, header)
+        finally:
+            copy.unlink(missing_ok=True)
+        if is_gap:
+            await self._run(self._gap_is_closed)
+        try:
+            await self._in_shipper(shipping.prune)
+        except OSError as error:
+            # It is whole all the same; the next snapshot tries again.
+            log.warning(
+                "old records of the mirror %s cannot be removed: %s",
+                shipping.place.address,
+                one_line(error),
+            )
+
+    def _say_how_far(self) -> None:
+        self._mirrored.commits, self._mirrored.at = self._shipping.commits, time.time()
+        self._mirrored.write(self.directory.path)
+
+    async def _in_shipper(self, work: Callable[..., T], *args: Any) -> T:
+        assert self._shipper is not None
+        return await asyncio.get_running_loop().run_in_executor(self._shipper, work, *args)
+
+
+def _copy(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy what `connection` sees, page by page; it sees nothing else any more."""
+    path.unlink(missing_ok=True)
+    target = sqlite3.connect(path, isolation_level=None)
+    try:
+        target.execute("PRAGMA journal_mode = OFF").fetchone()
+        target.execute("PRAGMA synchronous = OFF")
+        connection.backup(target, pages=2048, sleep=0.0)
+    finally:
+        target.close()
+        connection.close()
+
+
+def _ending(record: Record) -> str:
+    """How a run stands on the disk that was closed in good order; no two of them are alike."""
+    return f"{record.log} {record.commits}" if record.state == "closed" else ""

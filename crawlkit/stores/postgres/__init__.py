@@ -1,0 +1,1 @@
+"""A run in PostgreSQL, for many workers on many machines."""

@@ -1,0 +1,273 @@
+"""Workers: who writes a run, for how long what they have is theirs, and what they share.
+
+A worker is a row. It is there from when the worker opens the run until it closes it or is given up,
+and nothing is committed without it: whoever deletes it fences its worker. Its epoch is a random
+number, so that it is not met again in a run that was begun anew under the same name.
+
+Time is the server's, so that machines whose clocks differ agree about who was silent for too long.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .tables import BEST_OF, DUE_OF
+
+FENCED = "CK001"
+"""SQLSTATE: the worker's row is gone."""
+LOST = "CK002"
+"""SQLSTATE: the server has lost commits of this worker, or its claims."""
+
+# What a function of a worker begins with: its row, locked until the end of the transaction.
+FENCE = f"""
+    PERFORM FROM workers WHERE epoch = _me FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
+    END IF;
+"""
+
+ROUTINES = f"""
+CREATE OR REPLACE FUNCTION join_run(
+    _epoch bigint, _name text, _machine text, _pid int, _started text, _lease float8, _note bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    _earlier bigint;
+BEGIN
+    -- Who comes back under a name takes what it had at once.
+    SELECT epoch INTO _earlier FROM workers WHERE name = _name FOR UPDATE;
+    IF FOUND THEN
+        PERFORM leave_run(_earlier, true);
+    END IF;
+    INSERT INTO workers (epoch, name, machine, pid, started, until, items_after, note)
+    SELECT _epoch, _name, _machine, _pid, _started,
+        clock_timestamp() + make_interval(secs => _lease), items_so_far(), _note;
+END $$;
+
+CREATE OR REPLACE FUNCTION items_so_far() RETURNS bigint LANGUAGE sql AS $$
+    SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM items_number_seq
+$$;
+
+-- Take from a worker what it has claimed, but for some bundles.
+CREATE OR REPLACE FUNCTION let_go(_who bigint, _kept bigint[], _orphan boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    _hosts int[];
+BEGIN
+    _hosts := ARRAY(
+        SELECT host FROM claims WHERE worker = _who AND bundle <> ALL (_kept)
+        UNION SELECT s.host FROM shares s WHERE s.worker = _who AND NOT EXISTS (
+            SELECT FROM claims c WHERE c.worker = _who AND c.host = s.host
+        )
+    );
+    PERFORM FROM hosts WHERE id = ANY (_hosts) ORDER BY id FOR NO KEY UPDATE;
+    UPDATE bundles b SET gone = c.gone FROM claims c
+    WHERE c.worker = _who AND c.bundle <> ALL (_kept) AND b.id = c.bundle AND b.gone <> c.gone;
+    DELETE FROM claims WHERE worker = _who AND bundle <> ALL (_kept);
+    WITH freed AS (
+        DELETE FROM shares s WHERE s.worker = _who AND NOT EXISTS (
+            SELECT FROM claims c WHERE c.worker = _who AND c.host = s.host
+        )
+        RETURNING s.host, s.shares
+    )
+    UPDATE hosts h SET free = h.free + f.shares, is_orphan = h.is_orphan OR _orphan,
+        -- Nobody knows when a worker that is given up has asked it last.
+        rest_at = CASE WHEN _orphan
+            THEN greatest(h.rest_at, extract(epoch FROM clock_timestamp()) + h.rest_delay)
+            ELSE h.rest_at END
+    FROM freed f WHERE h.id = f.host;
+    UPDATE hosts h SET best = {BEST_OF.format(host="h.id")}, due = {DUE_OF.format(host="h.id")}
+    WHERE h.id = ANY (_hosts);
+END $$;
+
+-- Take everything from a worker, and its row. What it counted is kept.
+CREATE OR REPLACE FUNCTION leave_run(_who bigint, _orphan boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    DELETE FROM documents WHERE key = (SELECT note FROM workers WHERE epoch = _who);
+    PERFORM let_go(_who, '{{}}', _orphan);
+    DELETE FROM locks WHERE worker = _who;
+    DELETE FROM allotments WHERE worker = _who;
+    WITH own AS (DELETE FROM counters WHERE worker = _who RETURNING name, kind, value)
+    INSERT INTO counters SELECT 0, name, kind, value FROM own ORDER BY name, kind
+    ON CONFLICT (worker, name, kind) DO UPDATE SET value = CASE excluded.kind
+        WHEN 0 THEN counters.value + excluded.value
+        WHEN 1 THEN least(counters.value, excluded.value)
+        ELSE greatest(counters.value, excluded.value)
+    END;
+    WITH own AS (DELETE FROM errors WHERE worker = _who RETURNING *)
+    INSERT INTO errors
+    SELECT 0, key, kind, place, message, count, first_at, last_at, examples FROM own ORDER BY key
+    ON CONFLICT (worker, key) DO UPDATE SET
+        count = errors.count + excluded.count,
+        first_at = least(errors.first_at, excluded.first_at),
+        last_at = greatest(errors.last_at, excluded.last_at);
+    DELETE FROM workers WHERE epoch = _who;
+    PERFORM pg_notify(current_schema(), '');
+END $$;
+
+CREATE OR REPLACE FUNCTION reap(_who bigint, _is_dead boolean) RETURNS boolean
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    -- One that is just committing is alive, and one that is just being given up is seen to.
+    PERFORM FROM workers
+    WHERE epoch = _who AND (_is_dead OR until < clock_timestamp()) FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM leave_run(_who, true);
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION extend(_me bigint, _lease float8) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE workers SET until = clock_timestamp() + make_interval(secs => _lease),
+        items_after = items_so_far()
+    WHERE epoch = _me;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION release(_me bigint, _kept bigint[]) RETURNS void
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    {FENCE}
+    PERFORM let_go(_me, _kept, false);
+    PERFORM pg_notify(current_schema(), '');
+END $$;
+
+CREATE OR REPLACE FUNCTION try_lock(_me bigint, _name text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    {FENCE}
+    INSERT INTO locks (name, worker) VALUES (_name, _me) ON CONFLICT (name) DO NOTHING;
+    RETURN EXISTS (SELECT FROM locks WHERE name = _name AND worker = _me);
+END $$;
+
+CREATE OR REPLACE FUNCTION unlock(_me bigint, _name text) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    DELETE FROM locks WHERE name = _name AND worker = _me;
+    IF FOUND THEN
+        PERFORM pg_notify(current_schema(), '');
+    END IF;
+END $$;
+
+-- `_call` is new for each call, and the same where the answer to one got lost.
+CREATE OR REPLACE FUNCTION finish(_me bigint, _call bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    _mark text := _me || '/' || _call;
+BEGIN
+    {FENCE}
+    UPDATE run SET finished_by = _mark WHERE finished_by IS NULL OR finished_by = _mark;
+    IF FOUND THEN
+        PERFORM pg_notify(current_schema(), '');
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+CREATE OR REPLACE FUNCTION allot(
+    _me bigint, _call bigint, _names text[], _most bigint, _wanted bigint,
+    OUT granted bigint, OUT is_spent boolean
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    _grant text := array_to_string(_names, ' ');
+    _done bigint;
+    _out bigint;
+    _mine allotments;
+BEGIN
+    {FENCE}
+    PERFORM pg_advisory_xact_lock(hashtext(current_schema()), hashtext(_grant));
+    SELECT coalesce(sum(c.value), 0) INTO _done
+    FROM (SELECT epoch FROM workers UNION ALL SELECT 0) w
+    JOIN counters c ON c.worker = w.epoch AND c.name = ANY (_names) AND c.kind = 0;
+    is_spent := _done >= _most;
+    SELECT * INTO _mine FROM allotments WHERE worker = _me AND name = _grant;
+    IF _mine.call = _call THEN
+        granted := _mine.granted;
+        RETURN;
+    END IF;
+    SELECT coalesce(sum(amount), 0) INTO _out FROM allotments WHERE name = _grant;
+    granted := CASE
+        WHEN _wanted < 0 THEN greatest(_wanted, -coalesce(_mine.amount, 0))
+        ELSE greatest(0, least(_wanted, _most - _done - _out))
+    END;
+    INSERT INTO allotments VALUES (_me, _grant, granted, _call, granted)
+    ON CONFLICT (worker, name) DO UPDATE SET
+        amount = allotments.amount + excluded.granted,
+        call = excluded.call, granted = excluded.granted;
+    IF granted < 0 THEN
+        PERFORM pg_notify(current_schema(), '');
+    END IF;
+END $$;
+"""
+
+
+class Process(NamedTuple):
+    """A process, so that others on its machine can tell whether it is still there.
+
+    Attributes:
+        machine: Its machine, as it runs since its last start, and where its process ids count.
+            Empty where that cannot be known.
+        pid: Its process id.
+        started: When it was started, in the machine's own count.
+    """
+
+    machine: str
+    pid: int
+    started: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, on this machine."""
+        return _start_of(self.pid) == self.started
+
+
+def own_process() -> Process:
+    """This process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        machine = ""  # no Linux: only time tells
+    return Process(machine, os.getpid(), _start_of(os.getpid()))
+
+
+def _start_of(pid: int) -> str:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = status.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]  # one that nobody has waited for is dead, too
+
+
+def dead(processes: Iterator[tuple[int, int, str]]) -> list[int]:
+    """Of workers of this machine, as ``(epoch, pid, started)``, those whose process is gone."""
+    return [epoch for epoch, pid, started in processes if not Process("", pid, started).is_alive]
+
+
+def new_epoch() -> int:
+    """The epoch of a worker that begins."""
+    return secrets.randbits(62) + 1
+
+
+def default_name() -> str:
+    """A worker's name where none is given: that of the machine, and a random part."""
+    return f"{socket.gethostname()[:100]}-{secrets.token_hex(4)}"

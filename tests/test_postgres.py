@@ -1,0 +1,716 @@
+"""What PostgreSQL adds to the promises of every store: a network between, and other people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from crawlkit import open_run
+from crawlkit.checkpoint import Checkpoint, Document, Item, Merge
+from crawlkit.cli import main
+from crawlkit.errors import (
+    CrawlkitError,
+    StoreDamagedError,
+    StoreError,
+    StoreFencedError,
+    StoreLockedError,
+    StoreVersionError,
+    StoreWriteError,
+    UsageError,
+)
+from crawlkit.portable import import_run
+from crawlkit.stores import open_reader, open_store
+from crawlkit.stores.base import Store
+from crawlkit.stores.postgres.address import masked, with_run
+from crawlkit.testing.shop import ShopSite
+
+from . import postgres
+from .backends import (
+    NOW,
+    A,
+    B,
+    C,
+    claim,
+    claim_all,
+    commit,
+    content,
+    done,
+    findings,
+    item,
+    pages,
+    pending,
+    urls,
+)
+from .test_portable import exported, fill, whole
+from .test_stores_durability import a_bit_of_everything, prepared
+
+pytestmark = pytest.mark.needs("postgresql")
+
+PLAIN = "?sslmode=disable&gssencmode=disable"
+
+
+@pytest.fixture
+def server() -> postgres.Server:
+    return postgres.server()
+
+
+@pytest.fixture
+async def run(server: postgres.Server) -> AsyncIterator[Store]:
+    store = open_store(server.address(), worker="one")
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def line(server: postgres.Server) -> Iterator[postgres.Line]:
+    line = postgres.Line(server.port)
+    yield line
+    line.close()
+
+
+async def another(store: Store, name: str = "other", **options: Any) -> Store:
+    made = open_store(store.address, worker=name, **options)
+    await made.open()
+    return made
+
+
+async def refusal(address: str, **options: Any) -> CrawlkitError:
+    """The error of a run that cannot be opened: one line, and no password in it."""
+    store = open_store(address)
+    with pytest.raises(CrawlkitError) as caught:
+        await store.open(**options)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    return caught.value
+
+
+# -- addresses ------------------------------------------------------------------------------------
+
+
+def test_a_password_is_never_shown() -> None:
+    for address in (
+        "postgresql://me:se%23cret@host:5432/db#run",
+        "postgresql://me@host/db?password=secret&x=1#run",
+        "postgres://me:secret@/db?host=/run",
+    ):
+        assert "cret" not in masked(address)
+        assert masked(address).endswith(address[-3:])
+    for address in ("runs/a:b@c", "postgresql://me@host/db", "postgresql:///db"):
+        assert masked(address) == address
+
+
+def test_a_run_is_called_like_its_crawler_unless_the_address_says_otherwise() -> None:
+    assert with_run("postgresql://h/db", "book-shop") == "postgresql://h/db#book-shop"
+    assert with_run("postgresql://h/db#mine", "book-shop") == "postgresql://h/db#mine"
+    assert with_run("runs/shop", "book-shop") == "runs/shop"
+    with pytest.raises(UsageError, match="of 1 to 54 bytes"):
+        with_run("postgresql://h/db", "x" * 55)
+
+
+@pytest.mark.parametrize("name", ["ÄÖ ü", 'qu"ote', "a.b/c", "x" * 54, "UPPER"])
+async def test_a_run_may_have_any_name(server: postgres.Server, name: str) -> None:
+    store = open_store(with_run(server.address("").rstrip("#"), name))
+    await store.open()
+    await commit(store, items=[item(1)])
+    assert findings(store) == ["the counter items_saved says 0, the run holds 1"]
+    await store.close()
+
+
+def test_who_does_not_use_it_pays_nothing_for_it() -> None:
+    code = "import sys, crawlkit, crawlkit.cli; sys.exit('psycopg' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_where_psycopg_is_missing_the_error_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from crawlkit.stores import open_store\nopen_store('postgresql://h/d')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'crawlkit[postgres]'" in done.stderr.splitlines()[-1]
+
+
+# -- what cannot be opened ------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_not_there(server: postgres.Server) -> None:
+    error = await refusal(server.address(port=1))
+    assert "cannot connect to postgresql://crawl@127.0.0.1:1/postgres#" in str(error)
+    assert "refused" in str(error)
+    assert "see that the server runs" in str(error)
+
+
+async def test_a_wrong_password(server: postgres.Server) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'locked'"):
+        server.execute("CREATE ROLE locked LOGIN PASSWORD 'right'")
+    error = await refusal(server.address(user="locked:secret"))
+    assert "locked:***@127.0.0.1" in str(error)
+    assert "refuses the password; put the right one into PGPASSWORD" in str(error)
+
+
+async def test_no_such_database(server: postgres.Server) -> None:
+    error = await refusal(server.address(database="nowhere"))
+    assert "there is no such database" in str(error)
+    assert "createdb" in str(error)
+
+
+async def test_no_right_to_create_a_schema(server: postgres.Server) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'limited'"):
+        server.execute("CREATE ROLE limited LOGIN")
+    error = await refusal(server.address(user="limited"))
+    assert "permission denied for database postgres" in str(error)
+    assert 'GRANT CREATE ON DATABASE "postgres" TO "limited"' in str(error)
+
+
+async def test_a_schema_that_was_made_for_the_user_will_do(server: postgres.Server) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'limited'"):
+        server.execute("CREATE ROLE limited LOGIN")
+    server.execute('CREATE SCHEMA "crawlkit_given" AUTHORIZATION limited')
+    store = open_store(server.address("given", user="limited"))
+    await store.open()
+    await commit(store, fresh=pages(A, 1))
+    await store.close()
+
+
+async def test_a_run_of_somebody_else(run: Store, server: postgres.Server) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'limited'"):
+        server.execute("CREATE ROLE limited LOGIN")
+    address = run.address.replace("crawl@", "limited@")
+    assert "permission denied" in str(await refusal(address))
+    with pytest.raises(StoreError, match="permission denied"):
+        open_reader(address)
+
+
+@pytest.mark.parametrize(("version", "remedy"), [(99, "upgrade crawlkit"), (0, "older crawlkit")])
+async def test_a_run_of_another_version(server: postgres.Server, version: int, remedy: str) -> None:
+    address = server.address()
+    store = open_store(address)
+    await store.open()
+    await store.close()
+    server.execute(f"UPDATE run SET format = {version}", address)
+    error = await refusal(address)
+    assert isinstance(error, StoreVersionError)
+    assert remedy in str(error)
+    with pytest.raises(StoreVersionError, match=remedy):
+        open_reader(address)
+    store = open_store(address)
+    await store.open(fresh=True)
+    await store.close()
+
+
+@pytest.mark.parametrize("table", ["CREATE TABLE {}.mine ()", "CREATE TABLE {}.run (id int)"])
+async def test_a_schema_that_is_not_crawlkits_is_left_alone(
+    server: postgres.Server, table: str
+) -> None:
+    address = server.address()
+    schema = f'"crawlkit_{address.partition("#")[2]}"'
+    server.execute(f"CREATE SCHEMA {schema}")
+    server.execute(table.format(schema))
+    for fresh in (False, True):
+        error = await refusal(address, fresh=fresh)
+        assert "holds something that is not a run of crawlkit; choose another name" in str(error)
+    assert server.execute(f"SELECT 1 FROM pg_tables WHERE schemaname = '{schema[1:-1]}'")
+
+
+async def test_a_server_that_is_too_old(
+    server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crawlkit.stores.postgres.connection.OLDEST", 99)
+    error = await refusal(server.address())
+    assert "crawlkit needs PostgreSQL 99 or later" in str(error)
+
+
+async def test_a_database_that_is_not_in_unicode(server: postgres.Server) -> None:
+    server.execute(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    error = await refusal(server.address(database="latin"))
+    assert "has the encoding LATIN1; make one with CREATE DATABASE" in str(error)
+
+
+async def test_an_address_that_is_none() -> None:
+    error = await refusal("postgresql://user:secret@host/db?bogus=1#x")
+    assert "write postgresql://user@host:port/database#RUN" in str(error)
+
+
+async def test_a_fresh_start_is_refused_while_others_write(run: Store) -> None:
+    await commit(run, items=[item(1)])
+    error = await refusal(run.address, fresh=True)
+    assert isinstance(error, StoreLockedError)
+    assert "is being written by one; stop them" in str(error)
+    assert len(content(run)["items"]) == 1
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+async def test_the_only_run_of_a_database_need_not_be_named(server: postgres.Server) -> None:
+    server.execute("CREATE DATABASE single")
+    bare = server.address("", database="single").rstrip("#")
+    with pytest.raises(StoreError, match="there is no run in"):
+        open_reader(bare)
+    for name in ("first", "second"):
+        store = open_store(with_run(bare, name))
+        await store.open()
+        await commit(store, items=[item(1)])
+        await store.close()
+        if name == "first":
+            with open_run(bare) as run:
+                assert run.address == f"{bare}#first"
+                assert len(list(run.items())) == 1
+    with pytest.raises(StoreError, match=r"several runs in .* \(first, second\); say which"):
+        open_reader(bare)
+    with pytest.raises(StoreError, match=r"there is no run third in .*; there is first, second"):
+        open_reader(f"{bare}#third")
+
+
+async def test_streams_side_by_side_each_keep_to_their_state(run: Store) -> None:
+    await commit(run, items=[item(n) for n in range(1200)])
+    reader = run.reader()
+    first = reader.items()
+    next(first)
+    await commit(run, items=[item(n) for n in range(100)])
+    second = reader.items()
+    assert len(list(second)) == 1300
+    assert len(list(first)) == 1199
+    assert len(list(reader.items(after=1200))) == 100
+    reader.close()
+
+
+async def test_what_is_not_what_was_written_is_found_out(
+    run: Store, server: postgres.Server
+) -> None:
+    await commit(
+        run,
+        fresh=[*pages(A, 60), pending(f"{B}/later", due=NOW + 5)],
+        items=[item(1)],
+        documents={"part": Document(1, b"[1]")},
+        add={"items_saved": 1},
+    )
+    await claim(run, 1)
+    assert findings(run) == []
+    for damage, finding in (
+        ("UPDATE items SET data = replace(data, '1', '3')", "item 1 is not what was saved"),
+        ("UPDATE documents SET data = '[2]'", "document part is not what was saved"),
+        ("UPDATE bundles SET requests = replace(requests, '/7', '/8')", "bundle 1 is not what was"),
+        ("UPDATE hosts SET best = NULL", "host a.example has work of priority 0, but the queue"),
+        ("UPDATE hosts SET due = NULL", "host b.example has work that waits until"),
+        ("DELETE FROM workers", "has claimed something, and is not there"),
+        ("UPDATE shares SET shares = 15", "has 15 shares of 16"),
+        ("DELETE FROM shares", "by a worker that has no share"),
+        ("DELETE FROM seen", "is pending although it was never enqueued"),
+        ("DELETE FROM bundles", "is claimed, but it is not there"),
+    ):
+        server.execute(damage, run.address)
+        assert any(finding in line for line in findings(run)), (damage, findings(run))
+    reader = run.reader()
+    with pytest.raises(StoreDamagedError, match=r"item 1 of .* is not what was saved"):
+        list(reader.items())
+    with pytest.raises(StoreDamagedError, match="'part' is not what was saved"):
+        list(reader.documents())
+    reader.close()
+
+
+async def test_a_run_comes_from_sqlite_and_goes_back_and_is_the_same(
+    run: Store, tmp_path: Path
+) -> None:
+    source = open_store(str(tmp_path / "source"))
+    await source.open()
+    await fill(source)
+    before = whole(source)
+    exported(source, tmp_path / "there")
+    await source.close()
+    await run.close()
+    counts = await import_run(tmp_path / "there", run)
+    await run.open()
+    assert whole(run) == before
+    assert findings(run) == []
+    exported(run, tmp_path / "back")
+    target = open_store(str(tmp_path / "target"))
+    assert await import_run(tmp_path / "back", target) == counts
+    await target.open()
+    assert whole(target) == before
+    assert findings(target) == []
+    # What is to do is done in the same order as it would have been.
+    assert urls(await claim_all(target)) == urls(await claim_all(run))
+    await target.close()
+
+
+def test_every_verb_takes_the_address_and_none_shows_the_password(
+    server: postgres.Server, shop: ShopSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'owner'"):
+        server.execute("CREATE ROLE owner LOGIN PASSWORD 'secret'")
+        server.execute("CREATE DATABASE owned OWNER owner")
+    bare = server.address("", user="owner:secret", database="owned").rstrip("#")
+    monkeypatch.chdir(tmp_path)
+    Path("small.py").write_text(
+        "from crawlkit import Crawler, Page\n"
+        "class Small(Crawler):\n"
+        "    obey_robots = False\n"
+        "    max_retries = 0\n"
+        "    async def parse(self, page: Page) -> None:\n"
+        "        page.save({'url': page.url})\n"
+        "        page.follow('nav a, a.missing')\n"
+    )
+
+    def cli(*words: str, code: int = 0) -> str:
+        shown = CliRunner().invoke(main, words)
+        assert shown.exit_code == code, (words, shown.output, shown.exception)
+        assert "secret" not in shown.output, words
+        return shown.output
+
+    url, gone = shop.url("/"), shop.url("/nothing-here")
+    said = cli("run", "small.py", url, gone, "--store", bare, "--no-progress")
+    assert f"starting small in {masked(bare)}#small" in said
+    address = f"{bare}#small"
+    pages = json.loads(cli("stats", address, "--json"))["requests_finished"]
+    assert pages > 3
+    assert len(cli("items", bare).splitlines()) == pages
+    cli("items", bare, "-o", "items.csv")
+    assert "all is well" in cli("check", bare)
+    assert "1 failed request" in cli("failed", bare, "ls")
+    assert "handled at" in cli("why", bare, url)
+    assert "failed at" in cli("why", bare, gone)
+    assert "statistics" in cli("state", bare, "ls")
+    cli("state", bare, "set", "key", "[1]")
+    assert "1" in cli("state", bare, "get", "key")
+    assert "1 request put back" in cli("failed", bare, "retry")
+    assert "resuming small" in cli("run", "small.py", url, "--store", bare, "--no-progress")
+    assert "1 request of" in cli("failed", bare, "drop", "--all")
+    assert "all is well" in cli("check", bare)
+    cli("report", bare, "-o", "report.html")
+    assert "secret" not in Path("report.html").read_text()
+    cli("export", bare, "run.crawl")
+    cli("import", "run.crawl", f"{bare}#second")
+    assert "have the same numbers" in cli("stats", address, "--diff", f"{bare}#second")
+    fresh = ("run", "small.py", url, "--store", address, "--fresh", "--no-progress")
+    shown = CliRunner().invoke(main, fresh, standalone_mode=False)
+    assert "--fresh would throw away" in str(shown.exception)
+    assert "secret" not in str(shown.exception)
+    assert "starting small" in cli(*fresh, "--yes", "--max-pages", "2")
+    with open_run(address) as run:
+        assert run.statistics.requests_finished == 2
+
+
+# -- the network ----------------------------------------------------------------------------------
+
+
+async def test_a_commit_is_applied_once_wherever_the_line_breaks(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    """The connection is cut at each message of the protocol, in each direction."""
+    store = open_store(server.address(port=line.port, options=PLAIN))
+    await store.open()
+    await commit(store, fresh=pages(A, 1000))
+    leases = await claim_all(store)
+    number = 0
+    for direction in ("up", "down"):
+        for after in range(40):
+            cuts, number = line.cuts, number + 1
+            line.cut(direction, after)
+            fresh = pages(B, 3, first=3 * number)
+            receipt = await store.commit(
+                done(
+                    leases[number : number + 1],
+                    fresh=[*fresh, fresh[0]],
+                    items=[item(number)],
+                    add={"items_saved": 1, "requests_finished": 1},
+                )
+            )
+            line.mend()
+            assert (receipt.enqueued, receipt.duplicates) == (3, 1)
+            if line.cuts == cuts:
+                break  # there are no more messages
+        assert after >= 4, direction
+    assert findings(store) == []
+    found = [stored.data for stored in store.reader().items()]
+    assert found == [item(n).data for n in range(1, number + 1)]
+    await store.close()
+
+
+async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN))
+    await store.open()
+    sites = [f"https://h{n}.example" for n in range(60)]
+    await commit(store, fresh=[given for site in sites for given in pages(site, 2)])
+    found: list[str] = []
+    for direction in ("up", "down"):
+        for after in range(60):
+            cuts = line.cuts
+            line.cut(direction, after)
+            leases = (await claim(store, 1)).leases
+            line.mend()
+            found += urls(leases)
+            await store.commit(done(leases, add={"requests_finished": len(leases)}))
+            if line.cuts == cuts:
+                break
+        assert after >= 4, direction
+    while leases := (await claim(store)).leases:
+        found += urls(leases)
+        await store.commit(done(leases, add={"requests_finished": len(leases)}))
+    assert Counter(found) == Counter(f"{site}/{n}" for site in sites for n in (0, 1))
+    assert findings(store) == []
+    await store.close()
+
+
+async def test_documents_are_merged_once_wherever_the_line_breaks(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="one")
+    await store.open()
+    other = await another(store, "two")
+
+    def combine(base: bytes | None, mine: bytes, theirs: bytes) -> bytes:
+        return b"%d" % (int(theirs) + int(mine) - int(base or b"0"))
+
+    base, known, total = None, 0, 0
+    for after in range(60):
+        # The other one adds 10, this one 1.
+        theirs = int((await other.document("n") or Document(1, b"0")).data)
+        await commit(other, documents={"n": Document(1, b"%d" % (theirs + 10))})
+        cuts, mine = line.cuts, b"%d" % (known + 1)
+        line.cut("down", after)
+        receipt = await store.commit(
+            Checkpoint(documents={"n": Document(1, mine)}, merges={"n": Merge(base, combine)})
+        )
+        line.mend()
+        total += 11
+        assert receipt.merged["n"].data == b"%d" % total
+        base, known = receipt.merged["n"].data, total
+        if line.cuts == cuts:
+            break
+    assert after >= 4
+    assert await other.document("n") == Document(1, b"%d" % total)
+    await other.close()
+    await store.close()
+
+
+async def test_a_server_that_is_away_for_a_while(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN))
+    await store.open()
+    await commit(store, fresh=pages(A, 100))
+    leases = (await claim(store)).leases
+    line.is_down = True
+    line.cut("up", 0)
+    checkpoint = done(leases[:10], items=[item(1)])
+    for work in (lambda: store.commit(checkpoint), lambda: claim(store), store.extend):
+        with pytest.raises(StoreWriteError, match=r"cannot connect to .*see that the server runs"):
+            await work()
+    line.is_down = False
+    await store.commit(checkpoint)
+    assert len(content(store)["items"]) == 1
+    assert sum(content(store)["pending"].values()) == 90
+    await store.close()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_server_that_is_restarted_is_gone_on_with(
+    run: Store, server: postgres.Server, mode: str
+) -> None:
+    await commit(run, fresh=pages(A, 200))
+    leases = (await claim(run)).leases
+    await run.commit(done(leases[:10], add={"requests_finished": 10}))
+    server.restart(mode)
+    await run.commit(done(leases[10:20], add={"requests_finished": 10}))
+    more = await claim(run)
+    assert not {lease.ticket for lease in leases} & {lease.ticket for lease in more.leases}
+    server.restart(mode)
+    assert await run.try_lock("seeds")
+    assert findings(run) == []
+
+
+async def test_a_server_that_has_lost_commits_has_its_workers_start_again(
+    run: Store, server: postgres.Server
+) -> None:
+    """As with ``synchronous_commit = off`` and a crash."""
+    await commit(run, items=[item(1)])
+    server.execute("UPDATE workers SET commits = commits - 1", run.address)
+    with pytest.raises(StoreFencedError, match="has lost the last commits of worker one"):
+        await commit(run, items=[item(2)])
+    assert len(content(run)["items"]) == 1
+
+
+async def test_a_full_disk_takes_the_checkpoint_once_there_is_room(
+    server: postgres.Server, tmp_path: Path
+) -> None:
+    with postgres.small_disk(server, megabytes=12) as tablespace:
+        store = open_store(
+            server.address(options=f"?options=-c%20default_tablespace%3D{tablespace.name}")
+        )
+        await store.open()
+        checkpoint = a_bit_of_everything(await prepared(store))
+        checkpoint.items += [
+            Item(b'"%s"' % random.Random(n).randbytes(5000).hex().encode(), A, "parse", NOW)
+            for n in range(200)
+        ]
+        checkpoint.add["items_saved"] = len(checkpoint.items)
+        before = content(store)
+        tablespace.fill()
+        for _ in range(2):
+            with pytest.raises(StoreWriteError, match="make room on the server's disk"):
+                await store.commit(checkpoint)
+            assert content(store) == before
+        tablespace.make_room()
+        await store.commit(checkpoint)
+        assert len(content(store)["items"]) == 202
+        assert findings(store) == []
+        await store.close()
+        server.execute(f'DROP SCHEMA "crawlkit_{store.address.partition("#")[2]}" CASCADE')
+
+
+# -- several workers ------------------------------------------------------------------------------
+
+
+async def test_commits_side_by_side_never_wait_for_each_other_in_a_circle(run: Store) -> None:
+    workers = [run, *[await another(run, f"w{n}") for n in range(3)]]
+    rng = random.Random(7)
+
+    async def work(store: Store) -> None:
+        for number in range(25):
+            sites = rng.sample([A, B, C, "https://d.example", "https://e.example"], 3)
+            fresh = [page for site in sites for page in pages(site, 30, first=rng.randrange(300))]
+            rng.shuffle(fresh)
+            leases = (await claim(store, 20)).leases
+            await store.commit(
+                done(
+                    leases,
+                    fresh=fresh,
+                    add={"requests_finished": len(leases), "items_saved": 1},
+                    items=[item(number)],
+                    documents={f"d{n}": Document(1, b"0") for n in rng.sample(range(9), 4)},
+                )
+            )
+
+    await asyncio.gather(*map(work, workers))
+    for store in workers[1:]:
+        await store.close()
+    assert findings(run) == []
+    while leases := (await claim(run)).leases:
+        await run.commit(done(leases, add={"requests_finished": len(leases)}))
+    assert findings(run) == []
+
+
+async def test_an_idle_worker_is_woken_by_work_and_by_the_end(run: Store) -> None:
+    other = await another(run)
+    assert (await claim(other)).leases == []
+
+    async def woken_after(checkpoint: Checkpoint) -> float:
+        waiting = asyncio.create_task(other.news())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        began = time.monotonic()
+        await run.commit(checkpoint)
+        await waiting
+        return time.monotonic() - began
+
+    assert await woken_after(Checkpoint(fresh=pages(A, 1))) < 1
+    leases = (await claim(run)).leases
+    assert (await claim(other)).leases == []
+    assert await woken_after(done(leases)) < 1
+    assert (await claim(other)).is_exhausted
+    await other.close()
+
+
+async def test_a_worker_that_died_on_this_machine_is_not_waited_for(run: Store) -> None:
+    await commit(run, fresh=pages(A, 100))
+    code = (
+        "import asyncio, sys\nfrom crawlkit.stores import open_store\n"
+        "async def main():\n"
+        "    store = open_store(sys.argv[1], worker='dead', lease=1000)\n"
+        "    await store.open()\n"
+        "    print(len((await store.claim(1000, {}, 0.0)).leases), flush=True)\n"
+        "    await asyncio.sleep(100)\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, run.address, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"100\n"
+    assert (await claim(run)).leases == []
+    process.kill()
+    await process.wait()
+    assert len((await claim(run)).leases) == 100
+
+
+async def test_a_worker_that_is_silent_but_still_alone_goes_on(run: Store) -> None:
+    quiet = await another(run, "quiet", lease=0.05)
+    await commit(quiet, fresh=pages(A, 10))
+    leases = (await claim(quiet)).leases
+    await asyncio.sleep(0.2)
+    await quiet.commit(done(leases, add={"requests_finished": 10}))
+    await quiet.close()
+    assert findings(run) == []
+
+
+async def test_every_call_of_a_fenced_worker_is_refused_and_changes_nothing(run: Store) -> None:
+    await commit(run, fresh=pages(A, 10))
+    leases = (await claim(run)).leases
+    usurper = await another(run, "one")
+    before = content(run)
+    for work in (
+        lambda: run.commit(done(leases, items=[item(1)])),
+        lambda: claim(run),
+        run.extend,
+        lambda: run.try_lock("seeds"),
+        run.finish,
+        run.release,
+        lambda: run.allot(("requests_finished",), 10, 1),
+    ):
+        with pytest.raises(StoreFencedError, match=r"worker one of .* start it again"):
+            await work()
+    assert content(run) == before
+    assert sorted(urls((await claim(usurper)).leases)) == sorted(urls(leases))
+    await usurper.close()
+
+
+async def test_items_of_workers_that_commit_side_by_side_are_followed_without_a_gap(
+    run: Store,
+) -> None:
+    other = await another(run)
+    is_over = asyncio.Event()
+
+    async def work(store: Store, first: int) -> None:
+        for number in range(first, first + 60):
+            await commit(store, items=[item(number)] * 3, add={"items_saved": 3})
+
+    async def follow() -> list[int]:
+        reader: Any = run.reader()
+        found: list[int] = []
+        while True:
+            is_last = is_over.is_set()
+            settled = reader.settled()
+            found += [
+                stored.number
+                for stored in reader.items(after=found[-1] if found else 0)
+                if stored.number <= settled
+            ]
+            if is_last:
+                reader.close()
+                return found
+            await asyncio.sleep(0.002)
+
+    following = asyncio.create_task(follow())
+    await asyncio.gather(work(run, 0), work(other, 1000))
+    await run.extend()
+    await other.extend()
+    is_over.set()
+    assert await following == list(range(1, 361))
+    await other.close()
