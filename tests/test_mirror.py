@@ -29,7 +29,7 @@ from crawlkit.stores.mirror import shipping
 from crawlkit.stores.mirror import store as mirrored_module
 from crawlkit.stores.mirror.note import read_note
 from crawlkit.stores.mirror.places import Directory, Place, place_of
-from crawlkit.stores.mirror.records import LOG, SNAPSHOTS
+from crawlkit.stores.mirror.records import FENCE, LOG, SNAPSHOTS
 from crawlkit.stores.mirror.store import MirroredStore
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
@@ -593,7 +593,7 @@ async def test_a_damaged_record_is_refused_in_one_line_and_never_misread(
         for _ in range(4):
             await machine.work()
             await machine.ship()
-    names = Directory("", str(mirror)).names("")
+    names = [name for name in Directory("", str(mirror)).names("") if name != FENCE]
     assert len(names) >= 6
     for number, name in enumerate(names):
         copy = tmp_path / f"copy-{number}"
@@ -811,6 +811,35 @@ async def test_a_mirror_that_cannot_be_reached_at_the_start_is_one_clear_error(
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be reached: .*; mend that, or start without"):
         await Machine(tmp_path / "run", str(tmp_path / "file" / "mirror")).store.open()
+
+
+async def test_a_place_that_replaces_what_is_there_is_refused(tmp_path: Path) -> None:
+    class Careless(Directory):
+        def create(self, name: str, data: bytes) -> bool:
+            (tmp_path / "mirror" / name).unlink(missing_ok=True)
+            return super().create(name, data)
+
+    place = Careless("careless", str(tmp_path / "mirror"))
+    with pytest.raises(StoreError, match="careless does not know conditional puts"):
+        await Machine(tmp_path / "run", str(tmp_path / "mirror"), place).store.open()
+
+
+async def test_fresh_asks_before_it_throws_away_what_only_the_mirror_holds(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "first", mirror) as first:
+        await first.work(2)
+        await first.ship()
+        left = first.content
+    (tmp_path / "shop.py").write_text(FROZEN)
+    command = ["run", str(tmp_path / "shop.py"), "--store", str(tmp_path / "second")]
+    done = await asyncio.to_thread(
+        CliRunner().invoke, main, [*command, "--mirror", mirror, "--fresh", "--no-progress"]
+    )
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2
+    assert f"--fresh would throw away the run in {mirror}; add --yes" in (
+        str(done.exception) + done.output
+    )
+    assert (await restored(tmp_path / "third", mirror))[1] == left
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ def run(
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
+        _confirm_mirror(crawler.mirror)
     click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
@@ -316,6 +317,30 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
             f"--fresh would throw away {items} of {masked(address)}; add --yes, or {keep}"
         )
     if not click.confirm(f"{masked(address)} holds {items}. Throw them away?", err=True):
+        raise UsageError(f"nothing was changed; {keep}")
+
+
+def _confirm_mirror(mirror: str | None) -> None:
+    """Ask before a mirror, which may be of another machine's run, is begun anew.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    if mirror is None:
+        return
+    # Imported here, since few runs have one.
+    from ..stores.mirror.restoring import holds_run
+
+    try:
+        has_run = holds_run(mirror)
+    except (OSError, StoreError):
+        return  # opening it will say what is wrong with it
+    if not has_run:
+        return
+    keep = f"keep it by giving another --mirror than {mirror}"
+    if not _is_anybody_there():
+        raise UsageError(f"--fresh would throw away the run in {mirror}; add --yes, or {keep}")
+    if not click.confirm(f"{mirror} holds a run. Throw it away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
 
 

@@ -38,8 +38,8 @@ log = logging.getLogger("crawlkit.mirror")
 
 T = TypeVar("T")
 
-MOST_BACKLOG = 2**26 // PAGE
-"""Changed pages that are kept in memory for a mirror that cannot be reached: 64 MB."""
+MOST_BACKLOG = 2**25 // PAGE
+"""Changed pages that are kept in memory for a mirror that cannot be reached: 32 MB."""
 MOST_REST = 60.0
 """Seconds between two attempts to reach it."""
 SNAPSHOT = "mirror-snapshot.new"
@@ -157,6 +157,7 @@ class MirroredStore(SqliteStore):
         note = read_note(directory.path)
         (directory.path / SNAPSHOT).unlink(missing_ok=True)
         has_run = directory.database.exists() and not fresh
+        self._reached(shipping.confirm)
         for _ in range(TAKEOVERS):
             last = self._reached(shipping.survey)
             is_own = bool(note and last and last.writer in note.writers and not note.is_restoring)
