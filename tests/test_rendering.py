@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from crawlkit import Crawler
+from crawlkit import Crawler, open_run
 from crawlkit.cache import PageCache
 from crawlkit.clock import Clock
 from crawlkit.errors import (
@@ -788,6 +788,31 @@ async def test_a_crawler_renders_what_it_is_told_to(tmp_path: Path, site: Site) 
     crawler = Rendered(start_urls=[site.url("/")], store=tmp_path / "run")
     await crawler.crawl()
     assert seen == [(site.url("/"), None), (site.url("/next"), None), (site.url("/last"), None)]
+
+
+async def test_the_specimen_of_an_error_in_a_handler_has_a_screenshot(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try has none, as nothing was wrong yet when the page was there; the second has."""
+    monkeypatch.setattr("crawlkit.crawler.backoff", lambda retries: 0.0)
+    site.add_page("/", script("out.innerHTML = '<i>made</i>'"))
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = "load"
+        max_retries = 1
+
+        async def parse(self, page: Page) -> None:
+            raise ValueError(f"no price in {page.css('i::text').get()}")
+
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
+    with open_run(tmp_path / "run") as run:
+        (group,) = run.errors()
+        specimen = run.specimen(group.id)
+    assert specimen is not None
+    assert specimen.screenshot is not None
+    assert (group.count, specimen.screenshot[:3]) == (2, b"\xff\xd8\xff")
+    assert "<i>made</i>" in specimen.text
 
 
 async def test_offline_nothing_is_rendered_from_the_network(tmp_path: Path) -> None:
