@@ -138,6 +138,8 @@ class Parts:
             render=options.render,
             cache=self.page_cache,
         )
+        if self.warc is not None and isinstance(self.fetcher, RenderingFetcher):
+            self.fetcher.record(self.warc, clock)
         if options.traces:
             self.fetcher = TracingFetcher(self.fetcher, options.name)
         self.metrics: MetricsServer | None = None

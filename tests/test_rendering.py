@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import os
 import signal
 import socket
@@ -10,12 +11,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from warcio.archiveiterator import ArchiveIterator
 
 from crawlkit import Crawler, open_run
 from crawlkit.cache import PageCache
@@ -788,6 +791,29 @@ async def test_a_crawler_renders_what_it_is_told_to(tmp_path: Path, site: Site) 
     crawler = Rendered(start_urls=[site.url("/")], store=tmp_path / "run")
     await crawler.crawl()
     assert seen == [(site.url("/"), None), (site.url("/next"), None), (site.url("/last"), None)]
+
+
+async def test_a_rendered_page_is_archived_as_it_was_made(tmp_path: Path, site: Site) -> None:
+    site.add_page("/", script("out.innerHTML = '<i>made</i>'"))
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = "load"
+        obey_robots = False
+
+        async def parse(self, page: Page) -> None:
+            assert "<i>made</i>" in page.text
+
+    path = tmp_path / "shop"
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run", warc=path).crawl()
+    (name,) = fnmatch.filter(os.listdir(tmp_path), "shop-*.warc.gz")
+    data = (tmp_path / name).read_bytes()
+    _, page = ArchiveIterator(BytesIO(data), check_digests="raise")
+    assert (page.rec_type, page.rec_headers.get_header("WARC-Target-URI")) == (
+        "resource",
+        site.url("/"),
+    )
+    assert page.rec_headers.get_header("Content-Type") == "text/html; charset=utf-8"
 
 
 async def test_the_specimen_of_an_error_in_a_handler_has_a_screenshot(
