@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
-from .exporting.export import check_address
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
 from .http.credentials import Credentials
 from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
-from .metrics import metrics_text
 from .options import Options
 from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
@@ -39,11 +37,10 @@ from .sitemaps import MAX_SIZE, PIECE
 from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
-from .tracing import TracingFetcher
-from .warc import WarcWriter
 
 if TYPE_CHECKING:
     from .metricsserver import MetricsServer
+    from .warc import WarcWriter
 
 
 class Parts:
@@ -65,6 +62,7 @@ class Parts:
         cache_key: Callable[[Request], str | None],
     ) -> None:
         clock = job.clock
+        self._read = job.store.reader
         # A crawl that fetches nothing has nobody to ask.
         self.asks_robots = options.obey_robots and options.cache != "offline"
         self.statistics = job.persist("statistics", Statistics(clock))
@@ -109,6 +107,9 @@ class Parts:
         )
         self.warc: WarcWriter | None = None
         if options.warc is not None:
+            # Imported here, since few crawls need it.
+            from .warc import WarcWriter
+
             self.warc = job.persist(
                 "warc",
                 WarcWriter(
@@ -141,10 +142,14 @@ class Parts:
         if self.warc is not None and isinstance(self.fetcher, RenderingFetcher):
             self.fetcher.record(self.warc, clock)
         if options.traces:
+            # Imported here, since few crawls need it.
+            from .tracing import TracingFetcher
+
             self.fetcher = TracingFetcher(self.fetcher, options.name)
         self.metrics: MetricsServer | None = None
         if options.metrics is not None:
             # Imported here, since few crawls serve anything.
+            from .metrics import metrics_text
             from .metricsserver import MetricsServer
 
             self.metrics = MetricsServer(
@@ -177,6 +182,9 @@ class Parts:
         live = options.output if options.output and is_live(options.output) else None
         self.late_output = None if live else options.output
         if self.late_output is not None:
+            # Imported here, since few crawls need it.
+            from .exporting.export import check_address
+
             check_address(self.late_output)
         self.items = job.persist("items", ItemWriter(live, stored=_stored_items(job)))
         self.seeds = Seeds(
@@ -186,6 +194,13 @@ class Parts:
             self.statistics,
             job.settle,
         )
+
+    async def write_output(self, address: str) -> None:
+        """Write all items to a file that cannot be written as they come."""
+        # Imported here, since few crawls need it.
+        from .exporting.late import export_stored
+
+        await export_stored(self._read, address)
 
     async def open(self) -> None:
         """Begin what goes on beside the crawl."""
