@@ -18,7 +18,7 @@ from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural
+from .output import plural, say
 from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def run(
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+    say(_opening(crawler.name, address, None if fresh else earlier))
     is_live = log_format == "text"
     with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
         # Inside, so that the log goes around the lines that show the progress.
@@ -164,7 +164,7 @@ def run(
     )
     if log_format == "json":
         log_closing(crawler, address, code)
-    click.echo(closing(crawler, address, code, again, more))
+    say(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
