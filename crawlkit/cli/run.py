@@ -19,7 +19,7 @@ from ..run import open_run
 from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural
+from .output import plural, say
 from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def run(
     if fresh and not yes:
         _confirm(address, earlier)
         _confirm_mirror(crawler.mirror)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
+    say(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
@@ -227,7 +227,7 @@ def run(
     )
     if log_format == "json":
         log_closing(crawler, address, code)
-    click.echo(closing(crawler, address, code, again, more))
+    say(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
