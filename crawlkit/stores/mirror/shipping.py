@@ -221,6 +221,11 @@ class Shipping:
         self.place.delete(old)
 
     @property
+    def has_snapshot(self) -> bool:
+        """Whether the mirror holds a whole run, to which segments can be added."""
+        return self._snapshot > 0
+
+    @property
     def wants_snapshot(self) -> bool:
         """Whether a restore would have to read more segments than is reasonable."""
         return self.since_snapshot >= max(SNAPSHOT_AT, self.snapshot_size)
