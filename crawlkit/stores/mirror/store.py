@@ -239,8 +239,9 @@ class MirroredStore(SqliteStore):
             finally:
                 self.directory.release()
             super()._open(False)
-        elif commits == shipping.commits and before and self._mirrored.ended == _ending(before):
-            self._is_gap = False
+        elif before and commits == shipping.commits and shipping.has_snapshot:
+            # It is known to be what the mirror holds only where it was closed in good order.
+            self._is_gap &= not self._mirrored.ended or self._mirrored.ended != _ending(before)
         self._mirrored.ended = ""
         frames = super()._merge_log()
         self._log_name = self.directory.log.name()
