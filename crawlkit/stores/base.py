@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from heapq import nlargest
 
 from ..checkpoint import (
     READ_SINGLY,
@@ -163,7 +162,7 @@ class Reader(ABC):
             return answers, counters.get(f"{prefix}/requests_failed", 0)
 
         prefixes = {name.rpartition("/")[0] for name in counters}
-        kept = set(nlargest(limit, prefixes, place))
+        kept = set(sorted(prefixes, key=place, reverse=True)[:limit])
         return {name: value for name, value in counters.items() if name.rpartition("/")[0] in kept}
 
     @abstractmethod
