@@ -111,6 +111,8 @@ class Lives:
         """
         kept = self._kept
         before = {name: value for name, value in totals.items() if value}
+        if number == 1:
+            before = {}  # what other workers were quicker to do is of this life as well
         kept.lives.append(_Life(number, now, before, __version__))
         if len(kept.lives) > LIVES:
             kept.earlier = kept.lives.pop(0)
