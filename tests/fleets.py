@@ -124,9 +124,8 @@ class Postgres(Fleet):
         self.stores: list[Store] = []
         self.address = postgres.server().address()
 
-    async def worker(self, name: str) -> Store:
+    def store(self, name: str) -> Store:
         store = open_store(self.address, worker=name)
-        await store.open()
         self.stores.append(store)
         return store
 
