@@ -38,7 +38,6 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
-from .exporting.late import export_stored
 from .failures import FailureRetry, Which
 from .fetching import Fetcher
 from .gate import HostPaused
@@ -186,7 +185,7 @@ class Crawler(Hooks, Options):
             self.exit_code = await self.job.close(finished=is_finished)
             await self._parts.close()
         if self._parts.late_output is not None and not self.job.is_migrating:
-            await export_stored(self.job.store.reader, self._parts.late_output)
+            await self._parts.write_output(self._parts.late_output)
             self.is_output_written = True
         return self.statistics
 

@@ -59,9 +59,9 @@ MAX_RETRY_AFTER = 3600.0
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 """The ``Accept`` header where nobody gives another."""
 
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
-"""Asked at a redirect with the URL that redirects and the one that it leads to; answers why it is
-not to be followed, or ``None``."""
+MayFollow: TypeAlias = Callable[[str, str, bool], Awaitable[str | None]]
+"""Asked at a redirect with the URL that redirects, the one that it leads to, and whether the latter
+may be at a private address; answers why it is not to be followed, or ``None``."""
 
 _LIMITS = Limits()
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -228,11 +228,13 @@ class AiohttpFetcher(Fetcher):
                         raise RedirectError(
                             f"more than {limits.redirects} redirects, the last to {_short(target)}"
                         )
-                    if may_follow is not None and (reason := await may_follow(hop.url, target)):
+                    is_private = response.is_private or self._allow_private
+                    if may_follow is not None and (
+                        reason := await may_follow(hop.url, target, is_private)
+                    ):
                         raise RedirectError(
                             f"redirected to {_short(target)}, which is not followed: {reason}"
                         )
-                    is_private = response.is_private or self._allow_private
                     hop = hop.follow(target, response.status, is_private=is_private)
         except TimeoutError as error:
             if not deadline.is_missed:

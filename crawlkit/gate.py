@@ -104,16 +104,26 @@ class Gate:
             settle = self._budgets.spend if has_outcome else self._budgets.give_back
             settle(lease.host, lease.request.url)
 
-    async def why_not_redirected(self, request: Request, from_url: str, to_url: str) -> str | None:
+    async def why_not_redirected(
+        self, request: Request, from_url: str, to_url: str, is_private: bool = False
+    ) -> str | None:
         """Why a redirect is not followed, or ``None``. Waits until the other host may be asked.
 
         Where a start request is redirected to is where the crawl begins: it has no scope yet.
+
+        Args:
+            request: What was redirected.
+            from_url: From where.
+            to_url: To where.
+            is_private: Whether that may be at a private address, and its robots.txt with it.
 
         Raises:
             FetchError: The other host's robots.txt cannot be had.
         """
         if request.depth and (reason := self._scope.reason(to_url, from_url)):
             return reason
+        if request.private != is_private:
+            request = request.replace(private=is_private)
         if self._robots is not None and (line := await self._robots_line(request, to_url)):
             return f"robots: {line}"
         host = host_of(to_url)

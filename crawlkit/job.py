@@ -213,15 +213,21 @@ class Job:
         Raises:
             StoreError: The run cannot be opened; nothing was changed.
         """
-        await self.store.open(fresh=fresh)
-        try:
-            self._loader = Loader(await self.store.load())
-            for name, part in self.bus.parts.items():
-                self._restore(self._loader, name, part)
-        except BaseException:
-            await self.store.close()
-            raise
+        # First, as it may take long to open a large run: what comes meanwhile is heard, and the end
+        # of the grace is kept.
         await self._watching.begin(self, signals=signals)
+        try:
+            await self.store.open(fresh=fresh)
+            try:
+                self._loader = Loader(await self.store.load())
+                for name, part in self.bus.parts.items():
+                    self._restore(self._loader, name, part)
+            except BaseException:
+                await self.store.close()
+                raise
+        except BaseException:
+            await self._watching.end(self._last_patience)
+            raise
         for work in (self._keep_saving(), self._keep_measuring(), self._keep_lease()):
             self._background.append(asyncio.create_task(work))
 
@@ -253,6 +259,8 @@ class Job:
     async def __aenter__(self) -> Self:
         await self.open(fresh=self._fresh, signals=self._listens)
         self._body = asyncio.current_task()
+        if self._deadline is not None:  # it was told to stop while it opened
+            asyncio.get_running_loop().call_at(self._deadline, self._cancel_body)
         return self
 
     async def __aexit__(
@@ -402,6 +410,8 @@ class Job:
 
     async def try_checkpoint(self, *, is_migrating: bool = False) -> None:
         """Take a checkpoint; a failure is left to `trouble`."""
+        if self._loader is None:
+            return  # nothing is open yet, so nothing has changed
         try:
             await self.checkpoint(is_migrating=is_migrating)
         except Exception as error:

@@ -98,6 +98,7 @@ class Lives:
 
     def __init__(self) -> None:
         self._kept = _Kept()
+        self._is_ours = False  # the last of them was begun here
         self._is_changed = False
 
     def begin(self, number: int, now: float, totals: Mapping[str, Number]) -> None:
@@ -113,20 +114,26 @@ class Lives:
         kept.lives.append(_Life(number, now, before, __version__))
         if len(kept.lives) > LIVES:
             kept.earlier = kept.lives.pop(0)
-        self._is_changed = True
+        self._is_ours = self._is_changed = True
 
     def end(self, finished: bool) -> None:
-        """The life ends in good order."""
-        if self._kept.lives:
+        """The life ends in good order; where it is that of several workers, the first one says so.
+
+        Others may not even know of it, if they have joined it before it was saved.
+        """
+        if self._is_ours:
             self._kept.lives[-1].end = "finished" if finished else "stopped"
             self._is_changed = True
 
-    def all(self, totals: Mapping[str, Number], started_at: float | None) -> list[LifeStatistics]:
+    def all(
+        self, totals: Mapping[str, Number], started_at: float | None, is_finished: bool
+    ) -> list[LifeStatistics]:
         """The lives, the earliest first.
 
         Args:
             totals: What the run has done so far.
             started_at: When the run began.
+            is_finished: Whether the crawl is: then so is the last life, whoever has ended it.
         """
         lives = self._kept.lives
         if not lives:
@@ -149,6 +156,8 @@ class Lives:
         for life, after in zip(lives, afters, strict=True):
             ran = after.get("runtime_seconds", 0.0) - life.before.get("runtime_seconds", 0.0)
             told.append(_told(life, after, 1, life.started_at + ran))
+        if is_finished:
+            told[-1] = msgspec.structs.replace(told[-1], end="finished")
         return told
 
     def restore(self, saved: Saved) -> None:

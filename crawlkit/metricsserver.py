@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
@@ -9,7 +13,11 @@ from aiohttp import web
 from .errors import OptionError, UsageError
 from .metrics import CONTENT_TYPE
 
+log = logging.getLogger("crawlkit.metrics")
+
 LOOPBACK = "127.0.0.1"
+PATIENCE = 2.0
+"""Seconds until an address that is taken is tried again."""
 
 
 class MetricsServer:
@@ -29,28 +37,55 @@ class MetricsServer:
         self.host, self.port = parse_address(address)
         self._text = text
         self._runner: web.ServerRunner | None = None
+        self._trying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Listen. With port 0 it takes a free one, which `port` then names.
 
+        Where the address is taken, it is tried again: of several workers of one run one serves the
+        numbers of all, and the next one when that is gone.
+
         Raises:
-            UsageError: The address is taken, or not ours.
+            UsageError: The address is not ours.
         """
+        try:
+            await self._listen()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UsageError(
+                    f"metrics cannot be served on {self.host}:{self.port}: {error.strerror}; "
+                    "choose another address"
+                ) from None
+            log.warning(
+                "the address %s:%s is taken; metrics are served there as soon as it is free",
+                self.host,
+                self.port,
+            )
+            self._trying = asyncio.create_task(self._try_again())
+
+    async def _listen(self) -> None:
         runner = web.ServerRunner(web.Server(self._answer, access_log=None))
         await runner.setup()
         try:
             await web.TCPSite(runner, self.host, self.port).start()
-        except OSError as error:
+        except OSError:
             await runner.cleanup()
-            raise UsageError(
-                f"metrics cannot be served on {self.host}:{self.port}: {error.strerror}; choose "
-                "another port"
-            ) from None
+            raise
         self._runner = runner
         self.port = runner.addresses[0][1]
 
+    async def _try_again(self) -> None:
+        while self._runner is None:
+            await asyncio.sleep(PATIENCE)
+            with contextlib.suppress(OSError):
+                await self._listen()
+
     async def close(self) -> None:
         """Listen no more."""
+        if self._trying is not None:
+            self._trying.cancel()
+            await asyncio.gather(self._trying, return_exceptions=True)
+            self._trying = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -14,7 +14,6 @@ from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import StoreWriteError, UsageError
-from .exporting.places import is_remote
 
 LINES = (".jsonl", ".ndjson")
 
@@ -25,14 +24,14 @@ CHUNK = 2**20
 
 def is_live(address: str) -> bool:
     """Whether items can be written to a file as they come; else it is made of them at the end."""
-    return not is_remote(address) and Path(address).suffix.lower() in LINES
+    return "://" not in address and Path(address).suffix.lower() in LINES
 
 
 class ItemWriter:
     """A persisted part: gathers items, and appends them to a file of JSON lines if one is wanted.
 
     Args:
-        path: The file, ``.jsonl`` or ``.ndjson``; `None` for the store alone.
+        path: The file. Only one that can grow is written (`is_live`); `None` for the store alone.
         stored: Gives the items in the store as JSON, to write a file anew that is not as it was.
     """
 
@@ -42,7 +41,8 @@ class ItemWriter:
         *,
         stored: Callable[[], Iterator[bytes]] = lambda: iter(()),
     ) -> None:
-        self.path = None if path is None else Path(path).absolute()
+        is_wanted = path is not None and is_live(os.fspath(path))
+        self.path = Path(path).absolute() if path is not None and is_wanted else None
         self._stored = stored
         self._items: list[Item] = []
         self._length = 0

@@ -364,7 +364,7 @@ class RequestQueue:
 
     def wants(self) -> tuple[int, dict[str, int]]:
         """How many requests to claim, and how many more of each host there is room for."""
-        self._gifts = self._throttle.gifts
+        self._gifts = self._throttle.shares.gifts
         window = {host: LANE_ROOM - len(lane.waiting) for host, lane in self._lanes.items()}
         return (self._low if len(window) < MAX_LANES else 0), window
 
@@ -376,7 +376,8 @@ class RequestQueue:
             for host in {lease.host for lease in claim.leases}:
                 self._throttle.share(host, claim.shares.get(host, WHOLE), self._gifts)
         for host, (start, delay) in claim.rests.items():
-            self._throttle.rest(host, start, delay)
+            if host not in self._lanes:  # or it is better known here
+                self._throttle.rest(host, start, delay)
         for lease in claim.leases:
             lane = self._lanes.get(lease.host)
             if lane is None:
@@ -397,7 +398,7 @@ class RequestQueue:
         if receipt.enqueued or checkpoint.again:
             self._is_dry = self._is_exhausted = False
         if checkpoint.shares:
-            self._throttle.given()
+            self._throttle.shares.given()
         for host in receipt.wanted:
             self._throttle.split(host)
         for host, (start, delay) in receipt.rests.items():

@@ -15,6 +15,7 @@ from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
 from .errors import StoreError, UsageError
 from .exporting.frames import Library, frame_of
 from .items import decode_item
+from .overview import Table, html_of, rich_of, tables_of
 from .request import Request, fingerprint
 from .specimens import Specimen, read_specimen
 from .statistics import HostStatistics, Statistics, tallies
@@ -110,6 +111,20 @@ class Run:
         self._reader = reader
         self._streams: list[Iterator[Any]] = []
         self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Run {self.address}{' (closed)' if self._is_closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        return html_of(*self._overview())
+
+    def __rich__(self) -> Any:
+        return rich_of(*self._overview())
+
+    def _overview(self) -> tuple[str, list[Table]]:
+        if self._is_closed:
+            return repr(self), []
+        return f"{self.address}{', running' if self.is_live else ''}", tables_of(self.statistics)
 
     def __enter__(self) -> Self:
         return self
@@ -272,9 +287,12 @@ class Run:
         if outcome not in _OUTCOMES:
             raise UsageError(f"no outcome is called {outcome!r}; use one of {', '.join(_OUTCOMES)}")
         if outcome in ("pending", "in_flight"):
-            to_do = self._streamed(self._to_do(host))
-            return (request for request in to_do if request.outcome == outcome)
+            return (request for request in self.to_do(host=host) if request.outcome == outcome)
         return self._streamed(self._reader.outcomes_after(outcome, after, host=host))
+
+    def to_do(self, *, host: str | None = None) -> Iterator[Outcome]:
+        """The requests that are pending or in flight, best priority first; see `requests`."""
+        return self._streamed(self._to_do(host))
 
     def why(self, url: str) -> Explanation:
         """What became of a URL.

@@ -8,7 +8,7 @@ many bytes of each body.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -119,6 +119,13 @@ class Specimens:
             return
         self._known[name] = has_screenshot
         self._fresh[name] = _kept(response, now)
+
+    @staticmethod
+    def merge(base: Any, mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+        """Where several workers crawl: all that any has kept, and of one group the first."""
+        if "body" not in mine:
+            return theirs | {name: found or theirs.get(name, False) for name, found in mine.items()}
+        return mine if mine["screenshot"] and not theirs["screenshot"] else theirs
 
     def restore(self, saved: Saved) -> None:
         """Take back of which groups there is one."""

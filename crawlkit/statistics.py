@@ -20,6 +20,7 @@ from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
 from .errors import StoreDamagedError
 from .lives import TOTALS, LifeStatistics, Lives
 from .merging import merge
+from .overview import html_of, rich_of, tables_of
 from .response import CacheResult
 from .samples import Sample, Samples
 
@@ -591,7 +592,8 @@ class Statistics:
 
     @property
     def by_life(self) -> list[LifeStatistics]:  # noqa: D102
-        return self._lives.all(self._totals(), self._life.started_at)
+        life = self._life
+        return self._lives.all(self._totals(), life.started_at, life.finished_at is not None)
 
     @property
     def samples(self) -> list[Sample]:  # noqa: D102
@@ -605,6 +607,18 @@ class Statistics:
     @cached_property
     def by_host(self) -> dict[str, HostStatistics]:  # noqa: D102
         return self._read_hosts()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Statistics: {self.requests_finished:,} finished, {self.requests_failed:,} failed, "
+            f"{self.pending:,} pending, {self.items_saved:,} items>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of("", tables_of(self))
+
+    def __rich__(self) -> Any:
+        return rich_of("", tables_of(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, as JSON-like values: what ``stats RUN --json`` prints."""

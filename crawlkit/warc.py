@@ -25,7 +25,7 @@ from . import __version__
 from .checkpoint import Append, Checkpoint, Saved
 from .clock import Clock
 from .errors import OptionError, UsageError, one_line
-from .http.recording import Exchange
+from .http.recording import Document, Exchange, Recorded
 
 try:
     import fcntl
@@ -38,6 +38,8 @@ MAX_SIZE = 10**9
 """Bytes after which the next file is begun: the size that the standard recommends (1 GB)."""
 MAX_HELD = 64 * 2**20
 """Bytes that wait to be compressed or to be written, above which whoever fetches waits, too."""
+ELSEWHERE = 100
+"""Files of other machines that are remembered, so that those go on with them."""
 LEVEL = 6
 """How hard gzip tries."""
 
@@ -93,8 +95,8 @@ class WarcWriter:
         self._lock: IO[bytes] | None = None
         self._place = _Place("")
         self._left: list[str] = []  # what is to be said no more of
-        self._waiting: list[Exchange] = []
-        self._batch: list[Exchange] = []  # in the thread
+        self._waiting: list[Recorded] = []
+        self._batch: list[Recorded] = []  # in the thread
         self._ready: list[bytes] = []
         self._held = 0  # bytes of all of these
         self._compressing: asyncio.Task[None] | None = None
@@ -104,10 +106,10 @@ class WarcWriter:
 
     # -- while the crawl runs -----------------------------------------------------------------
 
-    async def keep(self, exchange: Exchange) -> None:
-        """Keep one exchange. Waits only where more has come in than can be kept in memory."""
-        self._waiting.append(exchange)
-        self._held += len(exchange.body)
+    async def keep(self, recorded: Recorded) -> None:
+        """Keep one. Waits only where more has come in than can be kept in memory."""
+        self._waiting.append(recorded)
+        self._held += len(recorded.body)
         if self._compressing is None:
             self._compressing = asyncio.create_task(self._compress())
         while self._held > MAX_HELD:
@@ -136,7 +138,7 @@ class WarcWriter:
         finally:
             self._compressing = None
 
-    def _done(self, batch: list[Exchange], members: list[bytes]) -> None:
+    def _done(self, batch: list[Recorded], members: list[bytes]) -> None:
         self._ready += members
         self._held += sum(map(len, members)) - sum(len(exchange.body) for exchange in batch)
         if self._held <= MAX_HELD:
@@ -153,14 +155,18 @@ class WarcWriter:
         try:
             self._base.parent.mkdir(parents=True, exist_ok=True)
             self.close()
-            for key in list(saved.keys()):
+            elsewhere = []
+            for key in sorted(saved.keys()):
                 place = saved.load(key=key, type=_Place)
-                if self._lock is None and self._goes_on(place):
+                if not place.file.exists():
+                    elsewhere.append(key)  # on another machine, where it may be written right now
+                elif self._lock is None and self._goes_on(place):
                     self._place = place
                 elif not _is_held(place.file):
                     # Of a process that is gone; its file is complete.
                     _cut(place)
                     self._left.append(key)
+            self._left += elsewhere[:-ELSEWHERE]
             if self._lock is None:
                 now = datetime.fromtimestamp(self._clock.now(), UTC)
                 start = f"{self._base}-{now:%Y%m%d%H%M%S}-{os.urandom(2).hex()}"
@@ -176,7 +182,7 @@ class WarcWriter:
         start = Path(place.start)
         if start.parent != self._base.parent or not start.name.startswith(f"{self._base.name}-"):
             return False
-        lock = _locked(place.file) if place.file.exists() else None
+        lock = _locked(place.file)
         if lock is None:
             return False
         if not _cut(place):
@@ -280,14 +286,14 @@ def info_of(name: str) -> bytes:
     return _member(out)
 
 
-def members_of(exchanges: Iterable[Exchange]) -> list[bytes]:
-    """The records of exchanges: for each the response and the request, compressed."""
+def members_of(recorded: Iterable[Recorded]) -> list[bytes]:
+    """The records of each, compressed: a response and its request, or a page as a resource."""
     members = []
-    for exchange in exchanges:
+    for each in recorded:
         try:
-            members.append(_records(exchange))
+            members.append(_records(each) if isinstance(each, Exchange) else _resource(each))
         except Exception as error:  # what nobody has thought of must not end the crawl
-            log.warning("%s is not archived: %s", exchange.url, one_line(error))
+            log.warning("%s is not archived: %s", each.url, one_line(error))
     return members
 
 
@@ -298,8 +304,7 @@ def _records(exchange: Exchange) -> bytes:
     if exchange.is_chunked:
         # The headers say that it is in chunks, so it is in one.
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
-    moment = datetime.fromtimestamp(exchange.at, UTC).isoformat(timespec="microseconds")
-    common = {"WARC-Date": moment.replace("+00:00", "Z")}
+    common = {"WARC-Date": _date(exchange.at)}
     if exchange.address:
         common["WARC-IP-Address"] = exchange.address
     parts = []
@@ -325,6 +330,28 @@ def _records(exchange: Exchange) -> bytes:
         writer.write_record(record)
         parts.append(_member(out))
     return b"".join(parts)
+
+
+def _resource(document: Document) -> bytes:
+    from warcio.warcwriter import WARCWriter
+
+    out = BytesIO()
+    writer = WARCWriter(out, gzip=False, warc_version="1.1")
+    record = writer.create_warc_record(
+        document.url,
+        "resource",
+        payload=BytesIO(document.body),
+        length=len(document.body),
+        warc_content_type=document.content_type,
+        warc_headers_dict={"WARC-Date": _date(document.at)},
+    )
+    writer.write_record(record)
+    return _member(out)
+
+
+def _date(at: float) -> str:
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+    return moment.replace("+00:00", "Z")
 
 
 class _Head:

@@ -5,6 +5,7 @@ A store joins by an entry in `BACKENDS`.
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending
 from crawlkit.request import Request
 from crawlkit.stores import open_store
 from crawlkit.stores.base import Claim, Reader, Receipt, Store
+from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.workers.hub import Hub
+from crawlkit.workers.remote import RemoteStore
+from crawlkit.workers.serving import StoreServer
 
 from . import postgres
 
@@ -39,10 +44,37 @@ class Backend:
     is_durable: bool
 
 
+class ServedStore(RemoteStore):
+    """A run that another process would serve, with what serves it in this one."""
+
+    def __init__(self, directory: str) -> None:
+        self.served = SqliteStore(directory)
+        self._hub = Hub(self.served)
+        self._server = StoreServer(self._hub)
+        super().__init__(directory, "one", None, lease=60.0)  # type: ignore[arg-type]
+
+    async def open(self, *, fresh: bool = False) -> None:
+        await self._hub.open(fresh=fresh)
+        here, self._connection = socket.socketpair()
+        self._is_lost = False
+        self._server.serve(here)
+        await super().open()
+
+    async def close(self) -> None:
+        await super().close()
+        await self._server.close()
+        await self._hub.close()
+
+
 BACKENDS = {
     "sqlite": Backend(
         make=lambda directory: open_store(str(directory / "run")),
         again=lambda store: open_store(store.address),
+        is_durable=True,
+    ),
+    "served": Backend(
+        make=lambda directory: ServedStore(str(directory / "run")),
+        again=lambda store: ServedStore(store.address),
         is_durable=True,
     ),
     "memory": Backend(

@@ -22,6 +22,7 @@ import pytest
 from crawlkit.caching import disk as cachedisk
 from crawlkit.caching.disk import BytesCache, BytesDisk, Row
 from crawlkit.caching.folder import clear, measure, open_cache
+from crawlkit.caching.known import LOOK_EVERY
 from crawlkit.caching.store import CacheStore
 from crawlkit.clock import Clock
 from crawlkit.errors import StoreError
@@ -321,6 +322,91 @@ async def test_damage_that_is_met_in_a_crawl_is_put_aside_with_one_warning(
             await store.write(b"q%015d" % number, lambda: b"new", None)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "damaged" in caplog.text
+    assert await store.write(KEY, lambda: b"value", None)
+    assert await stored(store, KEY) == b"value"
+    await store.close()
+
+
+# -- what is surely not there -----------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys that were looked for in a database."""
+    made: list[bytes] = []
+
+    def look_up(connection: sqlite3.Connection, key: bytes) -> Any:
+        made.append(key)
+        return known(connection, key)
+
+    known = BytesCache.look_up
+    monkeypatch.setattr(BytesCache, "look_up", staticmethod(look_up))
+    return made
+
+
+async def all_known(store: CacheStore) -> None:
+    async with asyncio.timeout(5):
+        while store._known.is_wanting:  # noqa: ASYNC110 - nobody waits for it but tests
+            await asyncio.sleep(0.001)
+
+
+async def test_what_was_never_stored_is_not_looked_for(directory: Path, looks: list[bytes]) -> None:
+    keys = [b"p%015d" % number for number in range(5000)]
+    store = await opened(directory)
+    await all_known(store)
+    assert store.look_up(KEY) is None
+    assert looks == []
+    await asyncio.gather(*(store.write(key, lambda: b"value", None) for key in keys))
+    assert all([await stored(store, key) == b"value" for key in keys])
+    await store.close()
+    store = await opened(directory)
+    await all_known(store)
+    assert all([await stored(store, key) == b"value" for key in keys]), "of an earlier life"
+    looks.clear()
+    others = [b"q%015d" % number for number in range(1000)]
+    assert [store.look_up(key) for key in others] == [None] * len(others)
+    assert len(looks) < 50, "some share a slot with one that is there"
+    await store.close()
+
+
+async def test_what_another_process_stores_is_found(directory: Path, looks: list[bytes]) -> None:
+    first = await opened(directory)
+    await all_known(first)
+    second = await opened(directory)
+    assert await second.write(KEY, lambda: b"value", None)
+    await asyncio.sleep(2 * LOOK_EVERY)
+    assert await stored(first, KEY) == b"value"
+    other = b"p" + bytes(14) + b"x"
+    assert await first.write(other, lambda: b"other", None)
+    assert await stored(second, other) == b"other"
+    await first.close()
+    third = b"p" + bytes(14) + b"y"
+    assert second.look_up(third) is None
+    assert third in looks, "the first was there when the second came, and wrote who knows what"
+    await second.close()
+
+
+async def test_until_all_keys_are_known_each_is_looked_for(
+    directory: Path, looks: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(directory)
+    await store.write(KEY, lambda: b"value", None)
+    await store.close()
+    monkeypatch.setattr(BytesCache, "keys_after", lambda *_: [KEY])
+    store = await opened(directory)
+    assert store.look_up(b"p-none") is None
+    assert looks == [b"p-none"]
+    monkeypatch.undo()
+    await store.close()
+
+
+async def test_a_lock_that_cannot_be_had_costs_nothing_but_the_looking(
+    directory: Path, looks: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "cache.users").mkdir(parents=True)
+    store = await opened(directory)
+    assert store.look_up(KEY) is None
+    assert looks == [KEY]
     assert await store.write(KEY, lambda: b"value", None)
     assert await stored(store, KEY) == b"value"
     await store.close()

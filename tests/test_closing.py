@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from crawlkit.cli import main
+from crawlkit.cli.logs import LineFormatter
 from crawlkit.testing import Site
 
 CRAWLER = """\
@@ -130,6 +132,29 @@ def test_requests_that_are_given_up_have_a_line_each_as_long_as_it_says_somethin
     told = [line for line in caplog.messages if line.startswith("gave up")]
     assert len(told) == 3
     assert "counted, see 'crawlkit failed runs/shop ls'" in told[2]
+
+
+def test_a_log_in_json_ends_with_the_numbers_of_the_summary(
+    shop: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run("shop.py:Shop", shop.url("/"), shop.url("/none"), "--log-format", "json")
+        run("shop.py:Shop", shop.url("/"), "--store", "other")
+    (record,) = [record for record in caplog.records if record.name == "crawlkit.run"]
+    told = vars(record)
+    assert (record.getMessage(), told["exit_code"]) == ("finished shop", 0)
+    assert (told["requests_finished"], told["requests_failed"], told["pending"]) == (10, 1, 0)
+    assert told["errors"][0]["kind"] == "StatusError"
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "start"), [(True, "{0:%H:%M:%S} "), (False, "{0:%Y-%m-%d} ")]
+)
+def test_a_log_that_is_kept_has_the_day(is_terminal: bool, start: str) -> None:
+    record = logging.makeLogRecord({"msg": "told", "levelname": "INFO", "name": "part"})
+    line = LineFormatter(dated=not is_terminal).format(record)
+    assert line.startswith(start.format(datetime.fromtimestamp(record.created)))
+    assert line.endswith(" INFO part: told")
 
 
 def test_every_request_has_a_line_in_a_debug_log(

@@ -318,6 +318,8 @@ async def test_a_run_that_another_process_writes_is_shown_live(address: Path) ->
             _, pulse = await anext(client.news())
             assert pulse["state"] == "running"
             assert pulse["in_flight"] == 1
+            (row,) = (await client.json("/api/requests?outcome=in_flight"))["rows"]
+            assert row["url"] == f"{SITE}/later"
             status, text = await client.post("retry", {"all": True})
             assert status == 503
             assert "being written by process" in text

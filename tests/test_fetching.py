@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from crawlkit import urls
+from crawlkit import importing, urls
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     BlockedError,
@@ -216,6 +216,20 @@ async def test_the_list_that_cookies_need_is_read_beside_the_event_loop(
     assert session.cookie_header(server.url("/")) == "a=b"
 
 
+async def test_what_takes_long_to_import_is_imported_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_long.py").write_text("import threading\nreader = threading.current_thread()")
+    monkeypatch.syspath_prepend(tmp_path)
+    await importing.load("takes_long")
+    import takes_long  # type: ignore[import-not-found]
+
+    assert takes_long.reader is not threading.main_thread()
+    await importing.load("takes_long")
+    with pytest.raises(ImportError):
+        await importing.load("there_is_no_such_module")
+
+
 async def test_redirects_are_followed_and_told(
     server: Server, fetcher: AiohttpFetcher, session: Session
 ) -> None:
@@ -300,7 +314,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         asked.append((from_url, to_url))
         return "scope" if to_url.endswith("/out") else None
 
@@ -318,7 +332,7 @@ async def test_a_redirect_that_may_not_be_followed_is_not(
 async def test_what_is_raised_while_a_redirect_is_asked_about_is_raised_as_it_is(
     server: Server, fetcher: AiohttpFetcher, session: Session, raised: Exception
 ) -> None:
-    async def may_follow(from_url: str, to_url: str) -> str | None:
+    async def may_follow(from_url: str, to_url: str, is_private: bool) -> str | None:
         raise raised
 
     server.answers["/"] = redirect("/b")

@@ -86,6 +86,17 @@ def test_a_run_that_is_older_than_its_lives_has_them_from_now_on() -> None:
     assert (last.number, last.runtime_seconds) == (3, 7)
 
 
+def test_a_worker_that_joins_does_not_speak_for_the_life() -> None:
+    clock, books = ManualClock(START), Books()
+    first, joined = books.load(clock), books.load(clock)
+    first.begin_life(clock.now())
+    books.commit(first)
+    joined.end_life(clock.now(), finished=True)
+    assert "statistics/lives" not in books.commit(joined).documents
+    (life,) = books.load(clock).by_life
+    assert (life.number, life.end) == (1, "finished")
+
+
 def test_a_life_takes_two_changes_of_its_document() -> None:
     clock, books = ManualClock(START), Books()
     statistics = books.load(clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from crawlkit import Crawler, Page, Request
 from crawlkit.errors import NetworkError, OptionError, UsageError
 from crawlkit.metrics import BOUNDS, metrics_text
-from crawlkit.metricsserver import parse_address
+from crawlkit.metricsserver import MetricsServer, parse_address
 from crawlkit.response import Response
 from crawlkit.sessions import Session
 from crawlkit.statistics import Statistics
@@ -119,10 +121,33 @@ async def test_they_are_served_while_the_crawl_runs(tmp_path: Path) -> None:
             await client.get(f"http://127.0.0.1:{port}/metrics")
 
 
-async def test_a_port_that_is_taken_is_told_in_one_line(site: Site, tmp_path: Path) -> None:
-    crawler = Crawler(start_urls=[site.url("/")], store=tmp_path / "run", metrics=str(site.port))
-    with pytest.raises(UsageError, match="choose another port"):
-        await crawler.crawl()
+async def test_an_address_that_is_not_ours_is_told_in_one_line(site: Site, tmp_path: Path) -> None:
+    options = {"store": tmp_path / "run", "metrics": "192.0.2.1:9464"}
+    with pytest.raises(UsageError, match="choose another address"):
+        await Crawler(start_urls=[site.url("/")], **options).crawl()
+
+
+async def test_an_address_that_is_taken_is_served_by_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("crawlkit.metricsserver.PATIENCE", 0.01)
+    first = MetricsServer("0", lambda: "first")
+    await first.open()
+    second = MetricsServer(str(first.port), lambda: "second")
+    await second.open()
+    assert "as soon as it is free" in caplog.text
+    async with aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{first.port}/metrics"
+        assert await (await client.get(url)).text() == "first"
+        await first.close()
+        for _ in range(500):
+            with contextlib.suppress(aiohttp.ClientError):
+                assert await (await client.get(url)).text() == "second"
+                break
+            await asyncio.sleep(0.01)
+        else:
+            raise AssertionError("nobody serves them")
+    await second.close()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +276,9 @@ def test_an_exporter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_a_crawl_that_is_not_watched_imports_nothing_for_it() -> None:
     code = (
         "import sys; from crawlkit import Crawler; Crawler(store='memory:')\n"
-        "sys.exit(','.join({'opentelemetry', 'aiohttp.web', 'warcio'} & set(sys.modules)) or 0)"
+        "slow = {'opentelemetry', 'aiohttp.web', 'warcio', 'importlib.metadata', 'pyarrow'}\n"
+        "slow |= {f'crawlkit.{name}' for name in ('metrics', 'tracing', 'warc', 'exporting')}\n"
+        "sys.exit(','.join(slow & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

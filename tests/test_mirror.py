@@ -6,6 +6,9 @@ import asyncio
 import logging
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from crawlkit import Crawler, Page
+from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Document
 from crawlkit.cli import main
 from crawlkit.errors import MirrorTakenError, StoreDamagedError, StoreError, UsageError
@@ -26,9 +29,10 @@ from crawlkit.stores.mirror import shipping
 from crawlkit.stores.mirror import store as mirrored_module
 from crawlkit.stores.mirror.note import read_note
 from crawlkit.stores.mirror.places import Directory, Place, place_of
-from crawlkit.stores.mirror.records import LOG, SNAPSHOTS
+from crawlkit.stores.mirror.records import FENCE, LOG, SNAPSHOTS
 from crawlkit.stores.mirror.store import MirroredStore
 from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.testing import Site
 from crawlkit.testing.shop import ShopSite
 
 from .backends import NOW, A, claim_all, content, done, findings, item, pages
@@ -404,6 +408,55 @@ async def test_a_crawl_that_was_taken_over_ends_with_one_clear_error(
             await asyncio.wait_for(first, 20)
 
 
+FROZEN = """
+from crawlkit import Crawler
+
+class Shop(Crawler):
+    delay = 0.05
+    mirror_interval = 0.2
+
+    async def parse(self, page):
+        page.save({"url": page.url})
+        page.follow("a")
+"""
+
+
+def test_a_process_that_was_frozen_meanwhile_ends_in_one_line_and_adds_nothing(
+    tmp_path: Path, site: Site
+) -> None:
+    paths = ["/", *(f"/{number}" for number in range(60))]
+    for path in paths:
+        site.add_page(path, links=paths)
+    (tmp_path / "shop.py").write_text(FROZEN)
+
+    def start(name: str, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "crawlkit", "run", str(tmp_path / "shop.py")]
+        command += [site.url("/"), "--store", str(tmp_path / name), "--no-progress"]
+        command += ["--mirror", str(tmp_path / "mirror"), *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    first = start("first")
+    try:
+        deadline = time.monotonic() + 30
+        while site.hits() < 10 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)
+        second = start("second", "--set", "delay=0")
+        assert second.wait(60) == 0, second.stderr and second.stderr.read()
+        first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=30)
+    finally:
+        first.kill()
+    assert first.returncode == 1
+    assert said.splitlines()[-1].startswith("crawlkit: the run is no longer this machine's: ")
+    assert "Traceback" not in said
+    assert second.stderr is not None
+    second.stderr.close()
+    with open_run(tmp_path / "second") as run:
+        assert sorted(item["url"] for item in run.items()) == sorted(map(site.url, paths))
+        assert list(run.check()) == []
+
+
 # -- when something goes wrong --------------------------------------------------------------------
 
 
@@ -540,7 +593,7 @@ async def test_a_damaged_record_is_refused_in_one_line_and_never_misread(
         for _ in range(4):
             await machine.work()
             await machine.ship()
-    names = Directory("", str(mirror)).names("")
+    names = [name for name in Directory("", str(mirror)).names("") if name != FENCE]
     assert len(names) >= 6
     for number, name in enumerate(names):
         copy = tmp_path / f"copy-{number}"
@@ -617,6 +670,63 @@ async def test_a_restore_that_is_killed_while_it_replaces_a_run_begins_anew(
                 await Machine(tmp_path / "first", mirror).store.open()
     async with Machine(tmp_path / "first", mirror) as machine:
         assert machine.content == left
+
+
+async def test_a_superseded_run_is_replaced_also_where_that_was_killed_before_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "first", mirror) as first:
+        await first.work(2)
+        await first.ship()
+        await first.work(9)  # further than the other one, and to no avail
+    async with Machine(tmp_path / "second", mirror) as second:
+        await second.work(2)
+        await second.ship()
+        left = second.content
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirrored_module, "restore", die)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                await Machine(tmp_path / "first", mirror).store.open()
+    async with Machine(tmp_path / "first", mirror) as first:
+        assert first.content == left
+
+
+async def test_a_run_that_was_begun_anew_without_its_mirror_is_not_replaced(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "run", mirror) as machine:
+        await machine.work(9)
+        await machine.ship()
+    alone = SqliteStore(str(tmp_path / "run"))
+    await alone.open(fresh=True)
+    await alone.commit(done([], fresh=pages(A, 5)))
+    await alone.close()
+    with pytest.raises(StoreError, match="is not the one in the mirror"):
+        await Machine(tmp_path / "run", mirror).store.open()
+
+
+async def test_a_mirror_from_which_nothing_may_be_removed_goes_on_growing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shipping, "SNAPSHOT_AT", 2**19)
+    mirror = tmp_path / "mirror"
+
+    def happens(step: int, what: str, is_over: bool) -> None:
+        if what == "delete":
+            raise OSError("access denied")
+
+    async with Machine(tmp_path / "run", str(mirror), Trouble(mirror, happens=happens)) as machine:
+        for _ in range(12):
+            await machine.work()
+            await machine.ship()
+        left = machine.content
+    assert "old records of the mirror" in caplog.text
+    assert await restored(tmp_path / "other", str(mirror)) == (12, left)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -701,6 +811,35 @@ async def test_a_mirror_that_cannot_be_reached_at_the_start_is_one_clear_error(
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be reached: .*; mend that, or start without"):
         await Machine(tmp_path / "run", str(tmp_path / "file" / "mirror")).store.open()
+
+
+async def test_a_place_that_replaces_what_is_there_is_refused(tmp_path: Path) -> None:
+    class Careless(Directory):
+        def create(self, name: str, data: bytes) -> bool:
+            (tmp_path / "mirror" / name).unlink(missing_ok=True)
+            return super().create(name, data)
+
+    place = Careless("careless", str(tmp_path / "mirror"))
+    with pytest.raises(StoreError, match="careless does not know conditional puts"):
+        await Machine(tmp_path / "run", str(tmp_path / "mirror"), place).store.open()
+
+
+async def test_fresh_asks_before_it_throws_away_what_only_the_mirror_holds(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "first", mirror) as first:
+        await first.work(2)
+        await first.ship()
+        left = first.content
+    (tmp_path / "shop.py").write_text(FROZEN)
+    command = ["run", str(tmp_path / "shop.py"), "--store", str(tmp_path / "second")]
+    done = await asyncio.to_thread(
+        CliRunner().invoke, main, [*command, "--mirror", mirror, "--fresh", "--no-progress"]
+    )
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2
+    assert f"--fresh would throw away the run in {mirror}; add --yes" in (
+        str(done.exception) + done.output
+    )
+    assert (await restored(tmp_path / "third", mirror))[1] == left
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,18 @@ async def test_no_redirect_of_the_web_reaches_this_machine(
     assert kinds(crawler) == {"PrivateAddressError": 1}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_redirect_of_the_web_does_not_even_reach_the_robots_txt_of_this_machine(
+    site: Site, other: Site, web_proxy: HttpProxy, host: str
+) -> None:
+    """Although the start URL itself might have been a private one."""
+    site.add_page("/", lambda request: moved(f"http://{host}:{other.port}/"))
+    crawler = Titles(proxies=by_proxy(web_proxy))
+    await crawler.crawl()
+    assert paths(other) == []
+    assert kinds(crawler) == {"PrivateAddressError": 1}
+
+
 async def test_links_and_redirects_of_the_web_reach_this_machine_where_that_is_allowed(
     site: Site, other: Site, web_proxy: HttpProxy
 ) -> None:

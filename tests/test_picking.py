@@ -47,7 +47,7 @@ class Crawl:
     async def fetch_from(self, url: str, refused: str = "") -> tuple[list[str], Response]:
         asked: list[str] = []
 
-        async def may_follow(source: str, target: str) -> str | None:
+        async def may_follow(source: str, target: str, is_private: bool) -> str | None:
             asked.append(target)
             return "robots" if target == refused else None
 

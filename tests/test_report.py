@@ -187,6 +187,8 @@ def test_a_rate_is_what_came_a_second_and_a_pause_between_lives_is_a_gap() -> No
     assert found[1:3] == [pytest.approx(10), pytest.approx(20)]
     assert found[3] is None
     assert found[4] == pytest.approx(10)
+    drawn = chart("Queue", times, [Line("waiting", [1.0] * 5)], str)
+    assert drawn.count('class="line one"') == 2, "no line leads over the gap"
 
 
 def test_a_clock_that_was_set_back_does_not_turn_a_chart_around() -> None:

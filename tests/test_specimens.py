@@ -137,6 +137,20 @@ def test_a_response_with_a_screenshot_takes_the_place_of_one_without() -> None:
     assert not collected(part).documents
 
 
+def test_what_several_workers_have_kept_comes_together() -> None:
+    assert Specimens.merge({}, {"a": False, "b": True}, {"a": True, "c": False}) == {
+        "a": True,
+        "b": True,
+        "c": False,
+    }
+    plain = {"body": "", "url": "first", "screenshot": None}
+    later = {"body": "", "url": "later", "screenshot": None}
+    shown = {"body": "", "url": "shown", "screenshot": "jpeg"}
+    assert Specimens.merge(None, later, plain) == plain
+    assert Specimens.merge(None, shown, plain) == shown
+    assert Specimens.merge(None, plain, shown) == shown
+
+
 def test_a_screenshot_that_is_too_large_is_not_kept() -> None:
     part, group = Specimens(), ("E", "", "m")
     part.keep(group, answer(1, b"x" * (MAX_SCREENSHOT + 1)), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
 from crawlkit.politeness.throttle import MAX_PAUSE, STRIKE_MEMORY, Throttle, backoff
+from crawlkit.stores.base import WHOLE
 from crawlkit.testing import ManualClock
 
 HOST = "shop.example"
@@ -510,3 +512,152 @@ def test_retries_wait_longer_each_time_and_never_all_alike() -> None:
     waits = {backoff(3) for _ in range(100)}
     assert len(waits) > 50
     assert all(2.0 <= wait <= 4.0 for wait in waits)
+
+
+# -- several workers ------------------------------------------------------------------------------
+
+
+def started(throttle: Throttle, host: str = HOST) -> int:
+    """How many requests may start now."""
+    count = 0
+    while throttle.ready_at(host) <= NOW_ENOUGH:
+        throttle.started(host)
+        count += 1
+    return count
+
+
+NOW_ENOUGH = 1e12
+
+
+def shared(clock: ManualClock, **options: Any) -> Throttle:
+    return Throttle(clock, worker="one", **options)
+
+
+def test_half_of_a_host_is_half_of_its_limit_and_twice_its_delay(clock: ManualClock) -> None:
+    throttle = shared(clock, concurrency_per_host=8, delay=1.0)
+    throttle.share(HOST, WHOLE // 2, throttle.shares.gifts)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == clock.now() + 2.0
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
+    throttle.finished(HOST)
+    clock.advance(5)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == clock.now() + 1.0
+
+
+def test_the_shares_of_a_host_are_remembered_while_it_is_idle(clock: ManualClock) -> None:
+    throttle = shared(clock, concurrency_per_host=8)
+    throttle.share(HOST, WHOLE // 4, throttle.shares.gifts)
+    for _ in range(2):
+        assert started(throttle) == 2
+        for _ in range(2):
+            throttle.finished(HOST)
+        clock.advance(1000)
+
+
+def test_a_share_is_given_away_only_once_no_more_is_in_flight_than_may_be_then(
+    clock: ManualClock,
+) -> None:
+    throttle = shared(clock, concurrency_per_host=4)
+    assert started(throttle) == 4
+    throttle.split(HOST)
+    assert checkpoint_of(throttle).shares == {}
+    throttle.finished(HOST)
+    assert throttle.ready_at(HOST) == math.inf
+    assert checkpoint_of(throttle).shares == {}
+    throttle.finished(HOST)
+    assert checkpoint_of(throttle).shares == {HOST: WHOLE // 2}
+    assert checkpoint_of(throttle).shares == {}
+    assert throttle.ready_at(HOST) == math.inf
+    throttle.finished(HOST)
+    assert throttle.ready_at(HOST) == 0.0
+
+
+def test_a_claim_from_before_a_gift_does_not_take_it_back(clock: ManualClock) -> None:
+    throttle = shared(clock, concurrency_per_host=4)
+    throttle.started(HOST)
+    before = throttle.shares.gifts
+    throttle.split(HOST)
+    assert checkpoint_of(throttle).shares == {HOST: WHOLE // 2}
+    throttle.share(HOST, WHOLE, before)
+    assert started(throttle) == 1
+    during = throttle.shares.gifts
+    throttle.shares.given()
+    throttle.share(HOST, WHOLE, during)
+    assert started(throttle) == 0
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
+    assert started(throttle) == 2
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lambda throttle: throttle.pause(HOST, 30),
+        lambda throttle: throttle.meet(HOST, 0.5),
+    ],
+)
+def test_a_host_that_rests_is_not_divided(
+    clock: ManualClock, trouble: Callable[[Throttle], object]
+) -> None:
+    throttle = shared(clock, concurrency_per_host=4)
+    throttle.started(HOST)
+    trouble(throttle)
+    throttle.split(HOST)
+    throttle.finished(HOST)
+    assert checkpoint_of(throttle).shares == {}
+
+
+@pytest.mark.parametrize(
+    "options", [{"concurrency_per_host": 1}, {"delay": 1.0}, {"is_shy": True}, {"may_split": False}]
+)
+def test_a_host_that_one_worker_is_enough_for_is_not_divided(
+    clock: ManualClock, options: dict[str, Any]
+) -> None:
+    throttle = shared(clock, **options)
+    throttle.started(HOST)
+    throttle.split(HOST)
+    throttle.finished(HOST)
+    assert checkpoint_of(throttle).shares == {}
+
+
+def test_a_hosts_pace_goes_to_the_next_worker(clock: ManualClock) -> None:
+    one = shared(clock, delay=0.5)
+    one.started(HOST)
+    one.meet(HOST, 20.0)
+    rests = checkpoint_of(one).rests
+    assert rests == {HOST: (clock.now() + 20.0, 20.0)}
+    two = shared(clock, delay=0.5)
+    clock.advance(5)
+    two.rest(HOST, *rests[HOST])
+    assert two.ready_at(HOST) == clock.now() + 15.0
+
+
+def test_a_pause_goes_to_the_next_worker(clock: ManualClock) -> None:
+    one = shared(clock)
+    one.started(HOST)
+    one.pause(HOST, 60)
+    one.finished(HOST)
+    (start, delay) = checkpoint_of(one).rests[HOST]
+    assert start == clock.now() + 60
+    two = shared(clock)
+    two.rest(HOST, start, delay)
+    assert two.ready_at(HOST) == start
+    clock.advance(61)
+    two.started(HOST)
+    assert two.ready_at(HOST) > clock.now()  # it is asked more slowly after that, here as there
+
+
+def test_a_dead_workers_host_rests_for_the_delay_of_the_next_one(clock: ManualClock) -> None:
+    throttle = shared(clock, delay=3.0)
+    throttle.rest(HOST, clock.now(), 0.0)
+    assert throttle.ready_at(HOST) == clock.now() + 3.0
+    quick = shared(clock)
+    quick.rest(HOST, clock.now(), 0.0)
+    assert quick.ready_at(HOST) <= clock.now()
+
+
+def test_nothing_is_said_of_rests_where_one_process_writes_the_run(clock: ManualClock) -> None:
+    throttle = Throttle(clock, delay=2.0)
+    throttle.started(HOST)
+    throttle.pause(HOST, 5)
+    assert checkpoint_of(throttle).rests == {}

@@ -50,7 +50,7 @@ def open_cache(
     path = Path(directory)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(path):
+        with locked(path):
             return _open_locked(path, size_limit, repair)
     except OSError as error:
         raise StoreError(
@@ -61,7 +61,7 @@ def open_cache(
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time makes, checks or puts aside the database."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path / "cache.lock", flags, 0o600)

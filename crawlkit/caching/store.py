@@ -25,7 +25,8 @@ from typing import TypeAlias
 from ..clock import Clock
 from ..errors import StoreError
 from .disk import MAX_ROWS, BytesCache, Found, Row
-from .folder import open_cache, set_aside
+from .folder import locked, open_cache, set_aside
+from .known import KnownKeys
 
 log = logging.getLogger("crawlkit.cache")
 
@@ -54,6 +55,8 @@ class CacheStore:
         self._size_limit = size_limit
         self._clock = clock
         self._cache: BytesCache | None = None
+        self._known = KnownKeys(self.directory)
+        self._last_key = b""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[list[_Task] | None] = queue.SimpleQueue()
@@ -99,6 +102,7 @@ class CacheStore:
             await asyncio.shield(self._ending)
         finally:
             self._is_readable = self._is_writable = False
+            self._known.leave()
             self._opening = None
             if self._cache is not None:
                 self._stop_reading(self._cache)
@@ -108,7 +112,7 @@ class CacheStore:
 
     def look_up(self, key: bytes) -> Found | None:
         """What is stored under a key, but its value where that is large; see `read_whole`."""
-        if not self._is_readable or self._cache is None:
+        if not self._is_readable or self._cache is None or self._known.lack(key):
             return None
         try:
             if self._reader is None:
@@ -163,6 +167,7 @@ class CacheStore:
         Returns:
             Whether it is kept.
         """
+        self._known.add(key)
         return await self._do(_Write(key, make, expires))
 
     async def delete_prefix(self, prefix: bytes) -> bool:
@@ -209,6 +214,8 @@ class CacheStore:
                     self.directory,
                     told,
                 )
+            with locked(self.directory):
+                self._known.join()
             self._is_readable = self._is_writable = True
         except StoreError as error:
             log.warning("%s; the crawl goes on without it", error)
@@ -223,6 +230,18 @@ class CacheStore:
                 self._end(self._cache)
             self._tell(_reach, self._ending)
 
+    def _wait(self) -> list[_Task] | None:
+        """The next tasks; until there are any, more of the keys that are there become known."""
+        while self._cache is not None and self._known.is_wanting and self._queue.empty():
+            try:
+                keys = self._cache.keys_after(self._last_key)
+            except sqlite3.Error as error:  # whoever looks something up will see what it is
+                log.debug("the page cache in %s: %s", self.directory, error)
+                break
+            self._last_key = keys[-1] if keys else b""
+            self._known.take(keys)
+        return self._queue.get()
+
     def _end(self, cache: BytesCache) -> None:
         if self._is_writable:
             try:
@@ -234,7 +253,7 @@ class CacheStore:
     def _serve(self) -> bool:
         """Wait for tasks, and do all that there are; whether there will be more."""
         tasks: list[_Task] = []
-        more = self._queue.get()
+        more = self._wait()
         while more is not None:
             tasks += more
             try:

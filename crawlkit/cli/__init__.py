@@ -31,8 +31,16 @@ main = Verbs(
     },
     sections={
         "Crawl": ("new", "shell", "run"),
-        "Look at a run, also while it goes on": ("stats", "items", "why", "failed", "state"),
-        "Look after it": ("check", "cache"),
+        "Look at a run, also while it goes on": (
+            "stats",
+            "items",
+            "dashboard",
+            "report",
+            "why",
+            "failed",
+            "state",
+        ),
+        "Look after it": ("check", "export", "import", "cache"),
     },
     params=[version_option(__version__)],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ..crawler import Crawler
     from ..errorgroups import ErrorStatistics
     from ..statistics import Statistics
+
+log = logging.getLogger("crawlkit.run")
 
 ERRORS = 3
 """Groups of errors that are told."""
@@ -41,6 +44,31 @@ def closing(crawler: Crawler, address: str, code: int, again: str, more: str) ->
         for label, text in _next(crawler, address, again if code else more)
     )
     return "\n".join(lines)
+
+
+def log_closing(crawler: Crawler, address: str, code: int) -> None:
+    """The summary as a record of the log, with its numbers as fields."""
+    s = crawler.statistics
+    log.info(
+        "%s %s",
+        "finished" if code == 0 else "stopped",
+        crawler.name,
+        extra={
+            "run": address,
+            "exit_code": code,
+            "runtime_seconds": s.runtime_seconds,
+            "lives": s.lives,
+            "requests_finished": s.requests_finished,
+            "requests_failed": s.requests_failed,
+            "requests_skipped": s.requests_skipped,
+            "pending": s.pending + s.in_flight,
+            "items_saved": s.items_saved,
+            "errors": [
+                {"kind": error.kind, "message": error.message, "count": error.count}
+                for error in s.errors[:ERRORS]
+            ],
+        },
+    )
 
 
 def _headline(name: str, s: Statistics, code: int) -> str:

@@ -40,10 +40,15 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record: time, level, logger, message. A traceback follows, indented."""
+    """One line a record: time, level, logger, message. A traceback follows, indented.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    Args:
+        dated: Whether the day is told too, as in a file that is read a week later.
+    """
+
+    def __init__(self, *, dated: bool) -> None:
+        time = "%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S"
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", time)
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text that steers no terminal."""
@@ -105,7 +110,10 @@ def set_up(level: str, form: str) -> None:
         form: ``text`` or ``json``.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else LineFormatter())
+    lines = LineFormatter(dated=not sys.stderr.isatty())
+    handler.setFormatter(JsonFormatter() if form == "json" else lines)
+    if not logging.getLogger().handlers:
+        logging.captureWarnings(True)  # as what they are about may be what a page wrote
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 

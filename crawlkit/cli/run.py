@@ -19,7 +19,7 @@ from ..run import open_run
 from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural
+from .output import plural, say
 from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
@@ -167,11 +167,9 @@ def run(
     """
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
-    from .closing import closing
+    from .closing import closing, log_closing
     from .dashboard import Watched
-    from .logs import requests_logged, set_up
     from .progress import progress_of
-    from .show import pages_shown
     from .target import load_target
 
     kind = load_target(target)
@@ -193,13 +191,13 @@ def run(
     crawler.joins = joins
     address = crawler.job.store.address
     if seat is not None or joins:
-        set_up(log_level, log_format)
-        with requests_logged(crawler, address), pages_shown(crawler) if show else nullcontext():
+        with _told(crawler, log_level, log_format, show=show):
             return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier))
+        _confirm_mirror(crawler.mirror)
+    say(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
@@ -211,14 +209,13 @@ def run(
         python = f"{shlex.quote(sys.executable)} -m crawlkit"
         runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
     is_live = log_format == "text"
-    with nullcontext() if no_progress else progress_of(crawler, live=is_live), ExitStack() as shown:
+    with (
+        nullcontext() if no_progress else progress_of(crawler, live=is_live),
         # Inside, so that the log goes around the lines that show the progress.
-        set_up(log_level, log_format)
+        _told(crawler, log_level, log_format, show=show),
+    ):
         for attribute, option in kind.misspelt().items():
             log.warning("%s.%s is no option; is it %s?", kind.__name__, attribute, option)
-        shown.enter_context(requests_logged(crawler, address))
-        if show:
-            shown.enter_context(pages_shown(crawler))
         if dashboard is not None:
             runnable = Watched(crawler, runnable, dashboard)
         code = run_crawler(runnable, fresh=fresh)
@@ -228,10 +225,27 @@ def run(
         shlex.join(_command(program(), target, *urls, **same | {"max_pages": most}))
         for most in (given["max_pages"], 10 * (crawler.max_pages or 1))
     )
-    click.echo(closing(crawler, address, code, again, more))
+    if log_format == "json":
+        log_closing(crawler, address, code)
+    say(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
+
+
+@contextmanager
+def _told(crawler: Crawler, log_level: str, log_format: str, *, show: bool) -> Iterator[None]:
+    """Log what happens, and print each page if that is wanted."""
+    from .logs import requests_logged, set_up
+
+    set_up(log_level, log_format)
+    with ExitStack() as stack:
+        stack.enter_context(requests_logged(crawler, crawler.job.store.address))
+        if show:
+            from .show import pages_shown  # here, as it takes rich along
+
+            stack.enter_context(pages_shown(crawler))
+        yield
 
 
 def _leave_threads_behind(code: int) -> None:
@@ -306,13 +320,39 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
         raise UsageError(f"nothing was changed; {keep}")
 
 
+def _confirm_mirror(mirror: str | None) -> None:
+    """Ask before a mirror, which may be of another machine's run, is begun anew.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    if mirror is None:
+        return
+    # Imported here, since few runs have one.
+    from ..stores.mirror.restoring import holds_run
+
+    try:
+        has_run = holds_run(mirror)
+    except (OSError, StoreError):
+        return  # opening it will say what is wrong with it
+    if not has_run:
+        return
+    keep = f"keep it by giving another --mirror than {mirror}"
+    if not _is_anybody_there():
+        raise UsageError(f"--fresh would throw away the run in {mirror}; add --yes, or {keep}")
+    if not click.confirm(f"{mirror} holds a run. Throw it away?", err=True):
+        raise UsageError(f"nothing was changed; {keep}")
+
+
 def _is_anybody_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _opening(name: str, address: str, earlier: Statistics | None) -> str:
+def _opening(name: str, address: str, earlier: Statistics | None, mirror: str | None = None) -> str:
     if earlier is None or not earlier.lives:
-        return f"starting {name} in {masked(address)}"
+        # What is in the mirror is known when it is restored, and the log says so.
+        there = f", or going on from {mirror}" if mirror else ""
+        return f"starting {name} in {masked(address)}{there}"
     failed = f", {earlier.requests_failed:,} failed" if earlier.requests_failed else ""
     text = (
         f"resuming {name}: {earlier.requests_finished:,} done{failed}, {earlier.pending:,} pending"

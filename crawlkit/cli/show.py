@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from rich.cells import cell_len, set_cell_size
 
 from ..errors import one_line, printable
 from ..request import Identity, identity
 from ..scope import Scope
-from .output import columns, harmless, plural, span, styled
+from .output import columns, harmless, plural, say, span, styled
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -34,14 +34,14 @@ def pages_shown(crawler: Crawler) -> Iterator[None]:
     def on_handled(event: RequestHandled) -> None:
         if event.page is not None:
             took = f"{event.request.handler}, {span(event.duration)}"
-            click.echo("\n".join(page_lines(crawler, event.page, took)))
+            say("\n".join(page_lines(crawler, event.page, took)))
 
     def on_retried(event: RequestRetried) -> None:
         why = f"{one_line(event.error)}; again in {span(event.delay)}"
-        click.echo(_headline("retry", event.request.url, why, "yellow"))
+        say(_headline("retry", event.request.url, why, "yellow"))
 
     def on_failed(event: RequestFailed) -> None:
-        click.echo(_headline("failed", event.request.url, one_line(event.error), "red"))
+        say(_headline("failed", event.request.url, one_line(event.error), "red"))
 
     listeners: dict[str, Listener] = {
         "requestHandled": on_handled,
@@ -91,9 +91,11 @@ def _item(data: bytes) -> Iterator[str]:
     if not isinstance(item, dict) or not item:
         yield _cut(f"    {_value(item)}")
         return
-    width = min(max(len(printable(name)) for name in item), 30)
+    width = min(max(cell_len(printable(name)) for name in item), 30)
     for name, value in item.items():
-        yield _cut(f"    {printable(name):<{width}}  {_value(value)}")
+        label = printable(name)
+        padding = " " * max(width - cell_len(label), 0)
+        yield _cut(f"    {label}{padding}  {_value(value)}")
 
 
 def _value(value: object) -> str:
@@ -141,4 +143,4 @@ _ARROW = {"follow": "for", "skip": "by"}
 
 def _cut(line: str) -> str:
     width = columns() or WIDTH
-    return line if len(line) <= width else line[: max(width - 3, 10)] + "..."
+    return line if cell_len(line) <= width else set_cell_size(line, max(width - 3, 10)) + "..."

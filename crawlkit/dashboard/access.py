@@ -31,6 +31,7 @@ from ..errors import UsageError
 LOOPBACK = "127.0.0.1"
 
 HEADERS = {
+    "Server": "crawlkit",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -8,7 +8,7 @@ page allows no styles in attributes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from math import floor, log10
 from typing import NamedTuple
@@ -121,12 +121,24 @@ def _frame(
 def _parts(times: Sequence[float], values: Values) -> list[list[tuple[float, float]]]:
     """The points that belong together: between gaps."""
     parts: list[list[tuple[float, float]]] = [[]]
-    for at, value in zip(times, values, strict=True):
+    broken = gaps(times)
+    for i, (at, value) in enumerate(zip(times, values, strict=True)):
+        if parts[-1] and (value is None or i in broken):
+            parts.append([])
         if value is not None:
             parts[-1].append((at, value))
-        elif parts[-1]:
-            parts.append([])
     return [part for part in parts if len(part) > 1]
+
+
+def gaps(times: Sequence[float]) -> set[int]:
+    """The places before which nothing was running: after a pause between two lives."""
+    steps = [after - before for before, after in pairwise(times)]
+    usual = steps[:1] + steps  # what came before each
+    return {
+        i
+        for i, (step, before) in enumerate(zip(steps, usual, strict=False), start=1)
+        if step > 15 and step > 5 * before
+    }
 
 
 def nice_step(least: float) -> float:
@@ -172,11 +184,9 @@ def times_of(samples: Sequence[Sample]) -> list[float]:
 
 def rates(times: Sequence[float], totals: Sequence[int]) -> list[float | None]:
     """What came a second since the sample before; `None` where nothing was running in between."""
+    broken = gaps(times)
     found: list[float | None] = [None] if times else []
-    usual = timedelta(days=1).total_seconds()
-    for (before, at), (then, now) in zip(pairwise(times), pairwise(totals), strict=True):
-        passed = at - before
-        is_gap = passed > 15 and passed > 5 * usual
-        usual = min(usual, passed) if not is_gap else usual
-        found.append(None if is_gap else max(0.0, (now - then) / passed))
+    for i, (before, after) in enumerate(pairwise(totals), start=1):
+        passed = times[i] - times[i - 1]
+        found.append(None if i in broken else max(0.0, (after - before) / passed))
     return found

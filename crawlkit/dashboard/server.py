@@ -89,7 +89,7 @@ class Dashboard:
                 web.get("/assets/{path:.+}", self._asset),
                 web.get("/{path:favicon.ico}", self._asset),
                 web.get("/api/start", self._start),
-                web.get("/api/events", self._events),
+                web.get("/api/events", self._events, allow_head=False),
                 web.get("/api/requests", self._requests),
                 web.get("/api/items", self._items),
                 web.get("/api/hosts", self._hosts),

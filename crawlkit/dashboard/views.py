@@ -187,7 +187,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     def fits(self, outcome: Outcome) -> bool:
         """Whether a request is looked for; the host is left to the store."""
-        if self.handler and outcome.handler != self.handler:
+        if outcome.outcome != self.outcome or (self.handler and outcome.handler != self.handler):
             return False
         text = (self.text or "").casefold()
         return text in outcome.url.casefold() or text in (outcome.detail or "").casefold()
@@ -207,7 +207,10 @@ def requests(run: Run, query: Query, *, rest: float = REST) -> dict[str, Any]:
     is_done = query.outcome not in ("pending", "in_flight")
     after = _place(query.after) if is_done and query.after else None
     passed = _number(query.after) if not is_done and query.after else 0
-    found = run.requests(query.outcome, host=query.host, after=after)  # type: ignore[arg-type]
+    if is_done:
+        found = run.requests(query.outcome, host=query.host, after=after)  # type: ignore[arg-type]
+    else:
+        found = run.to_do(host=query.host)  # filtered here, so that each that is passed is counted
     rows: list[dict[str, Any]] = []
     looked, last = 0, None
     for number, outcome in enumerate(found):

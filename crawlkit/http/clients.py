@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ..cookies import hostname
 from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
+from ..importing import load
 from .addresses import is_private_host, is_public
 from .failures import MAX_HEADERS
 from .lean import READ_BUFFER
@@ -135,6 +136,7 @@ class Clients:
         self._opened()
         try:
             # Imported here because it comes with the extra, and few crawls have SOCKS proxies.
+            await load("aiohttp_socks")
             import aiohttp_socks
         except ImportError:
             raise UsageError(

@@ -20,23 +20,34 @@ class Deadlines:
         self._seconds = seconds
         self._running: dict[Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> None:
-        """It begins."""
+    def add(self, deadline: Deadline) -> asyncio.Task[object]:
+        """It begins; the task that it is for."""
+        # To ask for the loop that is running is a system call.
+        loop = self._loop
+        task = None if loop is None else asyncio.current_task(loop)
+        if loop is None or task is None:
+            loop = self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a fetch must run in a task")
         end = loop.time() + self._seconds
         self._running[deadline] = end
         if self._timer is None:
             self._timer = loop.call_at(end, self._look, loop)
+        return task
 
     def remove(self, deadline: Deadline) -> None:
         """It was met."""
         self._running.pop(deadline, None)
 
     def close(self) -> None:
-        """Let the timer go."""
+        """Let the timer and the loop go."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._loop = None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -65,12 +76,8 @@ class Deadline:
         self.is_missed = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a fetch must run in a task")
-        self._task = task
+        self._task = task = self._deadlines.add(self)
         self._cancelling = task.cancelling()
-        self._deadlines.add(self, task.get_loop())
 
     def __exit__(
         self,

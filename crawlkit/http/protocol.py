@@ -47,6 +47,7 @@ class Protocol(ResponseHandler):
     _heard_at = 0.0
     _is_waiting = False
     _is_answered = True  # nobody has asked for anything yet
+    _is_first = False
     _unanswered = b""
     _params: dict[str, Any]
 
@@ -54,6 +55,7 @@ class Protocol(ResponseHandler):
         """A request is about to be sent."""
         self._params = params
         self._is_answered = False
+        self._is_first = True
         super().set_response_params(**params)
 
     def start_timeout(self) -> None:
@@ -133,12 +135,13 @@ class Protocol(ResponseHandler):
             self._parse(data[start : start + _PIECE])
 
     def _parse(self, data: bytes) -> None:
-        if self._is_answered:
-            super().data_received(data)
-        else:
+        if self._is_first and data:
+            self._is_first = False
             self._unanswered = data
             super().data_received(data)
             self._unanswered = b""
+        else:
+            super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """The head of a message has come in."""

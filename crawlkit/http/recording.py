@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from .lean import Answer, Plain
 
 
+_PASSWORDS = frozenset({"authorization", "proxy-authorization"})
+"""Header fields that nobody keeps: what is archived is passed on."""
+
+
 class Exchange(NamedTuple):
     """A request and its response.
 
@@ -19,7 +23,8 @@ class Exchange(NamedTuple):
         url: What was asked for, without a fragment.
         at: Unix time at which the request was sent.
         address: The address that answered, where no proxy stood in between.
-        request: The head of the request, as it was sent, up to the empty line and with it.
+        request: The head of the request, as it was sent but for passwords, up to the empty line
+            and with it.
         request_body: What followed it.
         response: The head of the response, as it came, up to the empty line and with it.
         body: The body as it came: in its content encoding, without the framing of chunks.
@@ -38,10 +43,29 @@ class Exchange(NamedTuple):
     truncated: str = ""
 
 
-class Recorder(Protocol):
-    """What keeps exchanges."""
+class Document(NamedTuple):
+    """A page as a browser has made it: no message that was ever on the wire.
 
-    async def keep(self, exchange: Exchange) -> None:
+    Attributes:
+        url: The URL of the page.
+        at: Unix time.
+        content_type: Its media type, with its encoding.
+        body: The document.
+    """
+
+    url: str
+    at: float
+    content_type: str
+    body: bytes
+
+
+Recorded: TypeAlias = Exchange | Document
+
+
+class Recorder(Protocol):
+    """What keeps exchanges, and pages that a browser has made."""
+
+    async def keep(self, recorded: Recorded) -> None:
         """Keep one. Waits only where more has come in than can be kept in memory."""
 
 
@@ -104,11 +128,10 @@ def _head_of(answer: Any, hop: Hop) -> bytes:
     target = parts.path or "/"
     if parts.query or hop.url.partition("#")[0].endswith("?"):
         target += f"?{parts.query}"
-    # Of these only the proxy was told.
     fields = [
         (_bytes(name), _bytes(value))
         for name, value in answer.request_info.headers.items()
-        if name.lower() != "proxy-authorization"
+        if name.lower() not in _PASSWORDS
     ]
     return b"%b %b HTTP/1.1\r\n" % (hop.method.encode(), target.encode()) + _fields(fields)
 

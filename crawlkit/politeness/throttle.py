@@ -14,6 +14,7 @@ import msgspec
 from ..checkpoint import MAX_DELAY, Checkpoint, Saved
 from ..clock import Clock
 from ..stores.base import WHOLE
+from .shares import Shares
 from .tempo import Tempo
 
 MAX_PAUSE = 3600.0
@@ -151,8 +152,7 @@ class Throttle:
 
     Attributes:
         local_delay: Seconds by which the event loop is late: the caller writes it, once a second.
-        gifts: Grows with every share that is given away, once when a checkpoint says so and once
-            when that is committed.
+        shares: Which part of each host is this worker's.
     """
 
     def __init__(
@@ -182,12 +182,8 @@ class Throttle:
         self._judged: set[str] = set()
         self._slices: deque[tuple[float, str]] = deque()  # saved starts: until when, which
         self._slice = 0
-        # The same for the other workers: hosts that rest, and those of which they get a share.
-        self._resting: set[str] = set()
-        self._splitting: dict[str, int] = {}
-        self._shares: dict[str, int] = {}  # of hosts that are divided, also while they are idle
-        self.gifts = 0
-        self._is_giving = False
+        self._resting: set[str] = set()  # the same, for other workers
+        self.shares = Shares()
 
     def __len__(self) -> int:
         """Hosts that take memory."""
@@ -362,21 +358,8 @@ class Throttle:
     # -- several workers ----------------------------------------------------------------------
 
     def share(self, host: str, shares: int, gifts: int) -> None:
-        """This worker has so many of the `WHOLE` shares of `host` from now on.
-
-        Args:
-            host: ``host[:port]``.
-            shares: How many, as a claim says.
-            gifts: What `gifts` was when that claim was asked for. The claim may not know yet of a
-                share that was given away since, or is being given away.
-        """
-        if self._is_giving or gifts != self.gifts:
-            shares = min(shares, self._shares.get(host, WHOLE))
-        if shares < WHOLE:
-            self._shares[host] = shares
-        elif self._shares.pop(host, WHOLE) == WHOLE:
-            return
-        self._splitting.pop(host, None)
+        """This worker has so many shares of `host`, as a claim says; see `Shares.take`."""
+        shares = self.shares.take(host, shares, gifts)
         known = self._hosts.get(host)
         if known is not None and known.shares != shares:
             known.shares = shares
@@ -391,18 +374,17 @@ class Throttle:
         may be from then on.
         """
         known = self._hosts.get(host)
-        if known is None or host in self._splitting or not self._may_split:
+        if known is None or not (self._may_split and self.shares.may_offer(host)):
             return
-        shares = known.shares // 2
         if (
             known.asked == _UNKNOWN
             or known.pace
             or known.paused_until > self._clock.now()
-            or self._concurrency * shares // WHOLE < 1
+            or self._concurrency * (known.shares // 2) < WHOLE
             or (known.tempo is not None and known.tempo.window < self._concurrency)
         ):
             return
-        known.shares = self._shares[host] = self._splitting[host] = shares
+        known.shares = self.shares.offer(host)
         self._set_limit(known)
 
     def rest(self, host: str, start: float, delay: float) -> None:
@@ -418,9 +400,11 @@ class Throttle:
         start = min(start, now + MAX_PAUSE)
         known = self._hosts.get(host)
         if known is None:
-            if start <= now and delay <= self._delay:
+            if start <= now and delay <= self._delay and start - delay + self._delay <= now:
                 return
             known = self._add(host)
+        # The last start was at `start - delay`; what holds here may be longer.
+        start = max(start, start - delay + known.pace)
         known.next_start = known.next_before = max(known.next_start, start)
         if delay > known.pace:
             known.penalty = known.saved_penalty = min(delay, self._max_delay)
@@ -437,18 +421,10 @@ class Throttle:
                 delay = known.pace * known.shares / WHOLE
                 checkpoint.rests[host] = (start, delay)
         self._resting.clear()
-        for host, shares in tuple(self._splitting.items()):
-            known = self._hosts.get(host)
-            if known is None or known.in_flight <= known.limit:
-                checkpoint.shares[host] = shares
-                del self._splitting[host]
-                self._is_giving = True
-                self.gifts += 1
 
-    def given(self) -> None:
-        """The shares that a checkpoint gave away are somebody else's."""
-        self._is_giving = False
-        self.gifts += 1
+    def _has_room(self, host: str) -> bool:
+        known = self._hosts.get(host)
+        return known is None or known.in_flight <= known.limit
 
     # -- pauses -------------------------------------------------------------------------------
 
@@ -559,8 +535,8 @@ class Throttle:
 
     def _add(self, host: str) -> _Host:
         known = self._hosts[host] = _Host(self._first_limit, self._delay, self._first_asked)
-        if self._shares and host in self._shares:
-            known.shares = self._shares[host]
+        if self.shares:
+            known.shares = self.shares.of(host)
             self._set_limit(known)
             known.pace *= WHOLE / known.shares
         return known
@@ -633,8 +609,9 @@ class Throttle:
         A slice of starts, ``{host: [next start, delay]}``, is removed once they are all over. So
         each start is written once, however many hosts rest at the same time.
         """
-        if self._resting or self._splitting:
+        if self._worker:
             self._say_rests(checkpoint)
+            self.shares.give(checkpoint, self._has_room)
         if not (self._moved or self._judged or self._slices):
             return
         now = self._clock.now()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import RenderError, UsageError, one_line
+from ..importing import load
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as PlaywrightBrowser
@@ -93,7 +94,7 @@ class Browser:
             RenderError: Chromium does not start.
         """
         try:
-            # Comes with the extra, and takes 0.2 s to import.
+            await load("playwright.async_api")  # which comes with the extra
             from playwright.async_api import Error, async_playwright
         except ImportError:
             raise UsageError(

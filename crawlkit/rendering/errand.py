@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from ..errors import FetchTimeoutError, NetworkError, RedirectError, UrlError
+from ..fetching import MayFollow
 from ..http.failures import too_many_headers
 from ..http.limits import Limits
 from ..request import host_of
 from ..urls import canonical
 from .guard import Access
-
-MayFollow: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 
 
 class Elsewhere(Exception):

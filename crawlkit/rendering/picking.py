@@ -8,14 +8,17 @@ from itertools import pairwise
 from typing import Any
 
 from ..cache import PageCache
+from ..clock import Clock
 from ..errors import PrivateAddressError, RedirectError
 from ..fetching import Fetcher, MayFollow
 from ..http.addresses import is_private_host
 from ..http.clients import private_address
 from ..http.limits import Limits
+from ..http.recording import Recorder
 from ..request import Request
 from ..response import Response
 from ..sessions import Session
+from .recorded import RecordedFetcher
 
 
 class RenderingFetcher(Fetcher):
@@ -48,6 +51,11 @@ class RenderingFetcher(Fetcher):
         self._make_browser = browser
         self._browser: Fetcher | None = None
         self._render = render
+
+    def record(self, recorder: Recorder, clock: Clock) -> None:
+        """Have rendered pages kept, too: plain ones are kept by who fetches them."""
+        make = self._make_browser
+        self._make_browser = lambda: RecordedFetcher(make(), recorder, clock)
 
     async def open(self) -> None:
         """Open the plain one."""
@@ -94,8 +102,9 @@ class RenderingFetcher(Fetcher):
         response = await self._cache.rendered(request, render, wait=wait, is_private=is_private)
         if response.cache == "hit" and may_follow is not None:
             # The browser has asked then; what is allowed may have changed.
+            is_private = response.is_private or self._allow_private
             for step, target in pairwise((*response.redirects, response.url)):
-                if step != target and (reason := await may_follow(step, target)):
+                if step != target and (reason := await may_follow(step, target, is_private)):
                     raise RedirectError(f"redirected to {target}, which is not followed: {reason}")
         return response
 

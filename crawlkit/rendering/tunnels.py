@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import NetworkError, ProxyError, UsageError
 from ..http.failures import reason
 from ..http.proxies import place_of
+from ..importing import load
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -116,6 +117,7 @@ async def _ask(
 async def _through_socks(proxy: str, name: str, port: int) -> Streams:
     try:
         # Imported here because it comes with the extra, and few crawls have SOCKS proxies.
+        await load("python_socks.async_.asyncio")
         from python_socks import ProxyConnectionError, ProxyTimeoutError
         from python_socks import ProxyError as Refusal
         from python_socks.async_.asyncio import Proxy

@@ -5,6 +5,7 @@ The contract is in `base`; a directory in `sqlite`, a test's `memory`, many mach
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from ..errors import StoreError, UsageError
@@ -53,7 +54,7 @@ def open_store(
         from .mirror.store import MirroredStore
 
         return MirroredStore(
-            address, mirror=mirror, interval=mirror_interval, durability=durability
+            address, mirror=os.fspath(mirror), interval=mirror_interval, durability=durability
         )
     return SqliteStore(address, durability=durability)
 

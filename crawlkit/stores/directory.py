@@ -50,6 +50,9 @@ class Record(NamedTuple):
     crc: int = 0
 
 
+MIRROR_NOTE = "mirror.json"
+"""How far the mirror of the run is, where it has one."""
+
 _RECORD = 120
 """Bytes of the record, without its checksum."""
 
@@ -201,8 +204,11 @@ class RunDirectory:
                 "or start anew with --fresh"
             )
 
-    def clear(self) -> None:
+    def clear(self, *, for_mirror: bool = False) -> None:
         """Throw away the run. What was put aside stays: it may be all that is left of something.
+
+        Args:
+            for_mirror: Whether what its mirror holds is about to take its place.
 
         Raises:
             OSError: It cannot be removed.
@@ -210,6 +216,9 @@ class RunDirectory:
         # The database first: without it, a start that finds the rest refuses to go on.
         for suffix in ("", "-wal", "-shm", "-sums"):
             Path(f"{self.database}{suffix}").unlink(missing_ok=True)
+        if not for_mirror:
+            # What follows is another run than the one of which there is a mirror.
+            (self.path / MIRROR_NOTE).unlink(missing_ok=True)
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
 

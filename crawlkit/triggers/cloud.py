@@ -235,8 +235,9 @@ class Gcp(Cloud):
     """Seconds that a preempted machine has."""
 
     def __init__(
-        self, base: str | None = None, *, interval: float = 2.0, lead: float = LEAD
+        self, base: str | None = None, *, interval: float = 0.2, lead: float = LEAD
     ) -> None:
+        # The service itself waits; this is for one that does not.
         super().__init__(base, interval=interval, lead=lead)
         self._etags: dict[str, str] = {}
 

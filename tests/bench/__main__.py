@@ -13,6 +13,7 @@ from typing import Any
 from .measure import BenchError, Cores, Measured, measure, serve
 from .peers import PEERS
 from .report import circumstances, summary, table
+from .workers import workers
 from .workloads import WORKLOADS, Workload
 
 DEFAULT_PEERS = "loop,crawlkit"
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure; the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.workers:
+            return workers(options)
         peers = _names("peer", options.peers, PEERS)
         workloads = _names("workload", options.workloads, WORKLOADS)
         for name in peers:
@@ -129,6 +132,17 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_PEERS,
         help=f"of {', '.join(PEERS)}; ratios are to the first one, those of the cached workloads "
         f"to crawlkit; default: {DEFAULT_PEERS}",
+    )
+    parser.add_argument(
+        "--workers",
+        type=lambda text: [_positive(number) for number in text.split(",")],
+        metavar="1,2,4",
+        help="measure crawlkit with so many worker processes instead, on all cores",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="with --workers: a store that workers share, in place of a directory",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     return parser

@@ -37,12 +37,14 @@ class Site:
         sites: ``http://host:port`` of its hosts.
         items: The digest of what a crawl must find; `None` where nobody knows it beforehand.
         environment: What a crawler's environment needs besides, so that it finds the hosts.
+        pid: The process that serves them, where it is one of ours.
     """
 
     start_url: str
     sites: tuple[str, ...]
     items: Digest | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    pid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def serve(workload: Workload, pages: int, cores: Cores) -> Iterator[Site]:
             sites = tuple(ready["sites"])
             with tempfile.TemporaryDirectory(prefix="crawlkit-bench-") as home:
                 names = _names(sites, ready["addresses"], Path(home)) if spec["names"] else {}
-                yield Site(ready["start_url"], sites, Digest(*ready["items"]), names)
+                items = Digest(*ready["items"])
+                yield Site(ready["start_url"], sites, items, names, server.pid)
         finally:
             server.terminate()
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
+from crawlkit.lives import TOTALS
 from crawlkit.run import Run
 
 from .rough import BUSY, CONTROL, busy_items, items_of
@@ -39,11 +40,12 @@ class SiteProcess:
 
     Args:
         arguments: Those of ``python -m tests.faults.rough``.
+        on: The command with which something is run on the site's host, if it has one of its own.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, on: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.rough", *arguments],
+            [*on, sys.executable, "-m", "tests.faults.rough", *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -116,6 +118,7 @@ class Crawl:
         directory: Where the run and its output file are.
         name: Its user agent, by which the site knows it.
         options: Arguments of ``crawlkit run`` for every life, further start URLs among them.
+        on: The command with which something is run on the crawl's host, if it has one of its own.
 
     Attributes:
         lives: How many processes were started.
@@ -124,8 +127,16 @@ class Crawl:
 
     target = "tests.faults.rough:RoughCrawl"
 
-    def __init__(self, site: SiteProcess, directory: Path, name: str, *options: str) -> None:
+    def __init__(
+        self,
+        site: SiteProcess,
+        directory: Path,
+        name: str,
+        *options: str,
+        on: Sequence[str] = (),
+    ) -> None:
         self.site = site
+        self._on = on
         self.name = name
         self.store = directory / "run"
         self.output = directory / "items.jsonl"
@@ -145,13 +156,8 @@ class Crawl:
         """Start a life of it: ``python -m crawlkit run``, as a user does."""
         self.lives += 1
         self.started = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "crawlkit",
-            "run",
-            self.target if target is None else f"tests.faults.rough:{target}",
-        ]
+        command = [*self._on, sys.executable, "-m", "crawlkit", "run"]
+        command.append(self.target if target is None else f"tests.faults.rough:{target}")
         command += [self.site.url, "--store", str(self.store), "--output", str(self.output)]
         command += ["--no-progress", "--set", f"user_agent={self.name}", *self._options, *options]
         with open(self.log, "ab") as log:
@@ -273,6 +279,9 @@ def kill(process: subprocess.Popen[bytes]) -> float:
 
 # -- what a crawl ends with -----------------------------------------------------------------------
 
+WITH_RESPONSE = ("StatusError", "BlockedError", "ItemError", "ValueError")
+"""Errors of the crawl that come with a response, or after one."""
+
 COUNTERS = (
     "requests_finished",
     "requests_failed",
@@ -354,6 +363,10 @@ def result_of(crawl: Crawl) -> Result:
             "login": Counter(_text(c) for c in run.saved("sessions/member", {}).get("cookies", ())),
         }
         wrong = list(_wrong(statistics, crawl.lives))
+        for group in run.errors():
+            specimen, has_response = run.specimen(group.id), group.kind in WITH_RESPONSE
+            if has_response != (specimen is not None):
+                wrong.append(f"of {group.message!r} the first response is {specimen}")
     lines = crawl.output.read_bytes().split(b"\n")
     if lines.pop() != b"":
         wrong.append(f"{crawl.output.name} ends with a torn line")
@@ -375,6 +388,10 @@ def _outcomes(run: Run) -> Iterator[str]:
 
 def _wrong(statistics: Mapping[str, Any], lives: int) -> Iterator[str]:
     """What does not fit together, whatever the crawl."""
+    for name in TOTALS:
+        of_lives = sum(life[name] for life in statistics["by_life"])
+        if abs(of_lives - statistics[name]) > 1e-6:
+            yield f"its lives add up to {of_lives} {name}, but it has {statistics[name]}"
     times = [statistics[name] for name in ("started_at", "last_started_at", "finished_at")]
     if None in times or times != sorted(times):
         yield f"it was started, started again and finished at {times}"

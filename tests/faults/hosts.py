@@ -82,8 +82,8 @@ class HostsSite:
         self._port = 0
         self._active: defaultdict[str, dict[int, web.BaseRequest]] = defaultdict(dict)
         self._most: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._starts: defaultdict[str, defaultdict[str, list[tuple[float, float]]]] = defaultdict(
-            lambda: defaultdict(list)
+        self._starts: defaultdict[str, defaultdict[str, list[tuple[float, float, str]]]] = (
+            defaultdict(lambda: defaultdict(list))
         )
         self._late = 0.0
         self._checks: set[asyncio.Task[None]] = set()
@@ -132,7 +132,7 @@ class HostsSite:
         else:
             self._most[run][host] = max(self._most[run][host], len(active))
         if path != "/robots.txt":
-            self._starts[run][host].append((time.monotonic(), self._late))
+            self._starts[run][host].append((time.monotonic(), self._late, path))
         try:
             return await self._answer(path, host, int(request.headers.get(TRY, 0)))
         finally:

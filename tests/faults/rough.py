@@ -147,10 +147,16 @@ class RoughSite(Site):
     Args:
         pages: How many pages there are, besides those behind the login.
         slow: Seconds that the fastest and the slowest page take, see `delay_of`.
+        host: The address to listen on.
     """
 
-    def __init__(self, pages: int = PAGES, slow: tuple[float, float] | None = None) -> None:
-        super().__init__(log=False)
+    def __init__(
+        self,
+        pages: int = PAGES,
+        slow: tuple[float, float] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
+        super().__init__(host=host, log=False)
         self._pages_count = pages
         self._slow = slow
         self._plain = generated_site(pages, size=6000)
@@ -404,8 +410,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.rough")
     parser.add_argument("--pages", type=int, default=PAGES)
     parser.add_argument("--slow", type=float, nargs=2, metavar="SECONDS")
+    parser.add_argument("--host", default="127.0.0.1")
     given = parser.parse_args()
-    asyncio.run(RoughSite(given.pages, given.slow and tuple(given.slow)).serve())
+    asyncio.run(RoughSite(given.pages, given.slow and tuple(given.slow), given.host).serve())
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[int], Fault]] = {
 """What happens at the N-th call."""
 
 RESTORED = "everything is restored"
-_LOGGED = re.compile(r"\d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) ")
+_LOGGED = re.compile(r"[\d-]+ \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) ")
 
 
 class StepCrawl(RoughCrawl):

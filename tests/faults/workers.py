@@ -45,7 +45,7 @@ NEAREST = 0.5
 """Share of a host's delay that two requests may be apart at the site: the machine is busy."""
 MELTS = 1.0
 """Seconds after which a process that was frozen has its times in order again."""
-ORPHANS = 3.0
+ORPHANS = 10.0
 """Seconds in which the workers of a supervisor that was killed are gone."""
 
 
@@ -129,12 +129,14 @@ class Report:
 
     Attributes:
         moments: What was done to it.
+        times: When, on the monotonic clock.
         wrong: How it differs from the undisturbed one.
         requests: How often the site was asked.
         seconds: How long all of it took.
     """
 
     moments: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     requests: int = 0
     seconds: float = 0.0
@@ -170,6 +172,7 @@ class DisturbedRun:
                 break
             moment = moments.pop()
             self._report.moments.append(moment)
+            self._report.times.append(time.monotonic())
             self._do(moment, process)
             self._thaw()
             if process.poll() is not None:
@@ -252,13 +255,13 @@ def impolite(seen: dict[str, Any], thawed: Sequence[float] = ()) -> Iterator[str
         if most > LIMIT:
             yield f"{host} had {most} requests at once, where {LIMIT} may be"
     for host, starts in seen["starts"].items():
-        for (before, _), (after, late) in pairwise(starts):
+        for (before, _, first), (after, late, second) in pairwise(starts):
             if any(at <= after < at + MELTS for at in thawed):
                 continue
             if after - before + late < NEAREST * PACE:
                 yield (
-                    f"{host} was asked again after {after - before:.3f} s, where {PACE} s was its "
-                    f"delay, and the site {late:.3f} s late"
+                    f"{host} was asked for {first} at {before:.3f} and for {second} at {after:.3f},"
+                    f" where {PACE} s was its delay, and the site {late:.3f} s late"
                 )
 
 
@@ -304,8 +307,9 @@ def check(
 
 def _line(number: int, report: Report) -> str:
     verdict = "DIFFERENT" if report.wrong else "equal"
+    moments = [f"{m} ({at:.1f})" for m, at in zip(report.moments, report.times, strict=True)]
     lines = [
-        f"run {number}: {', '.join(report.moments) or 'nothing'}: {verdict}, "
+        f"run {number}: {', '.join(moments) or 'nothing'}: {verdict}, "
         f"{report.requests:,} requests, {report.seconds:.1f} s"
     ]
     return "\n".join(lines + [f"    {line}" for line in report.wrong])

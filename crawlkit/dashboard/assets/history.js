@@ -35,21 +35,32 @@ export class History {
       const from = time[end - 1] - seconds;
       begin = time.findIndex((at) => at >= from);
     }
-    const points = { time: time.slice(begin, end), pages: [], failures: [] };
-    for (const field of FIELDS) points[field] = this[field].slice(begin, end);
+    const points = { time: [], pages: [], failures: [] };
+    for (const field of FIELDS) points[field] = [];
     for (let i = begin; i < end; i++) {
+      if (i > begin && this.#isGap(i)) {
+        // A point of nothing, where the lines break off.
+        points.time.push((time[i - 1] + time[i]) / 2);
+        for (const field of [...FIELDS, "pages", "failures"]) points[field].push(null);
+      }
+      points.time.push(time[i]);
+      for (const field of FIELDS) points[field].push(this[field][i]);
       points.pages.push(this.#rateAt(this.finished, i));
       points.failures.push(this.#rateAt(this.failed, i));
     }
     return points;
   }
 
-  #rateAt(values, i) {
-    if (i === 0) return null;
+  /** Whether nothing was running before this point: a pause between two lives. */
+  #isGap(i) {
+    if (i === 0) return false;
     const step = this.time[i] - this.time[i - 1];
     const before = i > 1 ? this.time[i - 1] - this.time[i - 2] : step;
-    // Nothing was running meanwhile: a gap, not a slow crawl.
-    if (step <= 0 || (step > 15 && step > 5 * before)) return null;
+    return step > 15 && step > 5 * before;
+  }
+
+  #rateAt(values, i) {
+    if (i === 0 || this.time[i] <= this.time[i - 1] || this.#isGap(i)) return null;
     let from = i - 1;
     while (from > 0 && this.time[i] - this.time[from] < 2.5 && this.time[from] - this.time[from - 1] < 5) from--;
     const grown = values[i] - values[from];

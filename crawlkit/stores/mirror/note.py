@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from ..directory import MIRROR_NOTE
+
 
 class MirrorNote(msgspec.Struct):
     """How a run and its mirror stand to each other.
@@ -18,6 +20,7 @@ class MirrorNote(msgspec.Struct):
             machine after it; the last one may not have begun.
         commits: Checkpoints that the mirror holds.
         at: Unix time at which it held all that there was to ship.
+        is_restoring: Whether the run in the directory, if there is one, is about to be replaced.
         ended: How the run stood when a process ended in good order that had shipped all of it.
     """
 
@@ -26,6 +29,7 @@ class MirrorNote(msgspec.Struct):
     writers: list[str]
     commits: int = 0
     at: float = 0.0
+    is_restoring: bool = False
     ended: str = ""
 
     def write(self, directory: Path, *, sync: bool = False) -> None:
@@ -34,7 +38,7 @@ class MirrorNote(msgspec.Struct):
         Raises:
             OSError: It cannot be written.
         """
-        path = directory / NAME
+        path = directory / MIRROR_NOTE
         draft = path.with_suffix(".new")
         with open(draft, "wb") as file:
             file.write(msgspec.json.encode(self))
@@ -44,12 +48,9 @@ class MirrorNote(msgspec.Struct):
         draft.replace(path)
 
 
-NAME = "mirror.json"
-
-
 def read_note(directory: Path) -> MirrorNote | None:
     """The note in a run's directory, if there is one."""
     try:
-        return msgspec.json.decode((directory / NAME).read_bytes(), type=MirrorNote)
+        return msgspec.json.decode((directory / MIRROR_NOTE).read_bytes(), type=MirrorNote)
     except (OSError, msgspec.DecodeError):
         return None

@@ -140,7 +140,7 @@ class Bucket:
         # An endpoint in clear text is what a user has set, as for a store of their own.
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
         options: dict[str, Any] = {
-            "client_options": {"timeout": "30s", "connect_timeout": "5s"},
+            "client_options": {"timeout": "60s", "connect_timeout": "5s"},
             # What fails is tried again with the next shipment.
             "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=10)},
         }

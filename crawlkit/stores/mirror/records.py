@@ -36,6 +36,8 @@ else:
 
 LOG = "log/"
 SNAPSHOTS = "snapshots/"
+FENCE = "fence"
+"""A name that is there for ever, to see what happens where something is created twice."""
 MAGIC = b"crawlkit mirror "
 VERSION = 1
 LEVEL = 3

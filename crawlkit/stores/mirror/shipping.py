@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ...errors import MirrorTakenError
+from ...errors import MirrorTakenError, StoreError
 from ..pages import PAGE
 from .places import Place
-from .records import LOG, SNAPSHOTS, Changes, Header, decode, encode, name_of, number_of
+from .records import FENCE, LOG, SNAPSHOTS, Changes, Header, decode, encode, name_of, number_of
 
-PART = 4096
-"""Pages in a part of a snapshot: 16 MB."""
+PART = 2048
+"""Pages in a part of a snapshot: 8 MB."""
 LEAST = 2**17
 """Bytes that a segment counts for at least, as a restore has to ask for each of them."""
 SNAPSHOT_AT = 2**26
@@ -52,6 +52,7 @@ class Shipping:
         self._takeover = 0
         self._takeovers: tuple[int, ...] = ()
         self._snapshot = 0
+        self._completed: Header | None = None
         self._unsure: tuple[Header, bytes] | None = None
 
     # -- beginning --------------------------------------------------------------------------------
@@ -65,6 +66,21 @@ class Shipping:
         """
         names = self.place.names(LOG)
         return self.header(number_of(names[-1])) if names else None
+
+    def confirm(self) -> None:
+        """Make sure that the place creates nothing where something is, as all depends on that.
+
+        Raises:
+            OSError: The place cannot be reached.
+            StoreError: It replaces what is there, as some object stores do.
+        """
+        for _ in range(2):
+            is_new = self.place.create(FENCE, b"created where there was none\n")
+        if is_new:
+            raise StoreError(
+                f"{self.place.address} does not know conditional puts (If-None-Match), so two "
+                "machines could go on with one run; choose another --mirror"
+            )
 
     def header(self, number: int) -> Header:
         """The header of a record."""
@@ -165,7 +181,7 @@ class Shipping:
         return header, ((lambda part=part: put(part)) for part in range(header.parts))
 
     def complete(self, snapshot: Header) -> None:
-        """Put the record of a snapshot whose parts are all there; remove what is before it."""
+        """Put the record of a snapshot whose parts are all there."""
         self.retry()
         header = self._header(
             "snapshot",
@@ -179,14 +195,17 @@ class Shipping:
         )
         self._put(header, encode(header))
         self.since_snapshot = 0
-        self._prune(header)
+        self._completed = header
 
-    def _prune(self, snapshot: Header) -> None:
-        """Remove what no restore needs any more.
+    def prune(self) -> None:
+        """Remove what no restore needs any more, now that there is another snapshot.
 
-        Only what is older than the snapshot, by its number: another machine may take over now, and
-        begin a snapshot of its own.
+        Only what is older than that, by its number: another machine may take over now, and begin a
+        snapshot of its own.
         """
+        snapshot = self._completed
+        if snapshot is None:
+            return
         keep = set(self._takeovers)
         old = [
             name

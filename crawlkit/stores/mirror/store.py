@@ -38,8 +38,8 @@ log = logging.getLogger("crawlkit.mirror")
 
 T = TypeVar("T")
 
-MOST_BACKLOG = 2**26 // PAGE
-"""Changed pages that are kept in memory for a mirror that cannot be reached: 64 MB."""
+MOST_BACKLOG = 2**25 // PAGE
+"""Changed pages that are kept in memory for a mirror that cannot be reached: 32 MB."""
 MOST_REST = 60.0
 """Seconds between two attempts to reach it."""
 SNAPSHOT = "mirror-snapshot.new"
@@ -157,9 +157,10 @@ class MirroredStore(SqliteStore):
         note = read_note(directory.path)
         (directory.path / SNAPSHOT).unlink(missing_ok=True)
         has_run = directory.database.exists() and not fresh
+        self._reached(shipping.confirm)
         for _ in range(TAKEOVERS):
             last = self._reached(shipping.survey)
-            is_own = note is not None and last is not None and last.writer in note.writers
+            is_own = bool(note and last and last.writer in note.writers and not note.is_restoring)
             if last and has_run and not (note and note.lineage == last.lineage):
                 raise StoreError(
                     f"the run in {self.address} is not the one in the mirror {address}; choose "
@@ -170,6 +171,9 @@ class MirroredStore(SqliteStore):
                 lineage=uuid.uuid4().hex if fresh or last is None else last.lineage,
                 writers=[*([last.writer] if last and is_own else []), shipping.writer],
                 commits=note.commits if note else 0,
+                # A mirror without a whole run in it is no reason to throw away a local one.
+                is_restoring=bool(last and not fresh)
+                and not (has_run and (is_own or not (last and last.snapshot))),
                 ended=note.ended if note and is_own else "",
             )
             # First, so that a process that is killed right after the takeover is known as ours.
@@ -182,10 +186,9 @@ class MirroredStore(SqliteStore):
                 "do it, or choose another --mirror"
             )
         self._is_gap = True
-        # A mirror without a whole run in it is no reason to throw away a local one.
-        if last and last.lineage == own.lineage and not (has_run and (is_own or not last.snapshot)):
+        if last and own.is_restoring:
             self._restore(last, "was superseded" if has_run else "is not here")
-        own.writers = [shipping.writer]
+        own.writers, own.is_restoring = [shipping.writer], False
         own.write(directory.path, sync=True)
         self._mirrored = own
 
@@ -408,10 +411,18 @@ class MirroredStore(SqliteStore):
                 await self._ship_changes()
             await self._in_shipper(shipping.complete, header)
         finally:
-            connection.close()
             copy.unlink(missing_ok=True)
         if is_gap:
             await self._run(self._gap_is_closed)
+        try:
+            await self._in_shipper(shipping.prune)
+        except OSError as error:
+            # It is whole all the same; the next snapshot tries again.
+            log.warning(
+                "old records of the mirror %s cannot be removed: %s",
+                shipping.place.address,
+                one_line(error),
+            )
 
     def _say_how_far(self) -> None:
         self._mirrored.commits, self._mirrored.at = self._shipping.commits, time.time()

@@ -69,7 +69,7 @@ def site(kind: str, errors: Any) -> Iterator[dict[str, int]]:
 def play(row: Row, hostile: dict[str, int], healthy: int, directory: Path) -> tuple[Found, str]:
     """Crawl one row in a process of its own; what came of it, and what it logged."""
     address = row.host or ("127.0.0.2" if row.is_public else "127.0.0.1")
-    origin = f"http://{address}:{hostile[row.behaviour or row.name]}"
+    origin = f"{row.scheme}://{address}:{hostile[row.behaviour or row.name]}"
     around = Path(tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", row.name) + "-", dir=directory))
     home = around / "a/b/c/home"
     home.mkdir(parents=True)

@@ -251,15 +251,22 @@ def make_public(address: str) -> None:
 
 
 class HereResolver(AbstractResolver):
-    """Finds every name on this machine, as there are no other hosts in a test."""
+    """Finds every name on this machine, as there are no other hosts in a test.
+
+    One has an address besides that counts as public.
+    """
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        addresses = ["127.0.0.1"]
+        if host == "both.test":
+            addresses.insert(0, "127.0.0.2")
         return [
             ResolveResult(
-                hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0
+                hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0
             )
+            for address in addresses
         ]
 
     async def close(self) -> None:

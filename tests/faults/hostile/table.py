@@ -30,6 +30,7 @@ class Row:
         path: The hostile URL's path; empty where only a sitemap leads to the host.
         options: Options of the crawler. ``{origin}`` in text is the hostile site's.
         host: Name of the hostile host; by default it has an address only.
+        scheme: ``http``, or ``https``, which none of the servers speaks.
         is_public: Whether the hostile site is to count as one of the public internet.
         deadline: Seconds within which the hostile URL has its outcome, or the crawl its end.
     """
@@ -40,6 +41,7 @@ class Row:
     path: str = "/"
     options: dict[str, Any] = field(default_factory=dict)
     host: str = ""
+    scheme: str = "http"
     is_public: bool = False
     deadline: float = DEADLINE
 
@@ -114,6 +116,11 @@ def _has_error(found: Found) -> str | None:
     return None if found.errors else "no error is counted"
 
 
+def _no_evil(found: Found) -> str | None:
+    """What nobody asked for is on no page."""
+    return "the wrong page" if any("evil" in str(item["title"]) for item in found.items) else None
+
+
 def _few_cookies(found: Found) -> str | None:
     size = found.cookie_bytes
     return None if 0 < size <= 16_384 else f"{size} bytes of cookies were sent"
@@ -157,23 +164,43 @@ def _rows(check: Check, *names: str, **more: Any) -> list[Row]:
     return [Row(name, check, **more) for name in names]
 
 
-def _sitemap(name: str, check: Check, **options: Any) -> Row:
-    return Row(name, check, path="", options={"sitemaps": ["{origin}/sitemap.xml"], **options})
+def _sitemap(name: str, check: Check, *, is_public: bool = False, **options: Any) -> Row:
+    options = {"sitemaps": ["{origin}/sitemap.xml"], **options}
+    return Row(name, check, path="", options=options, is_public=is_public)
 
 
 ROWS = [
     *_rows(TOO_MUCH, *(name for name in BEHAVIOURS if name.startswith("bomb "))),
     *_rows(fails("LimitError", "NetworkError"), "encodings x 100"),
-    *_rows(BROKEN, "encoding that lies"),
+    *_rows(fails("LimitError", "NetworkError"), "50 encodings, all of them true"),
+    *_rows(BROKEN, "encoding that lies", "gzip that is cut short"),
+    *_rows(is_read, "gzip with garbage behind it"),
+    *_rows(fails("LimitError", "NetworkError"), "zstd with a window of 128 MB"),
     *_rows(TOO_MUCH, "endless body", "chunk without end", "chunk extension without end"),
     *_rows(TOO_SLOW, "body, a byte a second", "headers, a byte a second"),
+    *_rows(TOO_SLOW, "trailers, a byte a second"),
     *_rows(TOO_SLOW, "silence before headers", "silence after headers"),
+    *_rows(TOO_SLOW, "silence in the TLS handshake", "TLS, a byte a second", scheme="https"),
     *_rows(TOO_MUCH, "endless 1xx", "100,000 headers", "one huge header"),
+    *_rows(_all(is_handled, _few_cookies), "a Set-Cookie of 60 KB"),
+    *_rows(is_read, "a Vary of 8,000 names", options={"cache": "http"}),
+    *_rows(
+        is_any(is_read, fails("LimitError")),
+        "Cache-Control of 20,000 directives",
+        options={"cache": "http"},
+    ),
+    *_rows(is_read, "a Content-Type of 60 KB"),
     *_rows(fails("StatusError", "NetworkError"), "escape sequences in the status line"),
     *_rows(fails("RedirectError", "NetworkError"), "escape sequences in Location"),
     Row("escape sequences in an error", fails("RuntimeError"), path="/raises"),
     *_rows(REDIRECT, "redirect loop", "redirect to itself", "redirects without end"),
     *_rows(REDIRECT, "redirect to file:", "redirect to port 99999", "redirect to port 25"),
+    *_rows(REDIRECT, "redirect of 60 KB", "redirect to a scoped address"),
+    Row(
+        "100,000 redirects",
+        _all(is_handled, _handles_at_most(HEALTHY_PAGES), _skips("max_pages_per_host", 900)),
+        options={"max_pages_per_host": HEALTHY_PAGES},
+    ),
     *_rows(
         PRIVATE,
         "redirect to a private address",
@@ -182,14 +209,51 @@ ROWS = [
         "redirect to an octal address",
         "redirect to IPv6-mapped",
         "redirect to cloud metadata",
+        "redirect to a decimal address",
+        "redirect to an address of two parts",
+        "redirect to an address in wide digits",
+        "redirect to 0.0.0.0",
+        "redirect to IPv6 loopback",
+        "redirect to IPv6 translated",
+        "redirect to a link-local address",
         is_public=True,
     ),
+    # The public one of its addresses is tried, and nobody is there.
+    *_rows(BROKEN, "redirect to a name of both kinds", is_public=True),
     Row("link to a private address", _all(is_handled, _link_refused), is_public=True),
     *_rows(fails("NetworkError", "LimitError"), "trailers without end"),
     *_rows(
         BROKEN, "malformed chunks", "short body", "reset", "two Content-Lengths", "no HTTP at all"
     ),
-    *_rows(is_any(BROKEN, is_handled), "Content-Length with Transfer-Encoding"),
+    *_rows(
+        BROKEN,
+        "Content-Length with a sign",
+        "Content-Length in hexadecimal",
+        "Content-Length twice in one field",
+        "Content-Length beyond all numbers",
+        "a bare CR in a header",
+        "a NUL in a header",
+        "HTTP/0.9",
+    ),
+    *_rows(fails("NetworkError", "LimitError"), "a chunk's size without end"),
+    *_rows(
+        is_any(BROKEN, fails("StatusError"), is_handled),
+        "Content-Length with Transfer-Encoding",
+        "a space before the colon",
+        "a folded Transfer-Encoding",
+        "an unknown Transfer-Encoding",
+        "chunked, and then something",
+        "chunked twice",
+        "HTTP/7.3",
+        "status 1000",
+        "another protocol",
+    ),
+    *_rows(
+        _all(is_read, _no_evil),
+        "more than its Content-Length",
+        "a second answer with the first",
+        "an answer that nobody asked for",
+    ),
     *_rows(
         is_read,
         "bogus charset",
@@ -221,6 +285,21 @@ ROWS = [
         "sitemap: index of itself",
         _skips("max_pages_per_host", 1),
         max_pages_per_host=HEALTHY_PAGES,
+    ),
+    _sitemap(
+        "sitemap: private addresses",
+        lambda found: None if found.failed == ["PrivateAddressError"] * 3 else f"{found.failed}",
+        is_public=True,
+    ),
+    Row("robots.txt on another host", _obeyed, "robots-elsewhere"),
+    Row("robots.txt at a private address", PRIVATE, "robots-private", is_public=True),
+    Row("robots.txt, redirected to itself", is_handled, "robots-loop"),
+    Row(
+        "robots.txt that names a private sitemap",
+        is_handled,
+        "robots-sitemap",
+        is_public=True,
+        options={"sitemaps_from_robots": True},
     ),
     Row("robots.txt of 200,000 rules", _obeyed, "robots-rules"),
     Row("robots.txt, crawl-delay of a year", _obeyed, "robots-delay", options={"max_delay": 1.0}),

@@ -1,0 +1,74 @@
+"""Shares: which part of each host is this worker's, where several write one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..checkpoint import Checkpoint
+from ..stores.base import WHOLE
+
+
+class Shares:
+    """Which part of each host is this worker's: all of it, but for those that were divided.
+
+    A claim and a checkpoint may be under way at the same time, and the store may see them in
+    either order. So a claim that does not know yet of a share that is given away takes none back.
+
+    Attributes:
+        gifts: Grows with every share that is given away, once when a checkpoint says so and once
+            when that is committed.
+    """
+
+    def __init__(self) -> None:
+        self.gifts = 0
+        self._parts: dict[str, int] = {}  # of hosts that are divided, also while they are idle
+        self._offered: dict[str, int] = {}
+        self._is_giving = False
+
+    def __bool__(self) -> bool:
+        """Whether any host is divided."""
+        return bool(self._parts)
+
+    def of(self, host: str) -> int:
+        """How many of the `WHOLE` shares of `host` are this worker's."""
+        return self._parts.get(host, WHOLE)
+
+    def take(self, host: str, shares: int, gifts: int) -> int:
+        """A claim says that so many are this worker's; how many are.
+
+        Args:
+            host: ``host[:port]``.
+            shares: What the claim says.
+            gifts: What `gifts` was when the claim was asked for.
+        """
+        if self._is_giving or gifts != self.gifts:
+            shares = min(shares, self.of(host))
+        if shares < WHOLE:
+            self._parts[host] = shares
+        else:
+            self._parts.pop(host, None)
+        self._offered.pop(host, None)
+        return shares
+
+    def may_offer(self, host: str) -> bool:
+        """Whether half of this worker's part may be offered: not while that is going on."""
+        return host not in self._offered and self.of(host) > 1
+
+    def offer(self, host: str) -> int:
+        """Offer half of this worker's part to another one; what is left."""
+        self._parts[host] = self._offered[host] = self.of(host) // 2
+        return self._parts[host]
+
+    def give(self, checkpoint: Checkpoint, is_free: Callable[[str], bool]) -> None:
+        """Say in a checkpoint what is given away, as far as it is free by now."""
+        for host, shares in tuple(self._offered.items()):
+            if is_free(host):
+                checkpoint.shares[host] = shares
+                del self._offered[host]
+                self._is_giving = True
+                self.gifts += 1
+
+    def given(self) -> None:
+        """The checkpoint is committed: what it gave away is somebody else's."""
+        self._is_giving = False
+        self.gifts += 1

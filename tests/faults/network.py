@@ -1,0 +1,128 @@
+"""Hosts: network namespaces that reach each other, with a directory each for a disk.
+
+Where namespaces cannot be made (no root, no iproute2, a container that may not), a host is a
+directory and its processes share the network of this machine; `Network.what` says which it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Host:
+    """A machine of a test.
+
+    Attributes:
+        name: Its name.
+        address: Its IP address.
+        on: The command with which something is run there.
+        disk: Its disk.
+    """
+
+    def __init__(self, name: str, address: str, on: tuple[str, ...], disk: Path) -> None:
+        self.name = name
+        self.address = address
+        self.on = on
+        self.disk = disk
+        disk.mkdir(parents=True)
+
+    def destroy(self) -> None:
+        """It burns down: its disk is gone, and its network."""
+        shutil.rmtree(self.disk, ignore_errors=True)
+        if self.on:
+            _ip("netns", "del", self.name)
+
+
+class Network:
+    """Hosts that reach each other, and are reached from here.
+
+    Args:
+        directory: Where their disks are.
+
+    Attributes:
+        has_namespaces: Whether hosts are network namespaces.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._numbers = itertools.count(1)
+        self._hosts: list[Host] = []
+        # Of this process, so that several tests may run at once.
+        self._bridge = f"ck{os.getpid() % 10**7}"
+        self._net = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"
+        self.has_namespaces = self._begin()
+
+    @property
+    def what(self) -> str:
+        """What a host is here."""
+        if self.has_namespaces:
+            return "hosts are network namespaces"
+        return "no namespaces can be made here: hosts are directories and processes of one machine"
+
+    def _begin(self) -> bool:
+        if os.geteuid() != 0 or shutil.which("ip") is None:
+            return False
+        probe = f"{self._bridge}-probe"
+        if not _ip("netns", "add", probe):
+            return False
+        _ip("netns", "del", probe)
+        return (
+            _ip("link", "add", self._bridge, "type", "bridge")
+            and _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
+            and _ip("link", "set", self._bridge, "up")
+        )
+
+    def host(self) -> Host:
+        """A new host."""
+        number = next(self._numbers)
+        name = f"{self._bridge}-{number}"
+        if not self.has_namespaces:
+            host = Host(name, "127.0.0.1", (), self._directory / name)
+        else:
+            here, there, address = f"{self._bridge}h{number}", f"e{number}", f"{self._net}.{number}"
+            for command in (
+                ("netns", "add", name),
+                ("link", "add", here, "type", "veth", "peer", "name", there, "netns", name),
+                ("link", "set", here, "master", self._bridge, "up"),
+                ("-n", name, "addr", "add", f"{address}/24", "dev", there),
+                ("-n", name, "link", "set", there, "up"),
+                ("-n", name, "link", "set", "lo", "up"),
+            ):
+                if not _ip(*command):
+                    raise RuntimeError(f"'ip {' '.join(command)}' has failed")
+            on = ("ip", "netns", "exec", name)
+            host = Host(name, address, on, self._directory / name)
+        self._hosts.append(host)
+        return host
+
+    def close(self) -> None:
+        """Take all of it away."""
+        if self.has_namespaces:
+            for host in self._hosts:
+                _ip("netns", "del", host.name)
+            _ip("link", "del", self._bridge)
+        self._hosts.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _ip(*arguments: str) -> bool:
+    with suppress(OSError):
+        return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
+    return False
