@@ -164,8 +164,10 @@ class PostgresStore(Store):
             return
         try:
             loop.add_reader(ear, has_come.set)
+            # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(has_come.wait(), POLL)
+                async with asyncio.timeout(POLL):
+                    await has_come.wait()
         finally:
             loop.remove_reader(ear)
             os.close(ear)
