@@ -190,7 +190,6 @@ class Crawler(Hooks, Options):
             await self._parts.close()
         if self.late_output is not None and not self.job.is_migrating:
             await self._parts.write_output(self.late_output)
->>>>>>> pg
             self.is_output_written = True
         return self.statistics
 
