@@ -92,6 +92,7 @@ class Crawler(Hooks, Options):
         robots: What each host asks crawlers to leave alone.
         page_cache: Responses that are kept, so that they are not fetched again.
         fetcher: What turns requests into responses; replace it in `__init__` for another client.
+        late_output: The file of items that is made when the crawl has ended, if one is wanted.
         is_output_written: Whether the file `output` holds all items that are saved.
         exit_code: What the process should end with: 0 finished, 75 stopped before the end.
         joins: Whether this process takes part in a life of the run that another one has begun.
@@ -111,6 +112,8 @@ class Crawler(Hooks, Options):
             preemption=self.preemption,
             mirror=self.mirror,
             mirror_interval=self.mirror_interval,
+            worker=self.worker,
+            lease=self.lease,
         )
         self._parts = parts = Parts(
             self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
@@ -123,7 +126,8 @@ class Crawler(Hooks, Options):
         self.page_cache = parts.page_cache
         self.fetcher: Fetcher = parts.fetcher
         self.exit_code = 0
-        self.is_output_written = self.output is not None and parts.late_output is None
+        self.late_output = parts.late_output
+        self.is_output_written = self.output is not None and self.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
@@ -184,8 +188,8 @@ class Crawler(Hooks, Options):
             stop_showing(is_finished)
             self.exit_code = await self.job.close(finished=is_finished)
             await self._parts.close()
-        if self._parts.late_output is not None and not self.job.is_migrating:
-            await self._parts.write_output(self._parts.late_output)
+        if self.late_output is not None and not self.job.is_migrating:
+            await self._parts.write_output(self.late_output)
             self.is_output_written = True
         return self.statistics
 

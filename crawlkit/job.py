@@ -114,6 +114,8 @@ class Job:
         preemption: Preemption | None = None,
         mirror: str | None = None,
         mirror_interval: float = 5.0,
+        worker: str = "",
+        lease: float | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
@@ -121,7 +123,12 @@ class Job:
             store
             if isinstance(store, Store)
             else open_store(
-                str(store), durability=durability, mirror=mirror, mirror_interval=mirror_interval
+                str(store),
+                durability=durability,
+                worker=worker,
+                lease=lease,
+                mirror=mirror,
+                mirror_interval=mirror_interval,
             )
         )
         self.state = State()

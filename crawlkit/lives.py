@@ -9,7 +9,7 @@ run, also after kill -9 and where several workers count, and the document change
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -111,6 +111,8 @@ class Lives:
         """
         kept = self._kept
         before = {name: value for name, value in totals.items() if value}
+        if number == 1:
+            before = {}  # what other workers were quicker to do is of this life as well
         kept.lives.append(_Life(number, now, before, __version__))
         if len(kept.lives) > LIVES:
             kept.earlier = kept.lives.pop(0)
@@ -160,6 +162,14 @@ class Lives:
             told[-1] = msgspec.structs.replace(told[-1], end="finished")
         return told
 
+    @staticmethod
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        """The lives that each worker has begun or ended, in the order in which they began."""
+        known = base["lives"] if base is not None else []
+        lives = {life["started_at"]: life for life in theirs["lives"]}
+        lives |= {life["started_at"]: life for life in mine["lives"] if life not in known}
+        return {**theirs, "lives": sorted(lives.values(), key=_start)[-LIVES:]}
+
     def restore(self, saved: Saved) -> None:
         """Take back those that there were."""
         self._kept = saved.load(_Kept(), key="lives", type=_Kept)
@@ -170,6 +180,10 @@ class Lives:
         if self._is_changed:
             checkpoint.save(self._kept, key="lives")
             self._is_changed = False
+
+
+def _start(life: Mapping[str, float]) -> float:
+    return life["started_at"]
 
 
 def _told(

@@ -69,7 +69,7 @@ def is_heavy(response: Response) -> bool:
     size = len(body)
     if size > SMALL and _form_of(response) != "json" and (size > LARGE or any(_crowds(body))):
         return True
-    return not detector_is_ready() and response.needs_guess
+    return response.needs_guess and not detector_is_ready()
 
 
 def parse(

@@ -253,11 +253,14 @@ class Statistics:
 
     def begin_life(self, now: float, *, joins: bool = False) -> None:
         """The run is started, or goes on; or this worker `joins` those that are at it."""
+        self._running_since = None
+        if not joins:
+            self._begin_life(now)
         if self.keeps_time:
             self._running_since = self._clock.now()
         self.in_flight = 0  # what a killed life left behind is pending again
-        if joins:
-            return
+
+    def _begin_life(self, now: float) -> None:
         self.lives += 1
         self._lives.begin(self.lives, now, self._totals())
         life = self._life
@@ -435,6 +438,8 @@ class Statistics:
     @staticmethod
     def merge(base: Any, mine: Any, theirs: Any) -> Any:
         """The document of when the run began and ended; one worker alone takes samples."""
+        if "lives" in mine:
+            return Lives.merge(base, mine, theirs)
         if "started_at" not in mine:
             return mine
         merged = merge(base, mine, theirs)

@@ -52,7 +52,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 def test_an_export_takes_bounded_memory_and_equals_what_is_stored(tmp_path: Path) -> None:
     """`python -m tests.bench.exporting` is the same with a million items."""
-    for row in measure(tmp_path, 20_000, ["csv", "parquet"]):
+    for row in measure(tmp_path, 10_000, ["csv", "parquet"]):
         assert (row.form, row.wrong) == (row.form, "")
         assert row.memory < LIMIT
 

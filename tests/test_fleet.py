@@ -17,9 +17,11 @@ from crawlkit.errors import StoreFencedError
 from crawlkit.merging import merge
 from crawlkit.run import Run
 from crawlkit.statistics import Statistics
+from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
+from crawlkit.workers.hub import Hub
 
-from .fleets import FLEETS, Fleet, Seats, Served, fleets
+from .fleets import FLEETS, Fleet, Seats, fleets, fleets
 
 
 @pytest.fixture(params=fleets())
@@ -228,9 +230,10 @@ async def test_a_fenced_worker_stops_at_once_and_the_others_do_its_work(
     run.close()
 
 
-async def test_what_is_in_flight_anywhere_is_in_flight_of_the_run(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+async def test_what_is_in_flight_anywhere_is_in_flight_of_the_run() -> None:
+    hub = Hub(MemoryStore())
+    await hub.open()
+    fleet = Seats(hub)
     one, two = [await fleet.worker(name) for name in ("one", "two")]
     for store in (one, two):
         checkpoint = Checkpoint(at=1.0)
@@ -238,13 +241,7 @@ async def test_what_is_in_flight_anywhere_is_in_flight_of_the_run(
             number = 1 if store is one else 2
             checkpoint.save([["a.example", number]], key=f"in_flight/{store.worker}")
         await store.commit(checkpoint)
-
-    async def in_flight() -> int:
-        if isinstance(fleet, Seats | Served):
-            return (await fleet.hub.status()).in_flight
-        with Run(two.reader()) as run:
-            return run.statistics.in_flight
-
-    assert await in_flight() == 2
+    assert (await hub.status()).in_flight == 2
     await fleet.die(one)
-    assert await in_flight() == 1
+    assert (await hub.status()).in_flight == 1
+    await hub.close()

@@ -119,6 +119,7 @@ def _complete_option(
 @click.option("--worker", metavar="NAME", help="Name of this process among those of a run.")
 @click.option("--seat", type=int, hidden=True)
 @click.option("--joins", is_flag=True, hidden=True)
+@click.option("--supervised", is_flag=True, hidden=True)
 @click.option(
     "--dashboard",
     metavar="[HOST:]PORT",
@@ -153,6 +154,7 @@ def run(
     worker: str | None,
     seat: int | None,
     joins: bool,
+    supervised: bool,
     dashboard: str | None,
     no_progress: bool,
     log_level: str,
@@ -185,12 +187,15 @@ def run(
         options["worker"] = worker
     if seat is not None:
         options |= _seat(seat, options, kind)
-    if seat is not None or joins:
-        options |= {"triggers": (), "preemption": None}  # they are the supervisor's
+    if supervised:
+        from ..workers.orders import Orders
+
+        # What is left out is the supervisor's.
+        options |= {"triggers": (Orders(),), "preemption": None, "output": None}
     crawler = kind(**options)
     crawler.joins = joins
     address = crawler.job.store.address
-    if seat is not None or joins:
+    if supervised:
         with _told(crawler, log_level, log_format, show=show):
             return run_crawler(crawler)
     earlier = _earlier(address)

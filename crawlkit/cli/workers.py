@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import Loader
 from ..errors import StoreError, UsageError
 from ..events import CrawlerStatus
+from ..exporting.late import export_stored
 from ..output import ItemWriter
 from ..parts import stored_items
 from ..run import load_statistics
@@ -48,6 +49,7 @@ class Workers:
         self._count = count
         self._command = command
         store = crawler.job.store
+        self._is_shared = store.is_shared
         if isinstance(store, MemoryStore) or not (
             isinstance(store, SqliteStore) or store.is_shared
         ):
@@ -55,7 +57,8 @@ class Workers:
                 f"several workers cannot share {masked(store.address)}; "
                 "name a directory with --store"
             )
-        if store.is_shared and crawler.output is not None:
+        self._late = crawler.late_output
+        if store.is_shared and crawler.output is not None and self._late is None:
             raise UsageError(
                 "--output cannot be written by workers of several machines; take the items from "
                 f"the run: 'crawlkit items {masked(store.address)} -o {crawler.output}'"
@@ -75,17 +78,22 @@ class Workers:
                 await store.open(fresh=True)
                 await store.close()
             await self._supervise(None, _Stored(store.address))
+        if self._late is not None and not self.exit_code:
+            await export_stored(store.reader, self._late)
+            self._crawler.is_output_written = True
         self._crawler.statistics = load_statistics(store.address)
 
     async def _crawl_here(self, store: SqliteStore, fresh: bool) -> None:
         """The run of a directory, which this process writes for all workers."""
         crawler = self._crawler
-        writer = ItemWriter(crawler.output, stored=stored_items(crawler.job))
+        live = None if self._late else crawler.output
+        writer = ItemWriter(live, stored=stored_items(crawler.job))
         hub = Hub(store, lease=crawler.lease, amend=Copier(writer).amend)
         await hub.open(fresh=fresh)
         try:
             Loader(await store.load()).restore("items", writer)
             await self._supervise(hub, hub)
+            await store.ship(crawler.grace * (1 - SHARE))
         finally:
             await hub.close()
 
@@ -112,12 +120,17 @@ class Workers:
                 await server.close()
 
     def _command_of(self, name: str, seat: socket.socket | None, joins: bool) -> list[str]:
-        command = [*self._command, "--worker", name, "--grace", str(self._crawler.grace * SHARE)]
+        command = [*self._command, "--worker", self._name_of(name), "--supervised"]
+        command += ["--grace", str(self._crawler.grace * SHARE)]
         if joins:
             command.append("--joins")
         if seat is not None:
             command += ["--seat", str(seat.fileno())]
         return command
+
+    def _name_of(self, name: str) -> str:
+        """The name of a worker: that of its supervisor before its own, where there are others."""
+        return f"{self._crawler.job.store.worker}-{name}" if self._is_shared else name
 
 
 class _Stored:
@@ -156,7 +169,6 @@ def seat_options(address: str, worker: str, seat: int, lease: float) -> dict[str
     connection.set_inheritable(False)  # or a browser would keep it when this process is gone
     return {
         "store": RemoteStore(address, worker, connection, lease=lease),
-        "output": None,  # the other process writes it
     }
 
 

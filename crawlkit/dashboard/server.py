@@ -244,16 +244,16 @@ class Dashboard:
         try:
             await response.prepare(request)
             view = request.query.get("view", "")
-            await self._tell(response, view if view in VIEWS else "")
+            await self._tell(request, response, view if view in VIEWS else "")
         except (ConnectionError, TimeoutError):
             pass  # it has gone, or does not read
         finally:
             self._viewers.discard(task)
         return response
 
-    async def _tell(self, response: web.StreamResponse, view: str) -> None:
+    async def _tell(self, request: web.Request, response: web.StreamResponse, view: str) -> None:
         turn = 0
-        while True:
+        while request.transport is not None:  # or the viewer has gone
             is_last = self._ending.is_set()
             is_due = turn % SLOW == 0 or self._source.rest >= SLOW
             news = await self._news(ALL if is_last else view, whole=is_last or is_due)

@@ -44,7 +44,7 @@ class WorkerProcess:
             # what the platform says.
             self._process = process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=() if seat is None else (seat.fileno(),),
                 start_new_session=True,
@@ -58,7 +58,10 @@ class WorkerProcess:
         try:
             assert process.stderr is not None
             await self._listen(process.stderr)
-            return await process.wait()
+            code = await process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+            return code
         except asyncio.CancelledError:
             self.kill()
             await process.wait()
@@ -80,6 +83,11 @@ class WorkerProcess:
         text = line.decode(errors="replace")
         self.last_words.append(text)
         self._tell(f"[{self.name}] {text}")
+
+    def order(self, line: bytes) -> None:
+        """Tell it something; see `Orders`."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(line)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, at the latest when it is there."""

@@ -18,6 +18,7 @@ from ..errors import StoreError, WorkersError
 from ..events import CrawlerStatus, Event
 from ..triggers.signals import EXIT_UNFINISHED
 from ..triggers.watching import Watching
+from .orders import migrate_within
 from .process import WorkerProcess
 from .serving import StoreServer
 
@@ -174,8 +175,10 @@ class Supervisor:
 
     async def migrate(self, time_remaining: float | None = None) -> None:
         """The machine is about to go: have all workers finish what runs, and save."""
-        if time_remaining is not None:
-            self._grace = min(self._grace, time_remaining)
+        if time_remaining is not None and time_remaining < self._grace:
+            self._grace = time_remaining
+            for worker in self._workers.values():
+                worker.order(migrate_within(time_remaining * SHARE))
         self._stop(signal.SIGTERM)
 
     async def abort(self) -> None:

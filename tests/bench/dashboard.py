@@ -28,7 +28,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from crawlkit.cli.dashboard import Watched
 from crawlkit.dashboard.server import CrawlSource, Dashboard
 from crawlkit.dashboard.sources import VIEWS
 from crawlkit.runner import loop_factory, run
@@ -132,7 +131,24 @@ def _crawl(task: dict[str, Any]) -> int:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_look_at_paused(shop, task["seconds"]))
         return 0
-    return run(shop if task["way"] == WAYS[0] else Watched(shop, "0"))
+    return run(shop if task["way"] == WAYS[0] else Served(shop))
+
+
+class Served:
+    """A crawl with a live page, as ``crawlkit run --dashboard 0`` has it."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self.exit_code = 0
+
+    async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:
+        """Crawl, and serve the page meanwhile."""
+        source = CrawlSource(self._shop)
+        async with Dashboard(source) as page:
+            print(f"live page:   {page.url}", flush=True)
+            await self._shop.crawl(fresh=fresh, signals=signals)
+            self.exit_code = self._shop.exit_code
+        source.close()
 
 
 async def _look_at_paused(shop: Shop, seconds: float) -> None:

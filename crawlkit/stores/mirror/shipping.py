@@ -35,7 +35,6 @@ class Shipping:
         writer: The name of this life.
         lineage: The run's identity.
         commits: Checkpoints that the mirror holds.
-        shipped_at: Unix time at which it held all that there was to ship.
         since_snapshot: Bytes that were shipped since the last snapshot.
         snapshot_size: Bytes of the last snapshot.
     """
@@ -45,7 +44,6 @@ class Shipping:
         self.writer = uuid.uuid4().hex
         self.lineage = ""
         self.commits = 0
-        self.shipped_at = 0.0
         self.since_snapshot = 0
         self.snapshot_size = 0
         self._number = 0
@@ -108,7 +106,6 @@ class Shipping:
             self._put(header, encode(header))
         except MirrorTakenError:
             return False
-        self.shipped_at = time.time()
         return True
 
     # -- going on ---------------------------------------------------------------------------------
@@ -219,6 +216,11 @@ class Shipping:
             or (number_of(name) == snapshot.base and not name.startswith(snapshot.prefix))
         ]
         self.place.delete(old)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether the mirror holds a whole run, to which segments can be added."""
+        return self._snapshot > 0
 
     @property
     def wants_snapshot(self) -> bool:

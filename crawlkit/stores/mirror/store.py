@@ -15,7 +15,7 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from ..base import Claim, Receipt
 from ..directory import Record
 from ..pages import PAGE
 from ..sqlite import SqliteStore
+from ..transaction import Bundle
 from .note import MirrorNote, read_note
 from .places import place_of
 from .records import Changes, Header
@@ -76,6 +77,7 @@ class MirroredStore(SqliteStore):
         self._shipping = Shipping(place_of(mirror))
         self._interval = interval
         self._shipper: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._background: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._taken: MirrorTakenError | None = None
@@ -96,17 +98,24 @@ class MirroredStore(SqliteStore):
     async def open(self, *, fresh: bool = False) -> None:  # noqa: D102 - documented in Store
         await super().open(fresh=fresh)
         self._shipper = ThreadPoolExecutor(1, "crawlkit-mirror")
+        self._loop = asyncio.get_running_loop()
         self._background = asyncio.create_task(self._keep_shipping())
 
-    async def claim(self, limit: int, window: Mapping[str, int], now: float) -> Claim:  # noqa: D102
+    def claim_into(self, *args: Any, **given: Any) -> Claim:  # noqa: D102 - in SqliteStore
         self._refuse_if_taken()
-        return await super().claim(limit, window, now)
+        return super().claim_into(*args, **given)
 
-    async def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102
+    def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:  # noqa: D102
         self._refuse_if_taken()
-        receipt = await super().commit(checkpoint)
-        if checkpoint.is_migrating:
-            self._wanted.set()  # so that little is left to be shipped at the end
+        try:
+            receipt = super().commit_from(claimed, checkpoint)
+        except BaseException:
+            # The log may have frames behind its end that belong to no checkpoint.
+            self._is_in_doubt = True
+            raise
+        if checkpoint.is_migrating and self._loop is not None:
+            # So that little is left to be shipped at the end.
+            self._loop.call_soon_threadsafe(self._wanted.set)
         return receipt
 
     async def ship(self, within: float | None = None) -> None:  # noqa: D102
@@ -239,8 +248,9 @@ class MirroredStore(SqliteStore):
             finally:
                 self.directory.release()
             super()._open(False)
-        elif commits == shipping.commits and before and self._mirrored.ended == _ending(before):
-            self._is_gap = False
+        elif before and commits == shipping.commits and shipping.has_snapshot:
+            # It is known to be what the mirror holds only where it was closed in good order.
+            self._is_gap &= not self._mirrored.ended or self._mirrored.ended != _ending(before)
         self._mirrored.ended = ""
         frames = super()._merge_log()
         self._log_name = self.directory.log.name()
@@ -262,14 +272,6 @@ class MirroredStore(SqliteStore):
     def _commits(self) -> int:
         ((commits,),) = self._db.execute("SELECT commits FROM progress")
         return int(commits)
-
-    def _commit(self, checkpoint: Checkpoint) -> Receipt:
-        try:
-            return super()._commit(checkpoint)
-        except BaseException:
-            # The log may have frames behind its end that belong to no checkpoint.
-            self._is_in_doubt = True
-            raise
 
     def _merge_log(self) -> int:
         frames = super()._merge_log()
