@@ -21,7 +21,7 @@ from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.workers.hub import Hub
 
-from .fleets import FLEETS, Fleet, Seats, fleets, fleets
+from .fleets import FLEETS, Fleet, Seats, fleets
 
 
 @pytest.fixture(params=fleets())

@@ -93,6 +93,7 @@ class Chaos:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._frozen: list[tuple[float, subprocess.Popen[bytes]]] = []
         self._thawed: list[float] = []
+        self._logs: dict[subprocess.Popen[bytes], Path] = {}
 
     @property
     def lives(self) -> int:
@@ -130,13 +131,15 @@ class Chaos:
     def _look(self) -> bool:
         """See who has ended, and have others start; `True` once all have, with nothing to do."""
         self._thaw()
-        codes = [process.poll() for process in self._workers]
-        wrong = [code for code in codes if code is not None and code not in ENDS]
-        if wrong:
-            self.report.wrong.append(f"workers have ended with {wrong}; see {self._directory}")
-            return False
-        self._workers = [p for p, code in zip(self._workers, codes, strict=True) if code is None]
-        if 0 in codes or self._is_finished:
+        codes = {process: process.poll() for process in self._workers}
+        for process, code in codes.items():
+            if code is not None and code not in ENDS and not self._has_met_no_server(process):
+                self.report.wrong.append(
+                    f"a worker has ended with {code}; see {self._logs[process]}"
+                )
+                return False
+        self._workers = [process for process, code in codes.items() if code is None]
+        if 0 in codes.values() or self._is_finished:
             self._is_finished = True
             return not self._workers
         while len(self._workers) < self._count:
@@ -150,8 +153,16 @@ class Chaos:
         command = [sys.executable, "-m", "crawlkit", "run", "tests.faults.hosts:HostsCrawl"]
         command += [self._site.url, "--store", self.store, "--no-progress", "--grace", "4"]
         command += ["--set", f"user_agent={self.name}", "--set", f"lease={LEASE}"]
-        with open(self._directory / f"worker-{self.report.started}", "wb") as log:
-            self._workers.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
+        path = self._directory / f"worker-{self.report.started}"
+        with open(path, "wb") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        self._workers.append(process)
+        self._logs[process] = path
+
+    def _has_met_no_server(self, process: subprocess.Popen[bytes]) -> bool:
+        """It was started while the server was not there, and said so at once."""
+        lines = self._logs[process].read_text().splitlines()
+        return process.returncode == 1 and len(lines) <= 2 and "cannot connect to" in lines[-1]
 
     def _do(self, moment: str) -> None:
         self.report.moments[moment] += 1
