@@ -244,6 +244,9 @@ class Crawler(Steering, Hooks, Options):
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:
+            if self.job.is_overdue and not await self.job.be_heard():
+                self.queue.release(lease)
+                continue
             await self._process(lease)
 
     async def _process(self, lease: Lease) -> None:

@@ -494,15 +494,18 @@ async def test_errors_that_are_alike_are_merged(store: Store) -> None:
         )  # fmt: skip
 
     await commit(store, errors=[group(5), group(1, 2, message="other")])
+    for _ in range(2):
+        await commit(store, errors=[ErrorGroup("F", "m", "p", 1, NOW, NOW, [])])
     for number in (7, 3, 3, 9, 8, 1, 6):
         await commit(store, errors=[group(number, 2)])
     reader = store.reader()
-    first, second = reader.errors()
+    first, second, third = reader.errors()
     reader.close()
     assert (first.kind, first.message, first.place, first.count) == ("E", "m", "p", 15)
     assert (first.first_at, first.last_at) == (NOW + 1, NOW + 9)
     assert len(first.examples) == 5 == len(set(first.examples))
     assert (second.message, second.count, second.examples) == ("other", 2, [f"{A}/1"])
+    assert (third.kind, third.count, third.examples) == ("F", 2, [])
 
 
 async def test_text_that_is_no_unicode_keeps_no_checkpoint_from_being_written(

@@ -125,12 +125,14 @@ class Store(ABC):
         is_shared: Whether other workers may write the run at the same time.
         worker: The name of this worker; empty where it is the only one.
         lease: Seconds for which what this worker has stays its own without a sign of life from it.
+        heard: The monotonic time of its last sign of life that was taken.
     """
 
     address: str
     is_shared: bool = False
     worker: str = ""
     lease: float = inf
+    heard: float = inf
 
     @abstractmethod
     async def open(self, *, fresh: bool = False) -> None:

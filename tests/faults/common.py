@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
@@ -327,7 +327,18 @@ class Result:
     wrong: list[str]
 
 
-def result_of(crawl: Crawl) -> Result:
+class Finished(Protocol):
+    """A crawl that has ended: where its run is, and the file of its items, if it has one."""
+
+    @property
+    def store(self) -> Path | str: ...
+    @property
+    def output(self) -> Path | None: ...
+    @property
+    def lives(self) -> int: ...
+
+
+def result_of(crawl: Finished) -> Result:
     """What a finished crawl holds."""
     with open_run(crawl.store) as run:
         statistics = run.statistics.to_dict()
@@ -368,11 +379,12 @@ def result_of(crawl: Crawl) -> Result:
             specimen, has_response = run.specimen(group.id), group.kind in WITH_RESPONSE
             if has_response != (specimen is not None):
                 wrong.append(f"of {group.message!r} the first response is {specimen}")
-    lines = crawl.output.read_bytes().split(b"\n")
-    if lines.pop() != b"":
-        wrong.append(f"{crawl.output.name} ends with a torn line")
-    if lines != [item.data for item in stored]:
-        wrong.append(f"{crawl.output.name} does not hold the items of the run, line by line")
+    if crawl.output is not None:
+        lines = crawl.output.read_bytes().split(b"\n")
+        if lines.pop() != b"":
+            wrong.append(f"{crawl.output.name} ends with a torn line")
+        if lines != [item.data for item in stored]:
+            wrong.append(f"{crawl.output.name} does not hold the items of the run, line by line")
     statuses = Counter({int(status): n for status, n in statistics["status_codes"].items()})
     del statuses[REFUSED]
     return Result(parts, statuses, statistics["bytes_received"], wrong)
