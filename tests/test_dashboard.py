@@ -314,6 +314,14 @@ async def test_a_finished_run_is_shown_without_what_steers(address: Path) -> Non
         assert (status, text) == (409, "pause is nothing that can be done with this run")
 
 
+async def test_prometheus_reads_the_numbers_there_too(address: Path) -> None:
+    async with served(RunSource(str(address))) as client:
+        status, text, headers = await client.get("/metrics")
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert 'crawlkit_requests_finished_total{crawler="shop"} 1\n' in text
+
+
 async def test_a_run_that_another_process_writes_is_shown_live(address: Path) -> None:
     with live(address):
         async with served(RunSource(str(address))) as client:

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from ..errors import CrawlkitError, StoreError, UsageError, one_line, printable
+from ..metrics import CONTENT_TYPE, metrics_text
 from ..run import Run
 from .access import HEADERS, SANDBOX, Access, Refused, parse_where
 from .sources import ALL, SLOW, VIEWS, CrawlSource, RunSource, Source
@@ -94,6 +95,7 @@ class Dashboard:
                 web.get("/api/items", self._items),
                 web.get("/api/hosts", self._hosts),
                 web.get("/specimen/{group}", self._specimen),
+                web.get("/metrics", self._metrics),
                 web.post("/api/do/{action}", self._do),
             ]
         )
@@ -183,6 +185,10 @@ class Dashboard:
 
     async def _start(self, request: web.Request) -> web.Response:
         return _json(await self._source.start())
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = metrics_text(await self._source.statistics(), {"crawler": self._source.name})
+        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _requests(self, request: web.Request) -> web.Response:
         fields = Query.__struct_fields__
