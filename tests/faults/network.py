@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -69,6 +70,7 @@ class Network:
     def _begin(self) -> bool:
         if os.geteuid() != 0 or shutil.which("ip") is None:
             return False
+        _sweep()
         probe = f"{self._bridge}-probe"
         if not _ip("netns", "add", probe):
             return False
@@ -120,6 +122,22 @@ class Network:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _sweep() -> None:
+    """Remove what tests have left behind that were killed."""
+    for what, arguments in (
+        ("netns", ("netns", "list")),
+        ("link", ("-br", "link", "show", "type", "veth")),
+        ("link", ("-br", "link", "show", "type", "bridge")),
+    ):
+        listed = subprocess.run(
+            ["ip", *arguments], capture_output=True, text=True, check=False
+        ).stdout
+        for name in re.findall(r"^ck\d+(?:[-h]\d+)?\b", listed, re.MULTILINE):
+            pid = re.split("[-h]", name[2:])[0]
+            if not Path(f"/proc/{pid}").exists():
+                _ip(what, "del", name)
 
 
 def _ip(*arguments: str) -> bool:
