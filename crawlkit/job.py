@@ -220,15 +220,21 @@ class Job:
         Raises:
             StoreError: The run cannot be opened; nothing was changed.
         """
-        await self.store.open(fresh=fresh)
-        try:
-            self._loader = Loader(await self.store.load())
-            for name, part in self.bus.parts.items():
-                self._restore(self._loader, name, part)
-        except BaseException:
-            await self.store.close()
-            raise
+        # First, as it may take long to open a large run: what comes meanwhile is heard, and the end
+        # of the grace is kept.
         await self._watching.begin(self, signals=signals)
+        try:
+            await self.store.open(fresh=fresh)
+            try:
+                self._loader = Loader(await self.store.load())
+                for name, part in self.bus.parts.items():
+                    self._restore(self._loader, name, part)
+            except BaseException:
+                await self.store.close()
+                raise
+        except BaseException:
+            await self._watching.end(self._last_patience)
+            raise
         for work in (self._keep_saving(), self._keep_measuring(), self._keep_lease()):
             self._background.append(asyncio.create_task(work))
 
@@ -260,6 +266,8 @@ class Job:
     async def __aenter__(self) -> Self:
         await self.open(fresh=self._fresh, signals=self._listens)
         self._body = asyncio.current_task()
+        if self._deadline is not None:  # it was told to stop while it opened
+            asyncio.get_running_loop().call_at(self._deadline, self._cancel_body)
         return self
 
     async def __aexit__(
@@ -409,6 +417,8 @@ class Job:
 
     async def try_checkpoint(self, *, is_migrating: bool = False) -> None:
         """Take a checkpoint; a failure is left to `trouble`."""
+        if self._loader is None:
+            return  # nothing is open yet, so nothing has changed
         try:
             await self.checkpoint(is_migrating=is_migrating)
         except Exception as error:
@@ -465,6 +475,25 @@ class Job:
         while True:
             await asyncio.sleep(self._persist_interval)
             await self.try_checkpoint()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether what this worker has may be another one's by now, as far as this one knows."""
+        return time.monotonic() - self.store.heard >= self.store.lease
+
+    async def be_heard(self) -> bool:
+        """Have the store confirm that this worker still has what it had; `False` where it stops.
+
+        A process that was frozen, or whose store was away, begins nothing new before that: its
+        hosts may be asked by another worker, and must not be asked by both.
+        """
+        while self.is_overdue and not self.is_stopping:
+            try:
+                await self.store.extend()
+            except StoreError as error:
+                self.trouble(error)
+                await asyncio.sleep(SETTLE_REST)
+        return not self.is_overdue
 
     async def _keep_lease(self) -> None:
         """Be heard of, however long it takes until there is something to save."""

@@ -251,6 +251,15 @@ class Options:
                 setattr(self, name, [given])
 
     @classmethod
+    def traceless(cls) -> dict[str, Any]:
+        """Options with which a crawler neither writes nor serves nor watches anything.
+
+        For tests and prompts, where a class is used whose own options say where its items go.
+        """
+        known = option_types()
+        return {name: value for name, value in _TRACELESS.items() if name in known}
+
+    @classmethod
     def misspelt(cls) -> dict[str, str]:
         """Attributes of the class that look like an option written wrongly, each with that option.
 
@@ -297,6 +306,16 @@ class Options:
             raise OptionError(f"{name} cannot be {text!r}; give {_in_words(kind)}") from None
 
 
+_TRACELESS: dict[str, Any] = {
+    "store": "memory:",
+    "output": None,
+    "warc": None,
+    "mirror": None,
+    "metrics": None,
+    "traces": False,
+    "preemption": None,
+    "triggers": (),
+}
 _LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
 _NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules", "triggers")
 

@@ -14,7 +14,6 @@ from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import StoreWriteError, UsageError
-from .exporting.places import is_remote
 
 LINES = (".jsonl", ".ndjson")
 
@@ -25,7 +24,7 @@ CHUNK = 2**20
 
 def is_live(address: str) -> bool:
     """Whether items can be written to a file as they come; else it is made of them at the end."""
-    return not is_remote(address) and Path(address).suffix.lower() in LINES
+    return "://" not in address and Path(address).suffix.lower() in LINES
 
 
 class ItemWriter:

@@ -14,7 +14,7 @@ from .allowance import Allowance
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
-from .exporting.export import check_address
+from .failures import FailureRetry
 from .feeder import Feeder
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
@@ -22,7 +22,6 @@ from .http.credentials import Credentials
 from .http.proxies import ProxyPool
 from .job import Job
 from .judge import Judge
-from .metrics import metrics_text
 from .options import Options
 from .output import ItemWriter, is_live
 from .politeness.budgets import Budgets
@@ -43,11 +42,10 @@ from .specimens import Specimens
 from .start import StartRequests
 from .statistics import Statistics
 from .timekeeping import Timekeeper
-from .tracing import TracingFetcher
-from .warc import WarcWriter
 
 if TYPE_CHECKING:
     from .metricsserver import MetricsServer
+    from .warc import WarcWriter
 
 
 class Parts:
@@ -69,6 +67,7 @@ class Parts:
         cache_key: Callable[[Request], str | None],
     ) -> None:
         clock, store = job.clock, job.store
+        self._read = store.reader
         # What several workers of one run have to ask the store for, and one alone knows.
         read = store.document if store.is_shared else None
         # A crawl that fetches nothing has nobody to ask.
@@ -123,6 +122,9 @@ class Parts:
         )
         self.warc: WarcWriter | None = None
         if options.warc is not None:
+            # Imported here, since few crawls need it.
+            from .warc import WarcWriter
+
             self.warc = job.persist(
                 "warc",
                 WarcWriter(
@@ -154,11 +156,17 @@ class Parts:
             allow_private=options.allow_private,
             cache=self.page_cache,
         )
+        if self.warc is not None and isinstance(self.fetcher, RenderingFetcher):
+            self.fetcher.record(self.warc, clock)
         if options.traces:
+            # Imported here, since few crawls need it.
+            from .tracing import TracingFetcher
+
             self.fetcher = TracingFetcher(self.fetcher, options.name)
         self.metrics: MetricsServer | None = None
         if options.metrics is not None:
             # Imported here, since few crawls serve anything.
+            from .metrics import metrics_text
             from .metricsserver import MetricsServer
 
             self.metrics = MetricsServer(
@@ -195,6 +203,9 @@ class Parts:
         live = options.output if options.output and is_live(options.output) else None
         self.late_output = None if live else options.output
         if self.late_output is not None:
+            # Imported here, since few crawls need it.
+            from .exporting.export import check_address
+
             check_address(self.late_output)
         self.items = job.persist("items", ItemWriter(live, stored=stored_items(job)))
         self.seeds = Seeds(
@@ -208,7 +219,15 @@ class Parts:
         self.allowance = Allowance(
             store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency
         )
+        self.retrying = FailureRetry(job, self.queue, self.statistics)
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
+
+    async def write_output(self, address: str) -> None:
+        """Write all items to a file that cannot be written as they come."""
+        # Imported here, since few crawls need it.
+        from .exporting.late import export_stored
+
+        await export_stored(self._read, address)
 
     async def open(self) -> None:
         """Begin what goes on beside the crawl."""

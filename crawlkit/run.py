@@ -183,7 +183,9 @@ class Run:
 
     def hosts(self, limit: int | None = None) -> dict[str, HostStatistics]:
         """What was fetched from each host, the busiest first, at most `limit` of them."""
-        return dict(list(tallies(self._reader.counters("host/")).items())[:limit])
+        if limit is None:
+            return tallies(self._reader.counters("host/"))
+        return tallies(self._reader.busiest_hosts(limit))
 
     def errors(self) -> list[ErrorStatistics]:
         """The groups of errors, the most frequent first."""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MAX_URL_LENGTH = 8192
 """Characters, of a URL as it is written and of its canonical form."""
 
+MAX_PARENTS = 32
+"""Directories above that of a page that are kept for its links."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # --- the grammar -----------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class Base:
         UrlError: As `canonical`.
     """
 
-    __slots__ = ("_directory", "_origin", "_room", "_scheme", "_without_query", "url")
+    __slots__ = ("_directory", "_origin", "_parents", "_room", "_scheme", "_without_query", "url")
 
     def __init__(self, url: str) -> None:
         self.url = canonical(url)
@@ -140,6 +143,7 @@ class Base:
         self._origin = self.url[:root]
         self._without_query = self.url.partition("?")[0]
         self._directory = self._without_query[: self._without_query.rindex("/") + 1]
+        self._parents: dict[int, str] = {}
         # A link no longer than this needs no look at the length of what it is joined to.
         self._room = MAX_URL_LENGTH - len(self.url)
 
@@ -161,7 +165,8 @@ class Base:
                 dots = match.end(_FROM_ABOVE)
                 link = link[dots:]
                 if "/." not in link:
-                    return self._above(dots // 3) + link
+                    steps = dots // 3
+                    return (self._parents.get(steps) or self._above(steps)) + link
             elif "/." not in link:
                 if place == _FROM_ROOT:
                     return self._origin + link
@@ -182,14 +187,15 @@ class Base:
             return None
 
     def _above(self, steps: int) -> str:
-        """The directory so many steps up, or the root."""
+        """The directory so many steps up, or the root; kept for the next link."""
         directory = self._directory
-        while steps:
+        for _ in range(steps):
             end = directory.rindex("/", 0, -1) + 1
             if end <= len(self._origin):
                 break
             directory = directory[:end]
-            steps -= 1
+        if len(self._parents) < MAX_PARENTS:
+            self._parents[steps] = directory
         return directory
 
     def _locate(self, path: str, has_query: bool) -> str:

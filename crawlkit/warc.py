@@ -25,7 +25,7 @@ from . import __version__
 from .checkpoint import Append, Checkpoint, Saved
 from .clock import Clock
 from .errors import OptionError, UsageError, one_line
-from .http.recording import Exchange
+from .http.recording import Document, Exchange, Recorded
 
 try:
     import fcntl
@@ -95,8 +95,8 @@ class WarcWriter:
         self._lock: IO[bytes] | None = None
         self._place = _Place("")
         self._left: list[str] = []  # what is to be said no more of
-        self._waiting: list[Exchange] = []
-        self._batch: list[Exchange] = []  # in the thread
+        self._waiting: list[Recorded] = []
+        self._batch: list[Recorded] = []  # in the thread
         self._ready: list[bytes] = []
         self._held = 0  # bytes of all of these
         self._compressing: asyncio.Task[None] | None = None
@@ -106,10 +106,10 @@ class WarcWriter:
 
     # -- while the crawl runs -----------------------------------------------------------------
 
-    async def keep(self, exchange: Exchange) -> None:
-        """Keep one exchange. Waits only where more has come in than can be kept in memory."""
-        self._waiting.append(exchange)
-        self._held += len(exchange.body)
+    async def keep(self, recorded: Recorded) -> None:
+        """Keep one. Waits only where more has come in than can be kept in memory."""
+        self._waiting.append(recorded)
+        self._held += len(recorded.body)
         if self._compressing is None:
             self._compressing = asyncio.create_task(self._compress())
         while self._held > MAX_HELD:
@@ -138,7 +138,7 @@ class WarcWriter:
         finally:
             self._compressing = None
 
-    def _done(self, batch: list[Exchange], members: list[bytes]) -> None:
+    def _done(self, batch: list[Recorded], members: list[bytes]) -> None:
         self._ready += members
         self._held += sum(map(len, members)) - sum(len(exchange.body) for exchange in batch)
         if self._held <= MAX_HELD:
@@ -286,14 +286,14 @@ def info_of(name: str) -> bytes:
     return _member(out)
 
 
-def members_of(exchanges: Iterable[Exchange]) -> list[bytes]:
-    """The records of exchanges: for each the response and the request, compressed."""
+def members_of(recorded: Iterable[Recorded]) -> list[bytes]:
+    """The records of each, compressed: a response and its request, or a page as a resource."""
     members = []
-    for exchange in exchanges:
+    for each in recorded:
         try:
-            members.append(_records(exchange))
+            members.append(_records(each) if isinstance(each, Exchange) else _resource(each))
         except Exception as error:  # what nobody has thought of must not end the crawl
-            log.warning("%s is not archived: %s", exchange.url, one_line(error))
+            log.warning("%s is not archived: %s", each.url, one_line(error))
     return members
 
 
@@ -304,8 +304,7 @@ def _records(exchange: Exchange) -> bytes:
     if exchange.is_chunked:
         # The headers say that it is in chunks, so it is in one.
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
-    moment = datetime.fromtimestamp(exchange.at, UTC).isoformat(timespec="microseconds")
-    common = {"WARC-Date": moment.replace("+00:00", "Z")}
+    common = {"WARC-Date": _date(exchange.at)}
     if exchange.address:
         common["WARC-IP-Address"] = exchange.address
     parts = []
@@ -331,6 +330,28 @@ def _records(exchange: Exchange) -> bytes:
         writer.write_record(record)
         parts.append(_member(out))
     return b"".join(parts)
+
+
+def _resource(document: Document) -> bytes:
+    from warcio.warcwriter import WARCWriter
+
+    out = BytesIO()
+    writer = WARCWriter(out, gzip=False, warc_version="1.1")
+    record = writer.create_warc_record(
+        document.url,
+        "resource",
+        payload=BytesIO(document.body),
+        length=len(document.body),
+        warc_content_type=document.content_type,
+        warc_headers_dict={"WARC-Date": _date(document.at)},
+    )
+    writer.write_record(record)
+    return _member(out)
+
+
+def _date(at: float) -> str:
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+    return moment.replace("+00:00", "Z")
 
 
 class _Head:

@@ -11,6 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from crawlkit.stores import open_store
 from crawlkit.stores.base import Store
@@ -155,3 +158,9 @@ FLEETS: dict[str, Callable[[Path], AbstractAsyncContextManager[Fleet]]] = {
     "served": served,
     "postgres": in_postgres,
 }
+
+
+def fleets() -> list[Any]:
+    """Their names, for a test with parameters."""
+    needs = {"postgres": [pytest.mark.needs("postgresql")]}
+    return [pytest.param(name, marks=needs.get(name, [])) for name in FLEETS]

@@ -2,7 +2,7 @@
 
 Each speaks the documented protocol and nothing else: what asks in a wrong way gets the error that
 the real one gives. ``python -m tests.notices`` serves all of them; ``/-/announce`` makes them say
-that the machine goes.
+that the machine goes, ``/-/calm`` that it stays.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class Notices(Site):
         if path == "/-/announce":
             self.announce(float(request.query.get("left", self.left)))
             return web.Response(text="announced")
+        if path == "/-/calm":
+            self.gone_at = None
+            self._changed.clear()
+            return web.Response(text="calm")
         if path == "/events":
             return await self._platform(request)
         if path.startswith("/latest/"):

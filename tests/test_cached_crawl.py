@@ -233,6 +233,32 @@ async def test_pages_under_one_key_of_the_users_own_are_one_page(lives: Lives, s
     ]
 
 
+async def test_urls_with_one_key_that_are_asked_for_at_once_are_fetched_once(
+    tmp_path: Path, site: Site
+) -> None:
+    async def slow(request: web.BaseRequest) -> str:
+        await asyncio.sleep(0.1)
+        return "<title>one</title>"
+
+    class Keyed(Crawler):
+        cache = "forever"
+        obey_robots = False
+
+        def cache_key(self, request: Request) -> str | None:
+            return request.url.partition("?")[0]
+
+        async def parse(self, page: Page) -> None:
+            page.save({"url": page.request.url, "from": page.response.cache})
+
+    for number in range(5):
+        site.add_page(f"/page?sid={number}", slow)
+    urls = [site.url(f"/page?sid={number}") for number in range(5)]
+    crawler = Keyed(start_urls=urls, store=tmp_path / "run", cache_dir=tmp_path / "cache")
+    await crawler.crawl()
+    assert len(site.requests) == 1
+    assert sources(crawler) == {"miss": 1, "hit": 4}
+
+
 async def test_pages_from_the_cache_wait_for_no_delay(lives: Lives, site: Site) -> None:
     """The delay is the site's, and the site is not asked."""
     await lives.crawl(delay=0.05)

@@ -755,6 +755,38 @@ def test_a_crawl_that_is_stopped_exits_with_75_and_says_how_to_go_on(
     assert len(ok("items", "runs/shop").splitlines()) == 31
 
 
+def test_a_crawl_whose_output_nobody_reads_goes_on_and_ends_with_its_own_code(
+    shop_file: Path, site: Site
+) -> None:
+    for number in range(30):
+        site.add_page(f"/{number}", links=[f"/{number + 1}"], delay=0.05)
+    site.add_page("/30")
+    words = ["run", str(shop_file), site.url("/0"), "--set", "persist_interval=0.1", "--show"]
+
+    def start() -> subprocess.Popen[str]:
+        crawl = subprocess.Popen(
+            [sys.executable, "-m", "crawlkit", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        assert crawl.stdout is not None
+        crawl.stdout.close()
+        return crawl
+
+    with start() as crawl:
+        wait_until(lambda: site.hits() > 3)
+        crawl.send_signal(signal.SIGINT)
+        assert crawl.stderr is not None
+        assert "failed" not in crawl.stderr.read()
+    assert crawl.returncode == 75
+    with start() as crawl:
+        pass
+    assert crawl.returncode == 0
+    assert load_statistics("runs/shop").items_saved == 31
+
+
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 

@@ -9,21 +9,23 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import aiohttp
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from crawlkit import Crawler, Page, Run
 from crawlkit.cli import main
-from crawlkit.cli.dashboard import Watched
 from crawlkit.dashboard import views
 from crawlkit.dashboard.access import HEADERS, Access, Refused, parse_where
 from crawlkit.dashboard.server import ASSETS, CrawlSource, Dashboard, RunSource, Source
@@ -312,6 +314,14 @@ async def test_a_finished_run_is_shown_without_what_steers(address: Path) -> Non
         assert (status, text) == (409, "pause is nothing that can be done with this run")
 
 
+async def test_prometheus_reads_the_numbers_there_too(address: Path) -> None:
+    async with served(RunSource(str(address))) as client:
+        status, text, headers = await client.get("/metrics")
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert 'crawlkit_requests_finished_total{crawler="shop"} 1\n' in text
+
+
 async def test_a_run_that_another_process_writes_is_shown_live(address: Path) -> None:
     with live(address):
         async with served(RunSource(str(address))) as client:
@@ -579,27 +589,52 @@ async def test_a_port_that_is_taken_is_one_line(address: Path, site: Site) -> No
             pass
 
 
-async def test_the_page_closes_with_the_crawl_and_tells_how_it_ended(
-    site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slow = add_failing(site)
-    crawler = Pages(start_urls=[site.url("/")], store="memory:", concurrency=4)
-    crawl = asyncio.create_task(Watched(crawler, "0").crawl())
-    await until(lambda: crawler.statistics.requests_failed == 6)
-    url = capsys.readouterr().out.partition("live page:   ")[2].strip()
-    async with aiohttp.ClientSession() as http:
-        news = Client(http, url).news("errors")
-        await anext(news)
-        slow.set()
-        told = [entry async for entry in news]
-        name, pulse = told[-2]
-        assert (name, pulse["state"], pulse["finished"]) == ("pulse", "finished", 2)
-        assert pulse["handlers"], "the last news are all that there is"
-        assert pulse["errors"]
-        assert told[-1] == ("end", {})
-        await crawl
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await http.get(url)
+@contextmanager
+def run_with_dashboard(directory: Path, site: Site) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``crawlkit run --dashboard 0`` in a process of its own, and the URL that it prints."""
+    (directory / "shop.py").write_text(
+        "from crawlkit import Crawler\n"
+        "class Shop(Crawler):\n"
+        "    async def parse(self, page): page.follow('a')\n"
+    )
+    command = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/")]
+    command += ["--dashboard", "0", "--grace", "0.5", "--no-progress"]
+    with subprocess.Popen(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "live page" in line)
+        yield process, line.partition("live page:   ")[2].strip()
+
+
+def test_the_page_closes_with_the_crawl_and_tells_how_it_ended(tmp_path: Path) -> None:
+    is_watched = threading.Event()
+
+    async def page(request: object) -> web.Response:
+        await asyncio.to_thread(is_watched.wait, 10)
+        return web.Response(status=404)
+
+    with Site() as site:
+        site.add_page("/", page)
+        with run_with_dashboard(tmp_path, site) as (process, url):
+            told: list[tuple[str, Any]] = []
+            with urlopen(f"{url}api/events?view=hosts") as news:
+                for line in news:
+                    name, _, value = line.decode().strip().partition(": ")
+                    if name == "event":
+                        told.append((value, None))
+                        is_watched.set()
+                    elif name == "data":
+                        told[-1] = (told[-1][0], json.loads(value))
+            process.communicate()
+            assert process.returncode == 0
+    assert told[-1] == ("end", {})
+    name, pulse = told[-2]
+    assert (name, pulse["state"], pulse["failed"]) == ("pulse", "finished", 1)
+    for known in ("handlers", "errors", "sessions"):
+        assert known in pulse, "the last news are all that there is"
+    with pytest.raises(URLError):
+        urlopen(url)
 
 
 def test_run_has_a_live_page_with_dashboard(
@@ -638,27 +673,19 @@ def test_dashboard_serves_a_run_until_it_is_told_to_stop(address: Path) -> None:
 
 
 def test_a_crawl_that_is_told_to_go_does_not_wait_for_its_viewers(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(
-        "from crawlkit import Crawler\nclass Shop(Crawler):\n    async def parse(self, page): ...\n"
-    )
     with Site() as site:
         site.add_page("/", delay=60)
-        site.add_page("/robots.txt", "", headers={"Content-Type": "text/plain"})
-        command = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/")]
-        command += ["--dashboard", "0", "--grace", "0.5", "--no-progress"]
-        with subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
-            assert process.stdout is not None
-            lines = (line for line in process.stdout if "live page" in line)
-            url = next(lines).partition("live page:   ")[2].strip()
-            with urlopen(f"{url}api/events?view=overview") as news:
-                assert news.readline() == b"event: pulse\n"
-                began = time.monotonic()
-                process.send_signal(signal.SIGTERM)
-                # It reads nothing more: the process ends nevertheless, and in time.
-                assert process.wait(10) == 75
-                assert time.monotonic() - began < 5
+        with (
+            run_with_dashboard(tmp_path, site) as (process, url),
+            urlopen(f"{url}api/events?view=overview") as news,
+        ):
+            assert news.readline() == b"event: pulse\n"
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            # It reads nothing more: the process ends nevertheless, and in time.
+            process.communicate()
+            assert process.returncode == 75
+            assert time.monotonic() - began < 5
 
 
 def test_the_charts_are_those_that_uplot_has_published() -> None:

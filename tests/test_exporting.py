@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import csv
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,7 +52,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 def test_an_export_takes_bounded_memory_and_equals_what_is_stored(tmp_path: Path) -> None:
     """`python -m tests.bench.exporting` is the same with a million items."""
-    for row in measure(tmp_path, 20_000, ["csv", "parquet"]):
+    for row in measure(tmp_path, 10_000, ["csv", "parquet"]):
         assert (row.form, row.wrong) == (row.form, "")
         assert row.memory < LIMIT
 
@@ -350,6 +353,25 @@ def test_the_items_verb_writes_each_form_and_splits_them(address: str, tmp_path:
     assert json.loads((tmp_path / "items-2.jsonl").read_text())["n"] == 2
     result = CliRunner().invoke(main, ["items", address, "--split", "n"])
     assert (result.exit_code, "add -o FILE" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_terminal_shows_how_far_it_has_come(address: str, tmp_path: Path, is_shown: bool) -> None:
+    terminal, stderr = pty.openpty()
+    command = [sys.executable, "-m", "crawlkit", "items", address]
+    command += ["-o", str(tmp_path / "items.csv"), *([] if is_shown else ["--no-progress"])]
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    try:
+        subprocess.run(command, stderr=stderr, env=env, check=True)
+        os.close(stderr)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while piece := os.read(terminal, 4096):
+                shown += piece
+    finally:
+        os.close(terminal)
+    assert b"3 items written to" in shown
+    assert (b"6/6" in shown) == is_shown  # three items, gone through twice
 
 
 def test_parquet_does_not_bring_pandas_along(address: str, tmp_path: Path) -> None:

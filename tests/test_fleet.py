@@ -21,10 +21,10 @@ from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.workers.hub import Hub
 
-from .fleets import FLEETS, Fleet, Seats
+from .fleets import FLEETS, Fleet, Seats, fleets
 
 
-@pytest.fixture(params=FLEETS)
+@pytest.fixture(params=fleets())
 async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
     """Each kind of store that workers share."""
     async with FLEETS[request.param](tmp_path) as fleet:

@@ -126,9 +126,20 @@ def test_nothing_is_left_on_the_disk_and_each_call_begins_anew() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_a_crawler_that_would_write_into_a_run_is_refused() -> None:
+def test_a_crawler_that_would_write_something_is_refused() -> None:
     with pytest.raises(UsageError, match="store='memory:'"):
         handle(Shop(), "parse", PRODUCT)
+    with pytest.raises(UsageError, match="output=None"):
+        handle(Shop(store="memory:", output="items.jsonl"), "parse", PRODUCT)
+
+
+def test_the_items_of_a_real_crawl_are_not_touched() -> None:
+    class Writing(Shop):
+        output = "items.jsonl"
+
+    Path("items.jsonl").write_text('{"real":1}\n')
+    handle(Writing, "parse", PRODUCT)
+    assert Path("items.jsonl").read_text() == '{"real":1}\n'
 
 
 async def test_it_works_inside_of_an_event_loop_too() -> None:

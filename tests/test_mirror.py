@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import shutil
 import signal
@@ -29,7 +30,7 @@ from crawlkit.stores.mirror import shipping
 from crawlkit.stores.mirror import store as mirrored_module
 from crawlkit.stores.mirror.note import read_note
 from crawlkit.stores.mirror.places import Directory, Place, place_of
-from crawlkit.stores.mirror.records import LOG, SNAPSHOTS
+from crawlkit.stores.mirror.records import FENCE, LOG, SNAPSHOTS
 from crawlkit.stores.mirror.store import MirroredStore
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site
@@ -73,7 +74,9 @@ class Machine:
 
     async def __aenter__(self) -> Machine:
         await self.store.open()
-        self.number = self.commits * 1000
+        await asyncio.sleep(0)
+        async with self.store._turn:  # the first shipment, which begins by itself, is over
+            self.number = self.commits * 1000
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -502,6 +505,31 @@ async def test_a_machine_that_dies_at_any_step_of_shipping_leaves_a_whole_checkp
     assert len(snapshots) > 2, "there were moments with a part of a snapshot"
 
 
+async def test_a_machine_that_dies_before_the_mirror_holds_anything_ships_it_whole_later(
+    tmp_path: Path,
+) -> None:
+    mirror = tmp_path / "mirror"
+
+    def happens(step: int, what: str, is_over: bool) -> None:
+        if step > 4:
+            raise OSError("the network is unreachable")
+
+    trouble = Trouble(mirror, happens=happens)
+    for commits in (0, 2):
+        path = tmp_path / f"killed-{commits}"
+        async with Machine(tmp_path / f"run-{commits}", str(mirror), trouble) as machine:
+            await machine.work(commits)
+            await machine.ship()
+            copied(machine.store, path)
+        async with Machine(path, str(mirror)) as machine:
+            await machine.work()
+            await machine.ship()
+            left = machine.content
+        assert (await restored(tmp_path / f"other-{commits}", str(mirror)))[1] == left
+        shutil.rmtree(mirror)
+        trouble.steps = 0
+
+
 @pytest.mark.parametrize("is_done", [False, True], ids=["fails", "is done and its answer lost"])
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_fails_is_shipped_later_and_once(
@@ -593,7 +621,7 @@ async def test_a_damaged_record_is_refused_in_one_line_and_never_misread(
         for _ in range(4):
             await machine.work()
             await machine.ship()
-    names = Directory("", str(mirror)).names("")
+    names = [name for name in Directory("", str(mirror)).names("") if name != FENCE]
     assert len(names) >= 6
     for number, name in enumerate(names):
         copy = tmp_path / f"copy-{number}"
@@ -811,6 +839,50 @@ async def test_a_mirror_that_cannot_be_reached_at_the_start_is_one_clear_error(
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be reached: .*; mend that, or start without"):
         await Machine(tmp_path / "run", str(tmp_path / "file" / "mirror")).store.open()
+
+
+def test_what_a_killed_machine_has_not_finished_is_never_seen_and_removed_in_time(
+    tmp_path: Path,
+) -> None:
+    place = place_of(str(tmp_path))
+    place.create("log/000000000001", b"x")
+    for name, age in (("old", 2 * 24 * 3600), ("recent", 60)):
+        draft = tmp_path / "log" / f"000000000002.{name}.new"
+        draft.write_bytes(b"half of")
+        os.utime(draft, (time.time() - age,) * 2)
+    assert place.names("log/") == ["log/000000000001"]
+    assert place.create("log/000000000002", b"y")
+    place.delete([])
+    assert [path.name for path in tmp_path.rglob("*.new")] == ["000000000002.recent.new"]
+
+
+async def test_a_place_that_replaces_what_is_there_is_refused(tmp_path: Path) -> None:
+    class Careless(Directory):
+        def create(self, name: str, data: bytes) -> bool:
+            (tmp_path / "mirror" / name).unlink(missing_ok=True)
+            return super().create(name, data)
+
+    place = Careless("careless", str(tmp_path / "mirror"))
+    with pytest.raises(StoreError, match="careless does not know conditional puts"):
+        await Machine(tmp_path / "run", str(tmp_path / "mirror"), place).store.open()
+
+
+async def test_fresh_asks_before_it_throws_away_what_only_the_mirror_holds(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    async with Machine(tmp_path / "first", mirror) as first:
+        await first.work(2)
+        await first.ship()
+        left = first.content
+    (tmp_path / "shop.py").write_text(FROZEN)
+    command = ["run", str(tmp_path / "shop.py"), "--store", str(tmp_path / "second")]
+    done = await asyncio.to_thread(
+        CliRunner().invoke, main, [*command, "--mirror", mirror, "--fresh", "--no-progress"]
+    )
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2
+    assert f"--fresh would throw away the run in {mirror}; add --yes" in (
+        str(done.exception) + done.output
+    )
+    assert (await restored(tmp_path / "third", mirror))[1] == left
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from crawlkit.run import Run
 from crawlkit.statistics import Statistics
 
 from .test_run import address as address
-from .test_statistics import START, busy
+from .test_statistics import START, Books, busy
 
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\u202e"
 
@@ -24,6 +24,7 @@ HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\u202e"
 def statistics() -> Statistics:
     statistics = Statistics()
     statistics.begin_life(START)
+    Books().enqueue(statistics, 20)
     busy(statistics)
     statistics.error(RuntimeError(HOSTILE), "https://a.example/", "shop.py:1")
     statistics.skipped(HOSTILE, 5)
@@ -88,7 +89,7 @@ def test_a_run_shows_where_it_stands(address: Path) -> None:
 
 
 def test_statistics_tell_the_most_important_in_one_line(statistics: Statistics) -> None:
-    assert repr(statistics) == "<Statistics: 3 finished, 1 failed, -7 pending, 3 items>"
+    assert repr(statistics) == "<Statistics: 3 finished, 1 failed, 13 pending, 3 items>"
 
 
 def test_a_run_of_which_nothing_is_known_is_shown_too() -> None:

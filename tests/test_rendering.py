@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import os
 import signal
 import socket
@@ -10,14 +11,16 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from warcio.archiveiterator import ArchiveIterator
 
-from crawlkit import Crawler
+from crawlkit import Crawler, open_run
 from crawlkit.clock import Clock
 from crawlkit.errors import (
     FetchError,
@@ -200,6 +203,54 @@ async def test_a_page_that_went_wrong_comes_with_a_screenshot(
         picture = response.screenshot
         assert (picture is not None) == has_screenshot
         assert picture is None or picture.startswith(b"\xff\xd8\xff")  # JPEG
+
+
+async def test_a_rendered_page_is_archived_as_it_was_made(tmp_path: Path, site: Site) -> None:
+    site.add_page("/", script("out.innerHTML = '<i>made</i>'"))
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = "load"
+        obey_robots = False
+
+        async def parse(self, page: Page) -> None:
+            assert "<i>made</i>" in page.text
+
+    path = tmp_path / "shop"
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run", warc=path).crawl()
+    (name,) = fnmatch.filter(os.listdir(tmp_path), "shop-*.warc.gz")
+    data = (tmp_path / name).read_bytes()
+    _, page = ArchiveIterator(BytesIO(data), check_digests="raise")
+    assert (page.rec_type, page.rec_headers.get_header("WARC-Target-URI")) == (
+        "resource",
+        site.url("/"),
+    )
+    assert page.rec_headers.get_header("Content-Type") == "text/html; charset=utf-8"
+
+
+async def test_the_specimen_of_an_error_in_a_handler_has_a_screenshot(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try has none, as nothing was wrong yet when the page was there; the second has."""
+    monkeypatch.setattr("crawlkit.crawler.backoff", lambda retries: 0.0)
+    site.add_page("/", script("out.innerHTML = '<i>made</i>'"))
+
+    class Rendered(Crawler):
+        render = True
+        render_wait = "load"
+        max_retries = 1
+
+        async def parse(self, page: Page) -> None:
+            raise ValueError(f"no price in {page.css('i::text').get()}")
+
+    await Rendered(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
+    with open_run(tmp_path / "run") as run:
+        (group,) = run.errors()
+        specimen = run.specimen(group.id)
+    assert specimen is not None
+    assert specimen.screenshot is not None
+    assert (group.count, specimen.screenshot[:3]) == (2, b"\xff\xd8\xff")
+    assert "<i>made</i>" in specimen.text
 
 
 async def test_a_form_is_sent(browser: BrowserFetcher, site: Site) -> None:
@@ -682,8 +733,10 @@ async def test_a_browser_that_dies_is_started_again_and_none_is_left(
     assert time.perf_counter() - started < 15
     shared = family(os.getpid())  # of the other tests' browser
     left = seen - shared
-    profiles = [name for name in os.listdir(tmp_path) if name.startswith("playwright")]
-    assert not profiles
+    # Playwright's driver takes its own away as it ends, which takes a busy machine a moment.
+    assert await asyncio.to_thread(
+        wait_until, lambda: not any(name.startswith("playwright") for name in os.listdir(tmp_path))
+    )
     assert await asyncio.to_thread(wait_until, lambda: not any(map(is_running, left)))
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ from crawlkit.dashboard.report import report, write_report
 from crawlkit.errors import CrawlkitError
 from crawlkit.run import open_run
 from crawlkit.samples import Sample
+from crawlkit.statistics import Statistics
 from crawlkit.stores.sqlite import SqliteStore
 
 from .test_run import address, live
@@ -138,6 +140,26 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_says_so(address: Path) -> None:
     with live(address), open_run(address) as run:
         assert "It was still running when this was written." in Parsed(report(run)).text
+
+
+def test_what_each_life_did_is_told_where_it_is_known(
+    address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = SimpleNamespace(
+        number=12,
+        lives=1,
+        started_at="2026-01-02T03:04:05.000Z",
+        ended_at=None,
+        end="stopped",
+        runtime_seconds=75.0,
+        requests_finished=1234,
+        requests_failed=5,
+        items_saved=6,
+    )
+    monkeypatch.setattr(Statistics, "by_life", [life], raising=False)
+    with open_run(address) as run:
+        text = " ".join(Parsed(report(run)).text.split())
+    assert "12 2026-01-02 03:04:05 - stopped 1 min 15 s 1,234 5 6" in text
 
 
 # -- markup ---------------------------------------------------------------------------------------

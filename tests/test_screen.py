@@ -31,6 +31,7 @@ class Shop(Crawler):
 
 HOSTILE = """\
 import logging
+import warnings
 from crawlkit import Crawler
 
 class Hostile(Crawler):
@@ -42,6 +43,7 @@ class Hostile(Crawler):
         text = page.text
         page.save({text: text})
         logging.getLogger(text).warning("%s", text, extra={"title": text, text: [text, b"x"]})
+        warnings.warn(text)
         try:
             raise ValueError(text)
         except ValueError:
@@ -50,7 +52,12 @@ class Hostile(Crawler):
         page.follow("/again", handler=self.again)
 
     async def again(self, page):
+        self.text = page.text
         raise RuntimeError(page.text)
+
+    def on_finish(self, statistics):
+        if self.name == "raising":
+            raise RuntimeError(self.text)
 """
 
 PROGRESS = re.compile(r"\d+ done|pages/s|^starting$", re.MULTILINE)
@@ -85,6 +92,9 @@ def screens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
             "dumb": start("dumb", front, "--max-pages", "5", env={"TERM": "dumb"}),
             "stopped": start("stopped", front, interrupt=is_going),
             "hostile": start("hostile", hostile.url("/"), "--log-level", "debug", "--show"),
+            "hostile-debug": start(
+                "hostile-debug", hostile.url("/"), "--debug", "--set", "name=raising"
+            ),
             "hostile-json": start(
                 "hostile-json", hostile.url("/"), "--log-level", "debug", "--log-format", "json"
             ),
@@ -96,7 +106,8 @@ Screens = dict[str, "Future[Terminal]"]
 
 def ended(screens: Screens, name: str) -> Terminal:
     terminal = screens[name].result()
-    assert terminal.code == (75 if name == "stopped" else 0), terminal.raw
+    expected = {"stopped": 75, "hostile-debug": 1}.get(name, 0)
+    assert terminal.code == expected, terminal.raw
     return terminal
 
 
@@ -171,6 +182,14 @@ def test_no_page_steers_the_terminal(screens: Screens) -> None:
     assert shown
     assert r"red\x1b[31m c1\x9b2J bidi\u202e" in terminal.text
     assert "HTTP 404" in terminal.text
+
+
+def test_no_page_steers_the_terminal_by_a_traceback(screens: Screens) -> None:
+    terminal = ended(screens, "hostile-debug")
+    assert "Traceback (most recent call last):" in terminal.text
+    assert r"RuntimeError: red\x1b[31m" in terminal.text
+    assert terminal.sequences <= {"\x1b[2K", "\x1b[1A", "\x1b[0m", "\x1b[1m", "\x1b[31m"}
+    assert only_prints(terminal.text.replace("\r", ""))
 
 
 def test_no_page_writes_a_line_of_the_log(screens: Screens) -> None:

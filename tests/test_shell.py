@@ -20,6 +20,7 @@ from crawlkit import Crawler
 
 class Shop(Crawler):
     headers = {"X-Shop": "yes"}
+    output = "items.jsonl"
 
     def on_start(self):
         self.prefix = "a "
@@ -86,6 +87,7 @@ def test_it_asks_as_the_crawler_does_and_tries_its_handlers(site: Site) -> None:
     text = told(site.url("/lamp"), "--crawler", "shop.py", "-c", "handle('parse_product')")
     assert 'item\n    title  "a Lamp"\n' in text
     assert site.requests[-1].headers["X-Shop"] == "yes"
+    assert [path.name for path in Path().iterdir() if path.suffix] == ["shop.py"]
     assert not Path("runs").exists()
 
 

@@ -289,6 +289,34 @@ async def test_a_claim_of_nothing_brings_nothing(store: Store) -> None:
 # -- outcomes -------------------------------------------------------------------------------------
 
 
+async def test_the_busiest_hosts_are_told_without_the_others(store: Store) -> None:
+    counters = {
+        **{f"host/{n}.example/responses_received": n for n in range(1, 8)},
+        **{f"host/{n}.example/bytes_received": 10 * n for n in range(1, 8)},
+        "host/dead.example/requests_failed": 3,
+        "host/7.example:80/requests_failed": 1,
+        "host/x/y/requests_failed": 2,
+        "hosts/7.example/responses_received": 100,
+        "responses_received": 100,
+    }
+    await commit(store, add=counters)
+    reader = store.reader()
+    assert reader.busiest_hosts(2) == {
+        "host/7.example/responses_received": 7,
+        "host/7.example/bytes_received": 70,
+        "host/6.example/responses_received": 6,
+        "host/6.example/bytes_received": 60,
+    }
+    assert reader.busiest_hosts(8).keys() == (
+        {name for name in counters if name.endswith("_received") and name.startswith("host/")}
+        | {"host/dead.example/requests_failed"}
+    )
+    assert reader.busiest_hosts(100) == reader.counters("host/")
+    assert reader.busiest_hosts(0) == {}
+    for limit in (0, 2, 8, 100):
+        assert Reader.busiest_hosts(reader, limit) == reader.busiest_hosts(limit)
+
+
 async def test_outcomes_can_be_read_page_by_page(store: Store) -> None:
     await commit(store, fresh=[*pages(A, 7), *pages(B, 7), *pages(C, 7)])
     leases = await claim_all(store)
@@ -466,15 +494,18 @@ async def test_errors_that_are_alike_are_merged(store: Store) -> None:
         )  # fmt: skip
 
     await commit(store, errors=[group(5), group(1, 2, message="other")])
+    for _ in range(2):
+        await commit(store, errors=[ErrorGroup("F", "m", "p", 1, NOW, NOW, [])])
     for number in (7, 3, 3, 9, 8, 1, 6):
         await commit(store, errors=[group(number, 2)])
     reader = store.reader()
-    first, second = reader.errors()
+    first, second, third = reader.errors()
     reader.close()
     assert (first.kind, first.message, first.place, first.count) == ("E", "m", "p", 15)
     assert (first.first_at, first.last_at) == (NOW + 1, NOW + 9)
     assert len(first.examples) == 5 == len(set(first.examples))
     assert (second.message, second.count, second.examples) == ("other", 2, [f"{A}/1"])
+    assert (third.kind, third.count, third.examples) == ("F", 2, [])
 
 
 async def test_text_that_is_no_unicode_keeps_no_checkpoint_from_being_written(

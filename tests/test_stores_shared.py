@@ -18,18 +18,13 @@ from crawlkit.merging import merge
 from crawlkit.stores.base import WHOLE, Store
 
 from .backends import NOW, A, B, C, claim, claim_all, commit, done, everything, pages, urls
-from .fleets import FLEETS, Fleet
+from .fleets import FLEETS, Fleet, fleets
 
 HOST_A, HOST_B = A.removeprefix("https://"), B.removeprefix("https://")
 BOTH = ("requests_finished", "requests_failed")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[pytest.mark.needs("postgresql")] * (name == "postgres"))
-        for name in FLEETS
-    ]
-)
+@pytest.fixture(params=fleets())
 async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
     """Each kind of store that workers share."""
     async with FLEETS[request.param](tmp_path) as fleet:

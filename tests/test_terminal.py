@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawlkit import Crawler, Page
+from crawlkit import Crawler, Page, open_run
 from crawlkit.cli import main
 from crawlkit.cli.output import harmless
 from crawlkit.errors import one_line, printable
@@ -25,6 +25,9 @@ VERBS = [
     ("stats", "--json"),
     ("failed", "ls"),
     ("failed", "ls", "--json"),
+    ("failed", "show", "GROUP"),
+    ("failed", "show", "GROUP", "--json"),
+    ("stats", "--lives"),
     ("items",),
     ("items", "--json"),
     ("items", "--meta"),
@@ -68,7 +71,10 @@ def only_prints(text: str) -> bool:
 
 
 def test_nothing_that_a_verb_prints_steers_the_terminal(store: Path) -> None:
-    for verb, *rest in VERBS:
+    with open_run(store) as run:
+        (group,) = (error.id for error in run.errors())
+    for verb, *words in VERBS:
+        rest = [group if word == "GROUP" else word for word in words]
         result = CliRunner().invoke(main, [verb, str(store), *rest])
         assert result.exit_code == 0, result.output
         assert only_prints(result.output), (verb, rest, result.output)

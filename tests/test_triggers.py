@@ -17,8 +17,9 @@ import pytest
 from aiohttp import web
 
 from crawlkit import Crawler, Job, Page, open_run
-from crawlkit.errors import OptionError
+from crawlkit.errors import OptionError, StoreError
 from crawlkit.events import CpuInfo, Event
+from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.triggers.base import Trigger, Watched
 from crawlkit.triggers.cloud import Aws, Azure, Cloud, Gcp
@@ -367,6 +368,37 @@ async def test_a_trigger_that_fails_or_hangs_does_not_harm_the_job(
         began = time.monotonic()
     assert time.monotonic() - began < 1.0
     assert "the trigger Broken failed: RuntimeError: no such device" in caplog.text
+
+
+async def test_a_job_that_is_told_to_go_while_it_opens_its_run_goes(tmp_path: Path) -> None:
+    class Slow(MemoryStore):
+        async def open(self, *, fresh: bool = False) -> None:
+            await asyncio.sleep(0.1)
+            await super().open(fresh=fresh)
+
+    job = Job(Slow(), signals=False, triggers=[Maintenance()], grace=0.5)
+    with pytest.raises(SystemExit) as ended:
+        async with job:
+            assert job.is_stopping
+            await asyncio.sleep(3600)
+    assert ended.value.code == 75
+
+
+async def test_a_job_that_cannot_be_opened_leaves_no_trigger_behind(tmp_path: Path) -> None:
+    class Ended:
+        is_over = False
+
+        async def watch(self, job: Watched) -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.is_over = True
+
+    (tmp_path / "file").write_text("")
+    trigger = Ended()
+    with pytest.raises(StoreError):
+        await Job(tmp_path / "file", signals=False, triggers=[trigger]).open()
+    assert trigger.is_over
 
 
 # -- a crawl in a process of its own --------------------------------------------------------------

@@ -38,6 +38,9 @@ _SETTINGS = {
     "disk_min_file_size": 2**62,
     "disk_pickle_protocol": 0,
 }
+MERGE_AT = 4000
+"""Pages of the log after which it is merged into the database, 16 MB. Pages of the indexes are in
+it many times over, and merged once."""
 READ_CACHE = 256
 """Pages of the database that are held in memory for reading: those on the way to an entry."""
 MAX_ROWS = 64
@@ -130,6 +133,7 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
         connection: sqlite3.Connection = super()._con
         if connection is not known:
             harden(connection)
+            connection.execute(f"PRAGMA wal_autocheckpoint = {MERGE_AT}").fetchone()
         return connection
 
     def __getstate__(self) -> Any:

@@ -9,7 +9,7 @@ SUMMARIES: Mapping[str, str] = {
     "stats": "The statistics of a run, exact over all its lives.",
     "items": "The items of a run, as JSON lines; with --json as one array.",
     "dashboard": "A page in the browser about a run, finished or going on, until Ctrl-C.",
-    "report": "One HTML file about a run: what happened, with charts, errors and some of the items.",
+    "report": "One HTML file about a run: what happened, with charts, errors and some items.",
     "why": "What became of a URL.",
     "failed": "The requests that were given up: list, show, retry or drop them.",
     "state": "What a run saved: list, print or set it.",

@@ -112,6 +112,8 @@ def set_up(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     lines = LineFormatter(dated=not sys.stderr.isatty())
     handler.setFormatter(JsonFormatter() if form == "json" else lines)
+    if not logging.getLogger().handlers:
+        logging.captureWarnings(True)  # as what they are about may be what a page wrote
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 

@@ -6,6 +6,7 @@ obey, so it has them, wherever it goes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,22 @@ from ..figures import number as number
 from ..figures import plural as plural
 from ..figures import size as size
 from ..figures import span as span
+
+
+def say(text: str) -> bool:
+    """Print a line; whether there is still somebody who reads.
+
+    Where nobody does, as after ``| head``, what is done must go on, and end with its own exit code.
+    Unlike `click.echo` it writes above the lines that show the progress.
+    """
+    try:
+        print(text, flush=True)
+    except OSError:
+        # What is still buffered must not be flushed to the broken pipe at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def print_json(value: Any) -> None:

@@ -28,7 +28,7 @@ from .verbs import Verb, run_argument
     help="How many items to show of each handler's.",
 )
 def report(address: str, output: str, items: int) -> None:
-    """One HTML file about a run: what happened, with charts, errors and some of the items."""
+    """One HTML file about a run: what happened, with charts, errors and some items."""
     from ..dashboard.report import write_report
 
     with open_run(address) as run:

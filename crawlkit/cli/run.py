@@ -19,7 +19,7 @@ from ..run import open_run
 from ..stores.postgres.address import masked
 from ..triggers.signals import EXIT_UNFINISHED
 from ..urls import canonical
-from .output import plural
+from .output import plural, say
 from .verbs import Verb, complete_target, program
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def run(
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
-    click.echo(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
+        _confirm_mirror(crawler.mirror)
+    say(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
@@ -231,7 +232,7 @@ def run(
     )
     if log_format == "json":
         log_closing(crawler, address, code)
-    click.echo(closing(crawler, address, code, again, more))
+    say(closing(crawler, address, code, again, more))
     if code != 0:
         _leave_threads_behind(code)
     return code
@@ -321,6 +322,30 @@ def _confirm(address: str, earlier: Statistics | None) -> None:
             f"--fresh would throw away {items} of {masked(address)}; add --yes, or {keep}"
         )
     if not click.confirm(f"{masked(address)} holds {items}. Throw them away?", err=True):
+        raise UsageError(f"nothing was changed; {keep}")
+
+
+def _confirm_mirror(mirror: str | None) -> None:
+    """Ask before a mirror, which may be of another machine's run, is begun anew.
+
+    Raises:
+        UsageError: There is nobody to ask, or the answer is no.
+    """
+    if mirror is None:
+        return
+    # Imported here, since few runs have one.
+    from ..stores.mirror.restoring import holds_run
+
+    try:
+        has_run = holds_run(mirror)
+    except (OSError, StoreError):
+        return  # opening it will say what is wrong with it
+    if not has_run:
+        return
+    keep = f"keep it by giving another --mirror than {mirror}"
+    if not _is_anybody_there():
+        raise UsageError(f"--fresh would throw away the run in {mirror}; add --yes, or {keep}")
+    if not click.confirm(f"{mirror} holds a run. Throw it away?", err=True):
         raise UsageError(f"nothing was changed; {keep}")
 
 

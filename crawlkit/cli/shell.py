@@ -62,7 +62,7 @@ def shell(url: str, source: str | None, target: str | None, render: bool, fresh:
 
     start = canonical(url)
     kind = Crawler if target is None else load_target(target)
-    crawler = kind(store="memory:")
+    crawler = kind(**kind.traceless())
     if source is None and not sys.stdin.isatty():
         source = sys.stdin.read()
     loop = LoopThread("crawlkit-shell")

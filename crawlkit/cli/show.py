@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from ..errors import one_line, printable
 from ..request import Identity, identity
 from ..scope import Scope
-from .output import columns, harmless, plural, span, styled
+from .output import columns, harmless, plural, say, span, styled
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
@@ -31,21 +31,17 @@ WIDTH = 200
 def pages_shown(crawler: Crawler) -> Iterator[None]:
     """Print each page's items and links while the crawl lasts, on standard output."""
 
-    def show(text: str) -> None:
-        # Not click.echo, which writes past the lines that show the progress.
-        print(text, flush=True)
-
     def on_handled(event: RequestHandled) -> None:
         if event.page is not None:
             took = f"{event.request.handler}, {span(event.duration)}"
-            show("\n".join(page_lines(crawler, event.page, took)))
+            say("\n".join(page_lines(crawler, event.page, took)))
 
     def on_retried(event: RequestRetried) -> None:
         why = f"{one_line(event.error)}; again in {span(event.delay)}"
-        show(_headline("retry", event.request.url, why, "yellow"))
+        say(_headline("retry", event.request.url, why, "yellow"))
 
     def on_failed(event: RequestFailed) -> None:
-        show(_headline("failed", event.request.url, one_line(event.error), "red"))
+        say(_headline("failed", event.request.url, one_line(event.error), "red"))
 
     listeners: dict[str, Listener] = {
         "requestHandled": on_handled,

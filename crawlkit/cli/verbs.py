@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -200,6 +201,7 @@ class Verbs(VerbGroup):
             )
         except Exception as error:
             if settings.debug or not standalone_mode:
+                sys.excepthook = _show_traceback
                 raise
             _exit(error)
         if not standalone_mode:
@@ -208,6 +210,17 @@ class Verbs(VerbGroup):
         # last checkpoint did; a process that was told to go has no time for that.
         gc.freeze()
         sys.exit(code)
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback; what a page wrote may be part of it."""
+    # Imported here, as it is seldom needed.
+    import traceback
+
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        click.echo(printable(line), err=True)
 
 
 def _exit(error: Exception) -> NoReturn:

@@ -355,10 +355,24 @@ def _lives(s: Statistics, is_live: bool) -> Markup:
         ("Finished", "not yet" if is_live or not s.finished_at else _moment(s.finished_at)),
         ("Ran, in all", span(s.runtime_seconds)),
     ]
+    # What each life did is not known of every run.
+    each = [
+        [
+            f"{life.number:,}" if life.lives == 1 else f"up to {life.number:,}",
+            _moment(life.started_at),
+            _moment(life.ended_at),
+            life.end or "-",
+            span(life.runtime_seconds),
+            *(f"{n:,}" for n in (life.requests_finished, life.requests_failed, life.items_saved)),
+        ]
+        for life in s.by_life
+    ]
+    head = ("Life", "Begun", "Last heard of", "End", "Ran", "Pages", "Failed", "Items")
     return tag(
         "section",
         tag("h2", "Lives"),
         _panel("Starts and ends, in UTC", _table(("", ""), ([a, b] for a, b in rows))),
+        _panel("What each life did", _table(head, each)) if each else None,
     )
 
 

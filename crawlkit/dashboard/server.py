@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from ..errors import CrawlkitError, StoreError, UsageError, one_line, printable
+from ..metrics import CONTENT_TYPE, metrics_text
 from ..run import Run
 from .access import HEADERS, SANDBOX, Access, Refused, parse_where
 from .sources import ALL, SLOW, VIEWS, CrawlSource, RunSource, Source
@@ -94,6 +95,7 @@ class Dashboard:
                 web.get("/api/items", self._items),
                 web.get("/api/hosts", self._hosts),
                 web.get("/specimen/{group}", self._specimen),
+                web.get("/metrics", self._metrics),
                 web.post("/api/do/{action}", self._do),
             ]
         )
@@ -184,6 +186,10 @@ class Dashboard:
     async def _start(self, request: web.Request) -> web.Response:
         return _json(await self._source.start())
 
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = metrics_text(await self._source.statistics(), {"crawler": self._source.name})
+        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+
     async def _requests(self, request: web.Request) -> web.Response:
         fields = Query.__struct_fields__
         given = {name: value for name in fields if (value := request.query.get(name))}
@@ -205,7 +211,7 @@ class Dashboard:
         group, kind = request.match_info["group"], request.query.get("as", "text")
 
         def look(run: Run) -> web.Response:
-            specimen = run.specimen(group) if hasattr(run, "specimen") else None
+            specimen = run.specimen(group)
             if specimen is None or (kind == "picture" and not specimen.screenshot):
                 raise web.HTTPNotFound(reason="No response was kept for that")
             if kind == "picture":
@@ -244,16 +250,16 @@ class Dashboard:
         try:
             await response.prepare(request)
             view = request.query.get("view", "")
-            await self._tell(response, view if view in VIEWS else "")
+            await self._tell(request, response, view if view in VIEWS else "")
         except (ConnectionError, TimeoutError):
             pass  # it has gone, or does not read
         finally:
             self._viewers.discard(task)
         return response
 
-    async def _tell(self, response: web.StreamResponse, view: str) -> None:
+    async def _tell(self, request: web.Request, response: web.StreamResponse, view: str) -> None:
         turn = 0
-        while True:
+        while request.transport is not None:  # or the viewer has gone
             is_last = self._ending.is_set()
             is_due = turn % SLOW == 0 or self._source.rest >= SLOW
             news = await self._news(ALL if is_last else view, whole=is_last or is_due)

@@ -71,6 +71,10 @@ class Source(ABC):
     def open(self) -> Run:
         """The run, opened for reading. Called in a thread."""
 
+    @abstractmethod
+    async def statistics(self) -> Statistics:
+        """What was done so far."""
+
     def ended(self) -> None:  # noqa: B027 - a run that is only read shows its end by itself
         """The crawl that goes on in this process is over."""
 
@@ -142,7 +146,7 @@ def _quantiles(statistics: Statistics, mark: dict[int, int]) -> tuple[float | No
 
 def specimens_of(run: Run) -> dict[str, Any]:
     """The groups of errors of which the run keeps a response, by id."""
-    known = run.saved("specimens", {}) if hasattr(run, "specimen") else {}
+    known = run.saved("specimens", {})
     return known if isinstance(known, dict) else {}
 
 
@@ -180,6 +184,9 @@ class CrawlSource(Source):
 
     def open(self) -> Run:  # noqa: D102
         return Run(self.crawler.job.store.reader())
+
+    async def statistics(self) -> Statistics:  # noqa: D102
+        return self.crawler.statistics
 
     async def start(self) -> dict[str, Any]:  # noqa: D102
         return self._beginning(self.crawler.statistics)
@@ -276,6 +283,9 @@ class RunSource(Source):
 
     def open(self) -> Run:  # noqa: D102
         return open_run(self.address)
+
+    async def statistics(self) -> Statistics:  # noqa: D102
+        return await self.read(lambda run: run.statistics)
 
     async def start(self) -> dict[str, Any]:  # noqa: D102
         return await self.read(lambda run: self._beginning(run.statistics))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -43,10 +43,29 @@ class Exchange(NamedTuple):
     truncated: str = ""
 
 
-class Recorder(Protocol):
-    """What keeps exchanges."""
+class Document(NamedTuple):
+    """A page as a browser has made it: no message that was ever on the wire.
 
-    async def keep(self, exchange: Exchange) -> None:
+    Attributes:
+        url: The URL of the page.
+        at: Unix time.
+        content_type: Its media type, with its encoding.
+        body: The document.
+    """
+
+    url: str
+    at: float
+    content_type: str
+    body: bytes
+
+
+Recorded: TypeAlias = Exchange | Document
+
+
+class Recorder(Protocol):
+    """What keeps exchanges, and pages that a browser has made."""
+
+    async def keep(self, recorded: Recorded) -> None:
         """Keep one. Waits only where more has come in than can be kept in memory."""
 
 

@@ -52,6 +52,7 @@ class Loading:
 
     def __init__(self, manners: Manners) -> None:
         self._manners = manners
+        self._queue = asyncio.Lock()
         self._freed = asyncio.Event()
         self._own: str | None = None  # what goes through the page's own slot
         self._slots: dict[str, str] = {}  # what has another one, and of which host
@@ -87,6 +88,11 @@ class Loading:
         return None
 
     async def _turn(self, name: str, host: str) -> None:
+        # In their order, and one at a time looks: a page may ask for thousands of things at once.
+        async with self._queue:
+            await self._slot(name, host)
+
+    async def _slot(self, name: str, host: str) -> None:
         while True:
             if not self._is_warned:
                 await self._manners.wait(host)

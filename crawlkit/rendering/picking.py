@@ -8,14 +8,17 @@ from itertools import pairwise
 from typing import Any
 
 from ..cache import PageCache
+from ..clock import Clock
 from ..errors import PrivateAddressError, RedirectError
 from ..fetching import Fetcher, MayFollow
 from ..http.addresses import is_private_host
 from ..http.clients import private_address
 from ..http.limits import Limits
+from ..http.recording import Recorder
 from ..request import Request
 from ..response import Response
 from ..sessions import Session
+from .recorded import RecordedFetcher
 
 
 class RenderingFetcher(Fetcher):
@@ -48,6 +51,11 @@ class RenderingFetcher(Fetcher):
         self._make_browser = browser
         self._browser: Fetcher | None = None
         self._render = render
+
+    def record(self, recorder: Recorder, clock: Clock) -> None:
+        """Have rendered pages kept, too: plain ones are kept by who fetches them."""
+        make = self._make_browser
+        self._make_browser = lambda: RecordedFetcher(make(), recorder, clock)
 
     async def open(self) -> None:
         """Open the plain one."""

@@ -43,6 +43,8 @@ SETTLE = 5.0
 """Seconds after its load event for which a page is waited for that never gets idle."""
 SCREENSHOT_TIMEOUT = 5.0
 """Seconds that a picture of a page may take."""
+MOST_WAIT = 5.0
+"""Seconds more for one that could not load at once what it wants, as its host had no slot free."""
 PAGES_OF_BYTES = 8
 """All that a page loads may be so many times the limit of a body."""
 
@@ -186,26 +188,28 @@ class Visit:
         """Until the page is done, as `wait` says."""
         loop = asyncio.get_running_loop()
         loaded_at: float | None = None
+        ends_at = 0.0
         loader = ""
         while True:
             if loader != self._loader:
                 loader, loaded_at = self._loader, None
-            is_waiting = self._loading is not None and self._loading.is_waiting
-            if "load" in self._events and (loaded_at is None or is_waiting):
-                loaded_at = loop.time()
+            now = loop.time()
+            if "load" in self._events and loaded_at is None:
+                loaded_at, ends_at = now, now + SETTLE
+            if loaded_at is not None and self._loading is not None and self._loading.is_waiting:
+                # It waits for us: that is not on its time, within reason.
+                ends_at = max(ends_at, min(now, loaded_at + MOST_WAIT) + SETTLE)
             if not self._is_navigating:
                 if wait not in ("load", "networkidle"):
                     # Its document may go away meanwhile; then there is a next one to look at.
                     if await self._find(wait) and not self._is_navigating:
                         return
                 elif loaded_at is not None and (
-                    wait == "load"
-                    or "networkIdle" in self._events
-                    or loop.time() >= loaded_at + SETTLE
+                    wait == "load" or "networkIdle" in self._events or now >= ends_at
                 ):
                     return
             self._changed.clear()
-            timeout = None if loaded_at is None else max(0.05, loaded_at + SETTLE - loop.time())
+            timeout = None if loaded_at is None else max(0.05, ends_at - loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()

@@ -125,12 +125,14 @@ class Store(ABC):
         is_shared: Whether other workers may write the run at the same time.
         worker: The name of this worker; empty where it is the only one.
         lease: Seconds for which what this worker has stays its own without a sign of life from it.
+        heard: The monotonic time of its last sign of life that was taken.
     """
 
     address: str
     is_shared: bool = False
     worker: str = ""
     lease: float = inf
+    heard: float = inf
 
     @abstractmethod
     async def open(self, *, fresh: bool = False) -> None:
@@ -288,6 +290,22 @@ class Reader(ABC):
     @abstractmethod
     def counters(self, prefix: str = "") -> dict[str, Number]:
         """Counters whose name begins with `prefix`."""
+
+    def busiest_hosts(self, limit: int) -> dict[str, Number]:
+        """Counters under ``host/`` of the hosts that answered most often, at most `limit` of them.
+
+        After those come hosts that have only failed. A store that can do it without going through
+        all of them in memory, of which there may be millions, does so.
+        """
+        counters = self.counters("host/")
+
+        def place(prefix: str) -> tuple[Number, Number]:
+            answers = counters.get(f"{prefix}/responses_received", 0)
+            return answers, counters.get(f"{prefix}/requests_failed", 0)
+
+        prefixes = {name.rpartition("/")[0] for name in counters}
+        kept = set(sorted(prefixes, key=place, reverse=True)[:limit])
+        return {name: value for name, value in counters.items() if name.rpartition("/")[0] in kept}
 
     @abstractmethod
     def errors(self) -> list[ErrorGroup]:

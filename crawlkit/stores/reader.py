@@ -133,6 +133,34 @@ class SqliteReader(Reader):
             )
         )
 
+    def busiest_hosts(self, limit: int) -> dict[str, Number]:  # noqa: D102
+        hosts: dict[str, None] = {}
+        for field in ("responses_received", "requests_failed"):
+            if len(hosts) < limit:
+                hosts |= dict.fromkeys(
+                    host
+                    for (host,) in self._rows(
+                        # From host/ to host0, the next after it: a range of the primary key.
+                        """
+                        SELECT substr(name, 1, length(name) - length(?1)) FROM counters
+                        WHERE name > 'host/' AND name < 'host0' AND substr(name, -length(?1)) = ?1
+                            AND value > 0
+                        ORDER BY value DESC, name LIMIT ?2
+                        """,
+                        f"/{field}",
+                        limit,
+                    )
+                )
+        return dict(
+            self._rows(
+                """
+                SELECT c.name, c.value FROM json_each(?) host CROSS JOIN counters c
+                ON c.name > host.value || '/' AND c.name < host.value || '0'
+                """,
+                msgspec.json.encode(list(hosts)[:limit]).decode(),
+            )
+        )
+
     def errors(self) -> list[ErrorGroup]:  # noqa: D102
         return [
             ErrorGroup(kind, message, place, count, first_at, last_at, _decode(examples))

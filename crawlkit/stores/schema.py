@@ -161,7 +161,7 @@ def unfinished(address: str) -> StoreUnfinishedError:
     """The error for such a run."""
     return StoreUnfinishedError(
         f"the run in {address} was being imported, and that was not finished; do it again with "
-        f"'crawlkit import FILE {address}'"
+        f"'crawlkit import FILE {address}', or start anew with 'run --fresh'"
     )
 
 

@@ -461,6 +461,8 @@ class SqliteStore(Store):
                 raise StoreError(
                     f"there is a run in {self.address} already; import into another one"
                 )
+            if self._record.merge == "begun":
+                self._merge_log()
             self._seen.open(self._db)
             self._db.execute("BEGIN IMMEDIATE")
             commits = take_in(self._db, records, self._seen, is_last=is_last)

@@ -21,7 +21,6 @@ from ..page import Page
 from ..request import Request
 from ..response import Response
 from ..scope import Scope
-from ..stores.memory import MemoryStore
 from ..urls import canonical
 from .fakes import FakeFetcher
 
@@ -95,7 +94,7 @@ def handle(
 
     Raises:
         HandlerError: The crawler has no such handler.
-        UsageError: The crawler has a store; or the URL is none.
+        UsageError: The crawler would write something (a run, items); or the URL is none.
         Exception: What the handler raises.
     """
     name = handler if isinstance(handler, str) else handler.__name__
@@ -111,12 +110,14 @@ def handle(
 
 def _made(crawler: type[Crawler] | Crawler) -> Crawler:
     if isinstance(crawler, type):
-        return crawler(store="memory:")
-    if not isinstance(crawler.job.store, MemoryStore):
-        raise UsageError(
-            "a test must not write into a run; give handle() the class, or a crawler made with "
-            "store='memory:'"
-        )
+        return crawler(**crawler.traceless())
+    for name, value in crawler.traceless().items():
+        if getattr(crawler, name) != value:
+            given = f"{name}={value!r}"
+            raise UsageError(
+                "a test of a handler must leave nothing behind; give handle() the class, or a "
+                f"crawler made with {given}"
+            )
     return crawler
 
 

@@ -39,7 +39,7 @@ hour early, only to be started again on the same machine."""
 TIMEOUT = 5.0
 """Seconds for an answer; the metadata service is on the same host."""
 MAX_ANSWER = 2**18
-MOST_REST = 30.0
+MOST_REST = 5.0
 """Seconds between two questions to a metadata service that does not answer."""
 
 

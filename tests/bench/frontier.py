@@ -114,19 +114,20 @@ class Links:
 class Ticker:
     """Wakes up every five milliseconds, and notes by how much it was too late.
 
-    The time in which this thread could have run, but had no processor, is not counted: it says how
-    many others wanted one. The system tells it for each thread.
+    The time in which a thread of this process could have run, but had no processor, is not counted:
+    it says how many others wanted one. The system tells it for each thread, and the longest of them
+    counts, as one that holds the interpreter lock keeps the others waiting.
 
     Attributes:
         longest: Seconds of the longest stall, without the wait for a processor.
         busy: CPU seconds of this process during it. Far fewer than it lasted mean that it waited
             for something else, such as the disk.
-        waited: Seconds that this thread waited for a processor during the stall in which it did so
-            for longest.
+        waited: Seconds of the longest wait for a processor.
+        spent: CPU seconds for the looking itself.
     """
 
     def __init__(self) -> None:
-        self.longest = self.busy = self.waited = 0.0
+        self.longest = self.busy = self.waited = self.spent = 0.0
 
     def report(self) -> dict[str, float]:
         """What was seen."""
@@ -153,20 +154,29 @@ class Ticker:
             await asyncio.sleep(TICK)
             before, at = at, time.perf_counter()
             used_before, used = used, time.process_time()
+            began = time.thread_time()
             waits_before, waits = waits, _waits()
-            waited = waits - waits_before
+            self.spent += time.thread_time() - began
+            waited = max(
+                (since - waits_before.get(thread, 0.0) for thread, since in waits.items()),
+                default=0.0,
+            )
             late = at - before - TICK - waited
             self.waited = max(self.waited, waited)
             if late > self.longest:
                 self.longest, self.busy = late, used - used_before
 
 
-def _waits() -> float:
-    """Seconds for which this thread was ready to run, and had no processor."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0  # a system that does not tell
+def _waits() -> dict[str, float]:
+    """Seconds for which each thread was ready to run, and had no processor."""
+    found = {}
+    # Not those of a system that does not tell, nor of a thread that has just ended.
+    with suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError, ValueError, IndexError):
+                text = Path(f"/proc/self/task/{thread}/schedstat").read_text()
+                found[thread] = int(text.split()[1]) / 1e9
+    return found
 
 
 # -- growing ----------------------------------------------------------------------------------
@@ -206,12 +216,13 @@ class Growth:
                     await self._grow(size - min(max(size // 10, MARGIN), (size + 1) // 2))
                     late, late_cpu = self.pending, self._cpu()
                     await self._grow(size)
+                looking = ticker.spent / (self.pending - before)
                 report = {
                     "urls": self.pending,
                     "links": self._given,
                     "seconds": time.perf_counter() - started,
-                    "cpu": (self._cpu() - cpu_before) / (self.pending - before),
-                    "marginal_cpu": (self._cpu() - late_cpu) / (self.pending - late),
+                    "cpu": (self._cpu() - cpu_before) / (self.pending - before) - looking,
+                    "marginal_cpu": (self._cpu() - late_cpu) / (self.pending - late) - looking,
                     **ticker.report(),
                     **_memory(),
                 }

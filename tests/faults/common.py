@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
@@ -138,7 +138,7 @@ class Crawl:
         self.site = site
         self._on = on
         self.name = name
-        self.store = directory / "run"
+        self.store: Path | str = directory / "run"
         self.output = directory / "items.jsonl"
         self.log = directory / "log"
         self.lives = 0
@@ -210,8 +210,9 @@ class Crawl:
         findings += [f"{self.log} has a traceback"] * ("Traceback" in text)
         litter = {path.name for path in self.output.parent.iterdir()}
         litter -= {"run", "look", "log", "items.jsonl"}
-        for ending in ("new", "damaged-*"):
-            litter |= {path.name for path in self.store.glob(f"*.{ending}")}
+        if isinstance(self.store, Path):  # and no server's address
+            for ending in ("new", "damaged-*"):
+                litter |= {path.name for path in self.store.glob(f"*.{ending}")}
         return findings + [f"{name} was left behind" for name in sorted(litter)]
 
 
@@ -326,7 +327,18 @@ class Result:
     wrong: list[str]
 
 
-def result_of(crawl: Crawl) -> Result:
+class Finished(Protocol):
+    """A crawl that has ended: where its run is, and the file of its items, if it has one."""
+
+    @property
+    def store(self) -> Path | str: ...
+    @property
+    def output(self) -> Path | None: ...
+    @property
+    def lives(self) -> int: ...
+
+
+def result_of(crawl: Finished) -> Result:
     """What a finished crawl holds."""
     with open_run(crawl.store) as run:
         statistics = run.statistics.to_dict()
@@ -367,11 +379,12 @@ def result_of(crawl: Crawl) -> Result:
             specimen, has_response = run.specimen(group.id), group.kind in WITH_RESPONSE
             if has_response != (specimen is not None):
                 wrong.append(f"of {group.message!r} the first response is {specimen}")
-    lines = crawl.output.read_bytes().split(b"\n")
-    if lines.pop() != b"":
-        wrong.append(f"{crawl.output.name} ends with a torn line")
-    if lines != [item.data for item in stored]:
-        wrong.append(f"{crawl.output.name} does not hold the items of the run, line by line")
+    if crawl.output is not None:
+        lines = crawl.output.read_bytes().split(b"\n")
+        if lines.pop() != b"":
+            wrong.append(f"{crawl.output.name} ends with a torn line")
+        if lines != [item.data for item in stored]:
+            wrong.append(f"{crawl.output.name} does not hold the items of the run, line by line")
     statuses = Counter({int(status): n for status, n in statistics["status_codes"].items()})
     del statuses[REFUSED]
     return Result(parts, statuses, statistics["bytes_received"], wrong)

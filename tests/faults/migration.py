@@ -70,17 +70,27 @@ class Home(Protocol):
     environment: Mapping[str, str]
     most_again: float
 
+    def store(self, host: Host, name: str) -> Path | str:
+        """The address of the run of this name, as seen from a host: ``--store``."""
+
     def options(self, name: str) -> Sequence[str]:
-        """Arguments of ``crawlkit run`` for the crawl of this name, the same on each host."""
+        """Further arguments of ``crawlkit run`` for it, the same on each host."""
 
     def close(self) -> None:
         """Take it away."""
 
 
-class SharedDirectory:
-    """A mirror in a directory of the third host that the others have mounted."""
+class Mirrored:
+    """The run is on the disk of the host that goes, and its mirror elsewhere."""
 
     most_again = 1.0 + INTERVAL
+
+    def store(self, host: Host, name: str) -> Path | str:
+        return host.disk / "crawl" / "run"
+
+
+class SharedDirectory(Mirrored):
+    """A mirror in a directory of the third host that the others have mounted."""
 
     def __init__(self, host: Host) -> None:
         self._disk = host.disk
@@ -94,10 +104,8 @@ class SharedDirectory:
         pass
 
 
-class ObjectStore:
+class ObjectStore(Mirrored):
     """A mirror in an S3 server on the third host."""
-
-    most_again = 1.0 + INTERVAL
 
     def __init__(self, host: Host) -> None:
         # In a namespace of its own every port is free, and cannot be looked for from here.
@@ -141,6 +149,10 @@ class NoticeServer:
         """Say that the machine goes in so many seconds."""
         urlopen(f"{self.url}/-/announce?left={left}", timeout=10).close()
 
+    def calm(self) -> None:
+        """Say nothing, to the next host."""
+        urlopen(f"{self.url}/-/calm", timeout=10).close()
+
     def close(self) -> None:
         """End it."""
         self._process.kill()
@@ -158,9 +170,9 @@ class Move:
 
     Attributes:
         home: What it was kept in.
-        trigger: How it was told, or that it was not.
-        asked: How many requests it had made on the first host.
-        left: Seconds from the notice to the end of the process.
+        trigger: How it was told, or that it was not, on each host but the last.
+        asked: How many requests it had made on the hosts that are gone.
+        left: Seconds from a notice to the end of the process, at most.
         again: Requests that were made once more.
         wrong: What is wrong.
         seconds: How long all of it took.
@@ -190,11 +202,18 @@ class Check:
         seed: Which moments are chosen.
         tell: Called with each line of progress.
         pages: How many pages the site has.
+        hops: From how many hosts each crawl is carried away, one after the other.
     """
 
     def __init__(
-        self, seed: int, *, tell: Callable[[str], None] = print, pages: int = PAGES
+        self,
+        seed: int,
+        *,
+        tell: Callable[[str], None] = print,
+        pages: int = PAGES,
+        hops: int = 1,
     ) -> None:
+        self._hops = hops
         self._seed = seed
         self._tell = tell
         self._pages = pages
@@ -223,7 +242,7 @@ class Check:
 
             def move(number: int) -> Move:
                 home, trigger = moves[number]
-                hosts = network.host(), network.host()
+                hosts = [network.host() for _ in range(self._hops + 1)]
                 began = time.monotonic()
                 done = Move(home, trigger)
                 name = f"run-{number}"
@@ -259,36 +278,48 @@ class _Carried:
         self._name = name
         self._rng = rng
 
-    def carry(self, move: Move, first: Host, second: Host) -> None:
-        with self._crawl(first) as crawl:
-            killed_at = self._begin(crawl, move)
-            if (log := crawl.log.read_text()) and "Traceback" in log:
-                move.wrong.append(f"the first host: {log}")
-        first.destroy()
+    def carry(self, move: Move, *hosts: Host) -> None:
+        *others, last = hosts
+        allowed = 0
+        for number, host in enumerate(others):
+            with self._crawl(host) as crawl:
+                # A cloud is asked every two seconds only, so that a crawl must not be near its end.
+                share = (number + self._rng.uniform(0.2, 0.8)) / (2 * len(others))
+                at = self._leave(crawl, move, share)
+                if (log := crawl.log.read_text()) and "Traceback" in log:
+                    move.wrong.append(f"host {number + 1}: {log}")
+            host.destroy()
+            if move.wrong:
+                return
+            allowed += RoughCrawl.concurrency
+            if move.trigger == KILL:
+                since = at - self._home.most_again - 2.0  # on a machine that is busy
+                asked = self._site.asked(self._name)
+                allowed += sum(since < moment < at for moment, _, _ in asked)
         self._site.hurry(self._name)
-        with self._crawl(second) as crawl:
-            crawl.lives = 1
-            process = crawl.start(environment=self._home.environment)
-            code = ended(process)
+        with self._crawl(last) as crawl:
+            crawl.lives = len(others)
+            code = ended(crawl.start(environment=self._home.environment))
             if code != 0:
-                move.wrong.append(f"the second host ended with {code}: {crawl.log.read_text()}")
+                move.wrong.append(f"the last host ended with {code}: {crawl.log.read_text()}")
                 return
             move.wrong += differences(self._whole.result, result_of(crawl)) + crawl.check()
-            asked = self._site.asked(self._name)
-            move.again = len(asked) - self._whole.requests
-            allowed = RoughCrawl.concurrency
-            if move.trigger == KILL:
-                since = killed_at - self._home.most_again - 2.0  # on a machine that is busy
-                allowed += sum(since < at < killed_at for at, _, _ in asked)
+            move.again = self._site.count(self._name)[0] - self._whole.requests
             if not 0 <= move.again <= allowed:
                 move.wrong.append(f"{move.again} requests again, where {allowed} may be")
 
     def _crawl(self, host: Host) -> Crawl:
         options = ("--grace", str(GRACE), *self._home.options(self._name))
-        return Crawl(self._site, host.disk / "crawl", self._name, *options, on=host.on)
+        crawl = Crawl(self._site, host.disk / "crawl", self._name, *options, on=host.on)
+        crawl.store = self._home.store(host, self._name)
+        return crawl
 
-    def _begin(self, crawl: Crawl, move: Move) -> float:
-        """The life on the first host; the monotonic time of its notice."""
+    def _leave(self, crawl: Crawl, move: Move, share: float) -> float:
+        """A life on a host that is about to go; the monotonic time of its notice.
+
+        It comes when that share of all requests was made.
+        """
+        self._notices.calm()
         options: list[str] = []
         environment = dict(self._home.environment)
         if move.trigger == "platform":
@@ -297,10 +328,9 @@ class _Carried:
             options += ["--preemption", move.trigger]
             environment[METADATA] = self._notices.url
         process = crawl.start(*options, environment=environment)
-        share = self._rng.uniform(0.1, 0.4)
         wanted = share * self._whole.requests
         if not happens(process, lambda: self._site.count(self._name)[0] >= wanted, every=0.02):
-            move.wrong.append(f"the first host ended by itself: {crawl.log.read_text()}")
+            move.wrong.append(f"the host's crawl ended by itself: {crawl.log.read_text()}")
             return time.monotonic()
         at = time.monotonic()
         if move.trigger == TERMINATE:
@@ -310,12 +340,16 @@ class _Carried:
         else:
             self._notices.announce(GRACE + 20)
         code = ended(process)
-        move.left = time.monotonic() - at
+        move.left = max(move.left, time.monotonic() - at)
         move.asked = self._site.count(self._name)[0]
         expected = -signal.SIGKILL if move.trigger == KILL else EXIT_UNFINISHED
         if code != expected:
-            move.wrong.append(f"the first host ended with {code}: {crawl.log.read_text()}")
+            move.wrong.append(f"the host's crawl ended with {code}: {crawl.log.read_text()}")
         return at
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> int:
@@ -326,13 +360,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each move (default 3)")
     parser.add_argument("--homes", default=",".join(HOMES), help="what the crawl is kept in")
     parser.add_argument("--pages", type=int, default=PAGES, help="pages of the site")
+    parser.add_argument("--hops", type=int, default=2, help="hosts that go, each time (default 2)")
     parser.add_argument("--lanes", type=int, default=2, help="moves at once (default 2)")
     parser.add_argument("--seed", type=int, help="choose the same moments again")
     given = parser.parse_args()
     seed = random.randrange(10**6) if given.seed is None else given.seed
     directory = Path(tempfile.mkdtemp(prefix="crawlkit-hosts-"))
     print(f"seed {seed}, in {directory}", flush=True)
-    check = Check(seed, tell=lambda line: print(line, flush=True), pages=given.pages)
+    check = Check(
+        seed, tell=lambda line: print(line, flush=True), pages=given.pages, hops=given.hops
+    )
     homes = given.homes.split(",")
     moves = [(home, trigger) for home in homes for trigger in TRIGGERS] * given.rounds
     began = time.monotonic()

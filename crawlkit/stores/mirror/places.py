@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
@@ -20,6 +21,10 @@ from ...errors import UsageError
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes of object stores."""
+
+
+ABANDONED = 24 * 3600.0
+"""Seconds after which nobody is writing a file any more that was not finished."""
 
 
 class Place(Protocol):
@@ -90,7 +95,9 @@ class Directory:
         target = self._path / name
         # mkdir makes parents with the usual mode; what they hold is for the owner only.
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(target.parent.parent)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.new")
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -114,6 +121,11 @@ class Directory:
             path = self._path / name
             path.unlink(missing_ok=True)
             parents.add(path.parent)
+        long_ago = time.time() - ABANDONED
+        for draft in self._path.rglob("*.new"):
+            with contextlib.suppress(OSError):
+                if draft.stat().st_mtime < long_ago:
+                    draft.unlink()  # of a machine that was killed
         for parent in parents:
             with contextlib.suppress(OSError):
                 parent.rmdir()  # the last file of a snapshot takes its directory along

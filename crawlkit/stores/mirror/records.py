@@ -36,6 +36,8 @@ else:
 
 LOG = "log/"
 SNAPSHOTS = "snapshots/"
+FENCE = "fence"
+"""A name that is there for ever, to see what happens where something is created twice."""
 MAGIC = b"crawlkit mirror "
 VERSION = 1
 LEVEL = 3
@@ -163,11 +165,13 @@ def pages_of(header: Header, payload: bytes, where: str) -> Iterator[tuple[int, 
     count = header.pages
     if not count:
         return
+    size = count * (4 + PAGE)
     try:
-        data = zstd.decompress(payload)
+        # No more than it is to be, whatever it would become.
+        data = zstd.ZstdDecompressor().decompress(payload, size + 1)
     except zstd.ZstdError:
         raise damaged(where) from None
-    if len(data) != count * (4 + PAGE):
+    if len(data) != size:
         raise damaged(where)
     view = memoryview(data)[4 * count :]
     for place, number in enumerate(struct.unpack_from(f">{count}I", data)):

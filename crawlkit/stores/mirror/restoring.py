@@ -12,8 +12,9 @@ from pathlib import Path
 from ...errors import StoreDamagedError
 from ..directory import Record, RunDirectory
 from ..pages import PAGE, scan
-from .places import Place
+from .places import Place, place_of
 from .records import Header, decode, name_of, pages_of
+from .shipping import Shipping
 
 AHEAD = 8
 """Records that are fetched at once."""
@@ -43,6 +44,17 @@ def restore(place: Place, last: Header, directory: RunDirectory) -> bool:
     os.replace(draft, directory.database)
     _sync(directory.path)
     return True
+
+
+def holds_run(address: str) -> bool:
+    """Whether there is a run in a mirror.
+
+    Raises:
+        OSError: It cannot be reached.
+        StoreError: What is there is no mirror.
+    """
+    last = Shipping(place_of(address)).survey()
+    return last is not None and last.snapshot > 0
 
 
 def _build(place: Place, last: Header, draft: Path) -> int:

@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ...errors import MirrorTakenError
+from ...errors import MirrorTakenError, StoreError
 from ..pages import PAGE
 from .places import Place
-from .records import LOG, SNAPSHOTS, Changes, Header, decode, encode, name_of, number_of
+from .records import FENCE, LOG, SNAPSHOTS, Changes, Header, decode, encode, name_of, number_of
 
-PART = 4096
-"""Pages in a part of a snapshot: 16 MB."""
+PART = 2048
+"""Pages in a part of a snapshot: 8 MB."""
 LEAST = 2**17
 """Bytes that a segment counts for at least, as a restore has to ask for each of them."""
 SNAPSHOT_AT = 2**26
@@ -35,7 +35,6 @@ class Shipping:
         writer: The name of this life.
         lineage: The run's identity.
         commits: Checkpoints that the mirror holds.
-        shipped_at: Unix time at which it held all that there was to ship.
         since_snapshot: Bytes that were shipped since the last snapshot.
         snapshot_size: Bytes of the last snapshot.
     """
@@ -45,7 +44,6 @@ class Shipping:
         self.writer = uuid.uuid4().hex
         self.lineage = ""
         self.commits = 0
-        self.shipped_at = 0.0
         self.since_snapshot = 0
         self.snapshot_size = 0
         self._number = 0
@@ -66,6 +64,21 @@ class Shipping:
         """
         names = self.place.names(LOG)
         return self.header(number_of(names[-1])) if names else None
+
+    def confirm(self) -> None:
+        """Make sure that the place creates nothing where something is, as all depends on that.
+
+        Raises:
+            OSError: The place cannot be reached.
+            StoreError: It replaces what is there, as some object stores do.
+        """
+        for _ in range(2):
+            is_new = self.place.create(FENCE, b"created where there was none\n")
+        if is_new:
+            raise StoreError(
+                f"{self.place.address} does not know conditional puts (If-None-Match), so two "
+                "machines could go on with one run; choose another --mirror"
+            )
 
     def header(self, number: int) -> Header:
         """The header of a record."""
@@ -93,7 +106,6 @@ class Shipping:
             self._put(header, encode(header))
         except MirrorTakenError:
             return False
-        self.shipped_at = time.time()
         return True
 
     # -- going on ---------------------------------------------------------------------------------
@@ -204,6 +216,11 @@ class Shipping:
             or (number_of(name) == snapshot.base and not name.startswith(snapshot.prefix))
         ]
         self.place.delete(old)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether the mirror holds a whole run, to which segments can be added."""
+        return self._snapshot > 0
 
     @property
     def wants_snapshot(self) -> bool:

@@ -39,8 +39,8 @@ log = logging.getLogger("crawlkit.mirror")
 
 T = TypeVar("T")
 
-MOST_BACKLOG = 2**26 // PAGE
-"""Changed pages that are kept in memory for a mirror that cannot be reached: 64 MB."""
+MOST_BACKLOG = 2**25 // PAGE
+"""Changed pages that are kept in memory for a mirror that cannot be reached: 32 MB."""
 MOST_REST = 60.0
 """Seconds between two attempts to reach it."""
 SNAPSHOT = "mirror-snapshot.new"
@@ -166,6 +166,7 @@ class MirroredStore(SqliteStore):
         note = read_note(directory.path)
         (directory.path / SNAPSHOT).unlink(missing_ok=True)
         has_run = directory.database.exists() and not fresh
+        self._reached(shipping.confirm)
         for _ in range(TAKEOVERS):
             last = self._reached(shipping.survey)
             is_own = bool(note and last and last.writer in note.writers and not note.is_restoring)
@@ -247,8 +248,9 @@ class MirroredStore(SqliteStore):
             finally:
                 self.directory.release()
             super()._open(False)
-        elif commits == shipping.commits and before and self._mirrored.ended == _ending(before):
-            self._is_gap = False
+        elif before and commits == shipping.commits and shipping.has_snapshot:
+            # It is known to be what the mirror holds only where it was closed in good order.
+            self._is_gap &= not self._mirrored.ended or self._mirrored.ended != _ending(before)
         self._mirrored.ended = ""
         frames = super()._merge_log()
         self._log_name = self.directory.log.name()

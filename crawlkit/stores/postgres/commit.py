@@ -254,7 +254,7 @@ BEGIN
             first_at = least(errors.first_at, excluded.first_at),
             last_at = greatest(errors.last_at, excluded.last_at),
             examples = (
-                SELECT json_agg(value)::text FROM (
+                SELECT coalesce(json_agg(value), '[]')::text FROM (
                     SELECT value FROM json_array_elements_text(errors.examples::json) value
                     UNION SELECT value FROM json_array_elements_text(excluded.examples::json) value
                     LIMIT 5

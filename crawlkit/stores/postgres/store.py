@@ -164,8 +164,10 @@ class PostgresStore(Store):
             return
         try:
             loop.add_reader(ear, has_come.set)
+            # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(has_come.wait(), POLL)
+                async with asyncio.timeout(POLL):
+                    await has_come.wait()
         finally:
             loop.remove_reader(ear)
             os.close(ear)
@@ -317,6 +319,7 @@ class PostgresStore(Store):
         self._has_lost_claims = False
 
     def _join(self, connection: Connection[Any]) -> None:
+        self.heard = time.monotonic()
         own = own_process()
         note = key_of(f"queue/in_flight/{self.worker}")
         connection.execute(
@@ -384,6 +387,7 @@ class PostgresStore(Store):
     def _claim_once(
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
     ) -> Claimed:
+        began = time.monotonic()
         # What was said before this looks at the queue is no news afterwards.
         connection.pgconn.consume_input()
         while connection.pgconn.notifies() is not None:
@@ -400,9 +404,11 @@ class PostgresStore(Store):
             is_needy=limit > 0 and left < NEEDY,
         )
         self._claimed |= found.bundles
+        self.heard = began
         return found
 
     def _commit(self, connection: Connection[Any], checkpoint: Checkpoint) -> Receipt:
+        began = time.monotonic()
         if self._uncertain is not None and self._uncertain[0] is not checkpoint:
             self._settle(connection)
         left = left_of(checkpoint, self._claimed)
@@ -416,6 +422,7 @@ class PostgresStore(Store):
                 if error.sqlstate != CHANGED:
                     raise
         # It is committed; only now may memory follow.
+        self.heard = began
         self._uncertain = None
         self._commits += 1
         self._claimed.update(left.partly)
@@ -529,7 +536,9 @@ class PostgresStore(Store):
         self._commits += 1
 
     def _extend(self, connection: Connection[Any]) -> None:
+        began = time.monotonic()
         connection.execute("SELECT extend(%s, %s)", (self._epoch, self.lease))
+        self.heard = began
 
     def _allot(
         self,

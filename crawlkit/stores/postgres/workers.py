@@ -108,7 +108,9 @@ BEGIN
     ON CONFLICT (worker, key) DO UPDATE SET
         count = errors.count + excluded.count,
         first_at = least(errors.first_at, excluded.first_at),
-        last_at = greatest(errors.last_at, excluded.last_at);
+        last_at = greatest(errors.last_at, excluded.last_at),
+        examples = CASE errors.examples WHEN '[]' THEN excluded.examples
+            ELSE errors.examples END;
     DELETE FROM workers WHERE epoch = _who;
     PERFORM pg_notify(current_schema(), '');
 END $$;
