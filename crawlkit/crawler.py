@@ -493,6 +493,8 @@ class Crawler(Steering, Hooks, Options):
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         self.statistics.enqueued(receipt)
         self.queue.settle(checkpoint, receipt)
+        if receipt.wanted:
+            self._parts.feeder.hasten()
 
     def _on_persist_state(self) -> None:
         self.statistics.in_flight = len(self.queue.in_flight)

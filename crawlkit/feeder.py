@@ -15,6 +15,8 @@ from .stores.base import Claim
 
 STORE_REST = 0.05
 """Seconds between two looks at a store that is in trouble."""
+SOON = 0.05
+"""Seconds in which requests may end that keep a share of a host from being given away."""
 IDLE_REST = 0.02
 """Seconds between two claims, of which the first brought nothing, where other workers are busy."""
 
@@ -48,6 +50,7 @@ class Feeder:
         self._allowance = allowance
         self._arrived = arrived
         self._brought_nothing = False
+        self._hastening: asyncio.Task[None] | None = None
         self.is_seeded = False
         self.is_finished = False
 
@@ -55,6 +58,16 @@ class Feeder:
         """All that the crawl begins with is enqueued."""
         self.is_seeded = True
         self._queue.hungry.set()
+
+    def hasten(self) -> None:
+        """Another worker waits for what the next checkpoint says: take it soon."""
+        if self._hastening is None or self._hastening.done():
+            self._hastening = asyncio.create_task(self._checkpoint_soon())
+
+    async def _checkpoint_soon(self) -> None:
+        await asyncio.sleep(SOON)
+        if self._job.can_save and not self._job.is_stopping:
+            await self._job.try_checkpoint()
 
     async def feed(self) -> None:
         """Do it, until the crawl is finished or stopped; then the queue is closed."""

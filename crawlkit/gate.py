@@ -86,16 +86,16 @@ class Gate:
             FetchError: Its host's robots.txt cannot be had.
         """
         request, budgets = lease.request, self._budgets
-        if budgets.is_limited:
-            began = self._clock.now()
-            if limit := await budgets.take(lease.host, request.url):
-                return limit, budgets.told(limit, lease.host, request.url)
-            if self._clock.now() - began > LATE:
-                await self._turn(lease.host)  # others may have started meanwhile
+        began = self._clock.now()
+        if budgets.is_limited and (limit := await budgets.take(lease.host, request.url)):
+            return limit, budgets.told(limit, lease.host, request.url)
         # From here on it is held against its budgets, until `ended` says how it went.
         if self._robots is not None and (line := await self._robots_line(request, request.url)):
             self.ended(lease, has_outcome=False)
             return "robots", f"{line} of {origin_of(request.url)}/robots.txt"
+        if self._clock.now() - began > LATE:
+            # It has waited for the store, and others may have started meanwhile.
+            await self._turn(lease.host)
         return None
 
     def ended(self, lease: Lease, *, has_outcome: bool) -> None:

@@ -456,7 +456,9 @@ class RequestQueue:
             self._timer = None
         if self._is_closed:
             return
-        at = min(self._resting[0][0] if self._resting else math.inf, self._comes_at())
+        at = self._resting[0][0] if self._resting else math.inf
+        if (coming := self._comes_at()) > now:  # else the feeder is at it, and may bring nothing
+            at = min(at, coming)
         if at == math.inf and self._fresh_hosts and not self.in_flight:
             at = now + LOOK_AGAIN  # as in `_next`
         if now < at < math.inf:

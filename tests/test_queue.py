@@ -102,6 +102,24 @@ async def test_a_host_that_rests_is_woken_when_its_delay_is_over(
     assert 0.14 < loop.time() - began < 0.6
 
 
+async def test_a_host_that_rests_is_woken_also_where_a_link_to_another_has_come_to_nothing(
+    make: Callable[..., RequestQueue],
+) -> None:
+    """What a page has enqueued may be another worker's, or known: no claim brings it."""
+    queue = make(delay=0.05)
+    queue.fill(Claim(leases("https://a/1", "https://a/2"), None, False))
+    first = await queue.get()
+    assert first is not None
+    queue.add(Request("https://elsewhere.example/"))
+    queue.finish(first, handled(first))
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.fill(Claim([], None, False))
+    lease = await asyncio.wait_for(waiting, 2)
+    assert lease is not None
+    assert lease.request.url == "https://a/2"
+
+
 async def test_many_resting_hosts_are_woken_each_in_its_time(
     make: Callable[..., RequestQueue],
 ) -> None:

@@ -573,6 +573,19 @@ def test_a_share_is_given_away_only_once_no_more_is_in_flight_than_may_be_then(
     assert throttle.ready_at(HOST) == 0.0
 
 
+def test_a_share_that_was_offered_is_given_whatever_is_claimed_meanwhile(
+    clock: ManualClock,
+) -> None:
+    throttle = shared(clock, concurrency_per_host=4)
+    assert started(throttle) == 4
+    throttle.split(HOST)
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
+    for _ in range(2):
+        throttle.finished(HOST)
+    throttle.share(HOST, WHOLE, throttle.shares.gifts)
+    assert checkpoint_of(throttle).shares == {HOST: WHOLE // 2}
+
+
 def test_a_claim_from_before_a_gift_does_not_take_it_back(clock: ManualClock) -> None:
     throttle = shared(clock, concurrency_per_host=4)
     throttle.started(HOST)

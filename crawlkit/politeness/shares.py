@@ -41,13 +41,15 @@ class Shares:
             shares: What the claim says.
             gifts: What `gifts` was when the claim was asked for.
         """
-        if self._is_giving or gifts != self.gifts:
+        is_offered = host in self._offered
+        if self._is_giving or is_offered or gifts != self.gifts:
             shares = min(shares, self.of(host))
+        if is_offered and shares < self._offered[host]:
+            del self._offered[host]  # there is less to give than was thought
         if shares < WHOLE:
             self._parts[host] = shares
         else:
             self._parts.pop(host, None)
-        self._offered.pop(host, None)
         return shares
 
     def may_offer(self, host: str) -> bool:

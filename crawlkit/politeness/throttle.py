@@ -369,19 +369,22 @@ class Throttle:
     def split(self, host: str) -> None:
         """Another worker would take a share of `host`: give it half of this one's, if that is fine.
 
-        It is where the host neither rests between two starts nor is paused, and may have requests
-        enough in flight for both. The next checkpoint says so, once no more are in flight here than
-        may be from then on.
+        It is where nobody asks for a delay, the host is not paused, and it may have requests enough
+        in flight for both. One that answers slowly may do so as this process is busy, so only where
+        it is very slow another one would not help. The next checkpoint says so, once no more are in
+        flight here than may be from then on.
         """
         known = self._hosts.get(host)
         if known is None or not (self._may_split and self.shares.may_offer(host)):
             return
         if (
             known.asked == _UNKNOWN
-            or known.pace
+            or self._delay
+            or known.crawl_delay
+            or known.penalty
             or known.paused_until > self._clock.now()
             or self._concurrency * (known.shares // 2) < WHOLE
-            or (known.tempo is not None and known.tempo.window < self._concurrency)
+            or (known.tempo is not None and known.tempo.window < self._concurrency / 4)
         ):
             return
         known.shares = self.shares.offer(host)

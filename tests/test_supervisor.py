@@ -1,0 +1,151 @@
+"""The supervisor of workers: what it does when they end, and what it tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from crawlkit.errors import WorkersError
+from crawlkit.events import CrawlerStatus
+from crawlkit.triggers.watching import Watching
+from crawlkit.workers.orders import Orders, migrate_within
+from crawlkit.workers.supervisor import PATIENCE, Supervisor
+
+NOTHING = CrawlerStatus(0, 0, 0, 0, 0)
+
+
+class Workers:
+    """A supervisor of processes that do as they are told, by the code that they run."""
+
+    def __init__(
+        self, code: str, *, count: int = 2, done: Sequence[int] = (), **options: Any
+    ) -> None:
+        self.code = code
+        self.said: list[str] = []
+        self.joins: list[bool] = []
+        self.done = list(done)
+        self.supervisor = Supervisor(
+            self.command,
+            count,
+            server=None,
+            has_begun=self.has_begun,
+            look=self.look,
+            show=self.show,
+            tell=self.said.append,
+            watching=Watching(()),
+            **{"grace": 5.0, **options},
+        )
+
+    def command(self, name: str, seat: object, joins: bool) -> list[str]:
+        self.joins.append(joins)
+        return [sys.executable, "-S", "-c", self.code, name]
+
+    async def has_begun(self) -> bool:
+        return len(self.joins) > 3
+
+    async def look(self) -> CrawlerStatus:
+        return CrawlerStatus(self.done.pop(0) if self.done else 0, 0, 0, 0, 0)
+
+    async def show(self, status: CrawlerStatus) -> None:
+        pass
+
+
+async def test_workers_that_are_finished_are_not_replaced() -> None:
+    workers = Workers("pass")
+    assert await workers.supervisor.run() == 0
+    assert len(workers.joins) == 2
+
+
+async def test_the_first_worker_begins_the_life_of_the_run_until_one_has() -> None:
+    workers = Workers("import sys; sys.exit(sys.argv[1] == '1')", done=range(1, 9), count=2)
+    with pytest.raises(WorkersError):
+        await workers.supervisor.run()
+    first = [workers.joins[0], *workers.joins[2:]]
+    assert first[:2] == [False, False]
+    assert all(first[4:])
+
+
+async def test_workers_that_die_are_replaced_as_long_as_something_gets_done() -> None:
+    workers = Workers("import os; os.kill(os.getpid(), 9)", count=1, done=[1, 2, 3, 4, 5, 6])
+    with pytest.raises(WorkersError, match="worker 1 was ended by signal 9, without a word"):
+        await workers.supervisor.run()
+    assert len(workers.joins) == 6 + PATIENCE + 1
+
+
+async def test_a_worker_that_is_called_in_a_wrong_way_is_the_end_at_once() -> None:
+    workers = Workers("import sys; sys.stderr.write('no such option\\n'); sys.exit(2)", count=1)
+    with pytest.raises(WorkersError, match="worker 1 ended with 2: no such option"):
+        await workers.supervisor.run()
+    assert workers.said == ["[1] no such option"]
+    assert len(workers.joins) == 1
+
+
+SLOW = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stderr.write("ready\\n")
+sys.stderr.write(sys.stdin.readline())
+sys.exit(75)
+"""
+
+
+async def test_workers_are_told_how_much_time_is_left() -> None:
+    workers = Workers(SLOW)
+    running = asyncio.create_task(workers.supervisor.run())
+    async with asyncio.timeout(20):
+        while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+        await workers.supervisor.migrate(2.0)
+        assert await running == 75
+    assert sorted(workers.said) == [
+        "[1] migrate 1.700",
+        "[1] ready",
+        "[2] migrate 1.700",
+        "[2] ready",
+    ]
+
+
+STUBBORN = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stderr.write("ready\\n")
+time.sleep(60)
+"""
+
+
+async def test_workers_that_do_not_go_are_ended_within_the_grace() -> None:
+    workers = Workers(STUBBORN, grace=0.5)
+    running = asyncio.create_task(workers.supervisor.run())
+    async with asyncio.timeout(20):
+        while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+        await workers.supervisor.abort()
+        assert await running == 75
+
+
+class Told:
+    """What a job is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[float | None] = []
+
+    async def migrate(self, time_remaining: float | None = None) -> None:
+        self.calls.append(time_remaining)
+
+
+async def test_a_worker_hears_its_supervisor_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    end, start = os.pipe()
+    monkeypatch.setattr("crawlkit.workers.orders.STDIN", end)
+    told = Told()
+    os.write(start, migrate_within(3.5))
+    os.close(start)
+    async with asyncio.timeout(5):
+        await Orders().watch(told)  # type: ignore[arg-type]
+    os.close(end)
+    assert told.calls == [3.5, None]
