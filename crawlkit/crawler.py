@@ -22,7 +22,6 @@ from .clock import Clock
 from .errorgroups import GroupKey
 from .errors import (
     FetchError,
-    OptionError,
     PageTypeError,
     ProxyError,
     RedirectError,
@@ -32,20 +31,18 @@ from .errors import (
 )
 from .events import (
     CrawlerStatus,
-    Listener,
     RequestFailed,
     RequestHandled,
     RequestRetried,
     RequestSkipped,
     SystemInfo,
 )
-from .failures import FailureRetry, Which
 from .feeder import STORE_REST
 from .fetching import Fetcher
 from .gate import HostPaused
 from .hooks import Hooks, no_handler
 from .items import ItemType
-from .job import Job, P
+from .job import Job
 from .notebook import show
 from .options import Options
 from .page import Page, handler_name
@@ -57,8 +54,8 @@ from .runner import run
 from .seeds import SITEMAP
 from .sessions import Session
 from .statistics import Statistics
+from .steering import Steering
 from .stores.base import Receipt
-from .urls import canonical
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -68,7 +65,7 @@ MANY_LINKS = 1000
 """Links of a page from which on others go first between finding and enqueuing them: 3 ms each."""
 
 
-class Crawler(Hooks, Options):
+class Crawler(Steering, Hooks, Options):
     """A crawl that cannot be lost. Subclass it, and write a handler for each kind of page.
 
         class Shop(Crawler):
@@ -134,7 +131,6 @@ class Crawler(Hooks, Options):
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._proxy_failures: Counter[Ticket] = Counter()
-        self._retrying = FailureRetry(self.job, parts.queue, parts.statistics)
         self._workers: asyncio.TaskGroup | None = None
         self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
@@ -194,113 +190,6 @@ class Crawler(Hooks, Options):
             await self._parts.write_output(self.late_output)
             self.is_output_written = True
         return self.statistics
-
-    def on(self, event: str, listener: Listener) -> None:
-        """Call `listener`, plain or async, with or without the event, at every `event`."""
-        self.job.on(event, listener)
-
-    def off(self, event: str, listener: Listener | None = None) -> None:
-        """Stop calling `listener`, or every listener of the event where none is named."""
-        self.job.off(event, listener)
-
-    def persist(self, name: str, part: P) -> P:
-        """Save `part` at every checkpoint under `name`, restore it at the start; returns it."""
-        return self.job.persist(name, part)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """A dict of JSON-like values that outlives the process; see `page.update_state`."""
-        return self.job.state
-
-    async def get_value(self, key: str, default: Any = None) -> Any:
-        """The value that was kept under `key`, in this life or an earlier one."""
-        return await self.job.get_value(key, default)
-
-    async def set_value(self, key: str, value: Any) -> None:
-        """Keep a JSON-like value under `key`: durable with the next checkpoint. `None` removes it.
-
-        Raises:
-            UsageError: JSON cannot hold it.
-        """
-        await self.job.set_value(key, value)
-
-    async def cached(
-        self, key: str, compute: Callable[[], Awaitable[T] | T], ttl: float | None = None
-    ) -> T:
-        """What `compute` gives, computed once: data that many pages share, also across runs.
-
-        Args:
-            key: Its name. However many ask for it at once, it is computed once.
-            compute: A function, plain or async, that gives a JSON-like value.
-            ttl: Seconds for which it holds; ``None`` for ever.
-        """
-        return await self.page_cache.cached(key, compute, ttl)
-
-    # -- steering: from a listener, a handler, or another task of the loop ---------------------
-
-    def pause(self) -> None:
-        """Begin no further request until `resume`; those in flight end as usual.
-
-        Checkpoints go on, and the crawl can be stopped meanwhile. A crawl that is started again is
-        not paused.
-        """
-        self.queue.pause()
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self.queue.resume()
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the crawl was told to `pause`."""
-        return self.queue.is_paused
-
-    def set_concurrency(self, concurrency: int) -> None:
-        """Have at most `concurrency` requests in flight, in this life of the run.
-
-        Where it is lowered, those that are too many end as usual.
-
-        Raises:
-            OptionError: It is less than 1.
-        """
-        if concurrency < 1:
-            raise OptionError(f"concurrency cannot be {concurrency}; give a number from 1 on")
-        self.concurrency = concurrency
-        self.queue.resize(concurrency)
-        self.queue.limit = self._parts.capacity.allow(concurrency)
-        self._hire()
-
-    async def retry_failed(
-        self,
-        *,
-        group: str | None = None,
-        error: str | None = None,
-        handler: str | None = None,
-        host: str | None = None,
-        url: str | None = None,
-    ) -> int:
-        """Put requests that were given up back into the queue; how many there were.
-
-        They have all their retries before them. When this returns it is durable; if the process
-        dies before, those that were not yet put back are still failed.
-
-        Args:
-            group: Only errors of this group, by its ``id`` in ``statistics.errors``.
-            error: Only errors of this kind.
-            handler: Only requests for this handler.
-            host: Only requests to this ``host[:port]``.
-            url: Only the request of this URL.
-
-        Raises:
-            UsageError: The crawl is over, or about to stop; or there is no such group.
-            StoreError: It could not be written down yet.
-        """
-        which = Which(
-            url=None if url is None else canonical(url), host=host, handler=handler, error=error
-        )
-        if group is not None:
-            which = which.of_group(group, self.statistics.errors)
-        return await self._retrying.retry(which)
 
     # -- the crawl ----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from .allowance import Allowance
 from .cache import PageCache
 from .capacity import Capacity
 from .events import SessionRetired
+from .failures import FailureRetry
 from .feeder import Feeder
 from .fetching import AiohttpFetcher, Fetcher, Limits
 from .gate import Gate
@@ -218,6 +219,7 @@ class Parts:
         self.allowance = Allowance(
             store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency
         )
+        self.retrying = FailureRetry(job, self.queue, self.statistics)
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
 
     async def write_output(self, address: str) -> None:

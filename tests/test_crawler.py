@@ -521,7 +521,7 @@ async def test_a_run_can_be_read_while_it_goes_on(site: Site, tmp_path: Path) ->
     site.add_page("/slow", html("slow"), delay=2)
     crawler = Titles(start_urls=[site.url("/")], store=tmp_path / "run")
     crawl = asyncio.create_task(crawler.crawl())
-    while not site.hits("/slow"):  # which the store had before it was asked for
+    while not site.hits("/slow"):  # noqa: ASYNC110 - which the store had before it was asked for
         await asyncio.sleep(0.05)
     with open_run(tmp_path / "run") as run:
         assert run.is_live

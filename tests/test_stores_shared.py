@@ -82,6 +82,14 @@ async def test_other_hosts_are_not_held_up_by_a_host_that_somebody_has(
     assert {lease.host for lease in await claim_all(two)} <= {HOST_B}
 
 
+async def test_the_first_worker_to_claim_leaves_hosts_for_the_others(
+    one: Store, two: Store
+) -> None:
+    await commit(one, fresh=[p for n in range(10) for p in pages(f"https://{n}.example", 3)])
+    for store in (one, two):
+        assert len({lease.host for lease in (await claim(store)).leases}) in (3, 5)
+
+
 async def test_a_worker_sees_the_end_only_when_nobody_has_anything_left(
     one: Store, two: Store
 ) -> None:

@@ -365,7 +365,7 @@ def _lives(s: Statistics, is_live: bool) -> Markup:
             span(life.runtime_seconds),
             *(f"{n:,}" for n in (life.requests_finished, life.requests_failed, life.items_saved)),
         ]
-        for life in getattr(s, "by_life", [])
+        for life in s.by_life
     ]
     head = ("Life", "Begun", "Last heard of", "End", "Ran", "Pages", "Failed", "Items")
     return tag(

@@ -205,7 +205,7 @@ class Dashboard:
         group, kind = request.match_info["group"], request.query.get("as", "text")
 
         def look(run: Run) -> web.Response:
-            specimen = run.specimen(group) if hasattr(run, "specimen") else None
+            specimen = run.specimen(group)
             if specimen is None or (kind == "picture" and not specimen.screenshot):
                 raise web.HTTPNotFound(reason="No response was kept for that")
             if kind == "picture":

@@ -142,7 +142,7 @@ def _quantiles(statistics: Statistics, mark: dict[int, int]) -> tuple[float | No
 
 def specimens_of(run: Run) -> dict[str, Any]:
     """The groups of errors of which the run keeps a response, by id."""
-    known = run.saved("specimens", {}) if hasattr(run, "specimen") else {}
+    known = run.saved("specimens", {})
     return known if isinstance(known, dict) else {}
 
 

@@ -54,6 +54,7 @@ from .sweep import QUEUED
 from .transaction import (
     CLAIM_BEST,
     CLAIM_DUE,
+    FREE_HOSTS,
     UNCLAIMED,
     UNCLAIMED_HOSTS,
     Bundle,
@@ -360,6 +361,7 @@ class SqliteStore(Store):
         *,
         others: Collection[int] = (),
         foreign: Collection[int] = (),
+        workers: int = 1,
     ) -> Claim:
         """Claim in the store's thread, for one of several workers; see `claim`.
 
@@ -370,6 +372,8 @@ class SqliteStore(Store):
             now: Unix time.
             others: Bundles of other workers.
             foreign: Hosts, by number, of which other workers have all.
+            workers: How many there are. One takes its part of the hosts that nobody has, so that
+                the first to come leaves some for the others.
         """
         with self._reporting():
             values = {
@@ -380,8 +384,13 @@ class SqliteStore(Store):
                 "foreign": _encode(list(foreign)).decode(),
                 "full": _encode([host for host, room in window.items() if room <= 0]).decode(),
                 "limit": limit,
+                "new_hosts": limit,
                 "bundles": -(-limit // BUNDLE),
             }
+            if workers > 1:
+                most = limit * workers
+                ((free,),) = self._db.execute(FREE_HOSTS, {**values, "most": most})
+                values["new_hosts"] = -(-free // workers)
             leases: list[Lease] = []
             for query, after, until in (
                 (CLAIM_DUE, 0.0, now),

@@ -71,7 +71,7 @@ FROM (
             SELECT id FROM hosts
             WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
                 AND id NOT IN (SELECT value FROM json_each(:foreign))
-            ORDER BY best DESC LIMIT :limit
+            ORDER BY best DESC LIMIT :new_hosts
         )
     ) host
     JOIN bundles ON bundles.id IN (
@@ -107,6 +107,17 @@ SELECT
      WHERE due > 0 AND due > :now AND id NOT IN (SELECT value FROM json_each(:claimed))
      ORDER BY due LIMIT 1)
 """
+
+FREE_HOSTS = """
+SELECT count(*) FROM (
+    SELECT 1 FROM hosts
+    WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
+        AND id NOT IN (SELECT value FROM json_each(:foreign))
+    LIMIT :most
+)
+"""
+"""How many hosts with requests there are that the worker may claim and does not have; at most as
+many as make a difference."""
 
 UNCLAIMED_HOSTS = """
 SELECT mine.value FROM json_each(?1) mine

@@ -240,6 +240,7 @@ class Hub:
                 for host in self._hosts.values()
                 if member not in host.shares and not host.free
             ],
+            workers=len(self._members),
         )
         shares: dict[str, int] = {}
         rests: dict[str, tuple[float, float]] = {}

@@ -138,7 +138,7 @@ class Crawl:
         self.site = site
         self._on = on
         self.name = name
-        self.store = directory / "run"
+        self.store: Path | str = directory / "run"
         self.output = directory / "items.jsonl"
         self.log = directory / "log"
         self.lives = 0
@@ -210,8 +210,9 @@ class Crawl:
         findings += [f"{self.log} has a traceback"] * ("Traceback" in text)
         litter = {path.name for path in self.output.parent.iterdir()}
         litter -= {"run", "look", "log", "items.jsonl"}
-        for ending in ("new", "damaged-*"):
-            litter |= {path.name for path in self.store.glob(f"*.{ending}")}
+        if isinstance(self.store, Path):  # and no server's address
+            for ending in ("new", "damaged-*"):
+                litter |= {path.name for path in self.store.glob(f"*.{ending}")}
         return findings + [f"{name} was left behind" for name in sorted(litter)]
 
 

@@ -70,17 +70,27 @@ class Home(Protocol):
     environment: Mapping[str, str]
     most_again: float
 
+    def store(self, host: Host, name: str) -> Path | str:
+        """The address of the run of this name, as seen from a host: ``--store``."""
+
     def options(self, name: str) -> Sequence[str]:
-        """Arguments of ``crawlkit run`` for the crawl of this name, the same on each host."""
+        """Further arguments of ``crawlkit run`` for it, the same on each host."""
 
     def close(self) -> None:
         """Take it away."""
 
 
-class SharedDirectory:
-    """A mirror in a directory of the third host that the others have mounted."""
+class Mirrored:
+    """The run is on the disk of the host that goes, and its mirror elsewhere."""
 
     most_again = 1.0 + INTERVAL
+
+    def store(self, host: Host, name: str) -> Path | str:
+        return host.disk / "crawl" / "run"
+
+
+class SharedDirectory(Mirrored):
+    """A mirror in a directory of the third host that the others have mounted."""
 
     def __init__(self, host: Host) -> None:
         self._disk = host.disk
@@ -94,10 +104,8 @@ class SharedDirectory:
         pass
 
 
-class ObjectStore:
+class ObjectStore(Mirrored):
     """A mirror in an S3 server on the third host."""
-
-    most_again = 1.0 + INTERVAL
 
     def __init__(self, host: Host) -> None:
         # In a namespace of its own every port is free, and cannot be looked for from here.
@@ -302,7 +310,9 @@ class _Carried:
 
     def _crawl(self, host: Host) -> Crawl:
         options = ("--grace", str(GRACE), *self._home.options(self._name))
-        return Crawl(self._site, host.disk / "crawl", self._name, *options, on=host.on)
+        crawl = Crawl(self._site, host.disk / "crawl", self._name, *options, on=host.on)
+        crawl.store = self._home.store(host, self._name)
+        return crawl
 
     def _leave(self, crawl: Crawl, move: Move, share: float) -> float:
         """A life on a host that is about to go; the monotonic time of its notice.

@@ -293,22 +293,33 @@ class PostgresStore(Store):
         if self._where.run is None:
             self._where = self._where.named("job")
             self.address = str(self._where)
-        try:
-            connection = self._connect()
-            prepare(connection, self._where, fresh=fresh)
-            if is_unfinished(connection):
-                raise unfinished(self._where.shown)
-            self._forget()
-            self._give_up_dead(connection)
-            self._join(connection)
-        except psycopg.Error as error:
-            problem = translated(error, self._where, writing=True)
-            self._drop_connection()
-            raise problem from None
-        except BaseException:
-            self._drop_connection()
-            raise
-        self._is_open = True
+        rests = iter(RETRIES)
+        while not self._is_open:
+            try:
+                self._begin(self._connect(), fresh)
+                self._is_open = True
+            except psycopg.Error as error:
+                connection, self._connection = self._connection, None
+                problem = translated(error, self._where, writing=True)
+                # All of it may be done again, where the server went away in the middle.
+                rest = next(rests, None)
+                is_gone = connection is None or is_lost(connection, error)
+                if connection is not None:
+                    connection.close()
+                if not is_gone or rest is None:
+                    raise problem from None
+                time.sleep(rest)
+            except BaseException:
+                self._drop_connection()
+                raise
+
+    def _begin(self, connection: Connection[Any], fresh: bool) -> None:
+        prepare(connection, self._where, fresh=fresh)
+        if is_unfinished(connection):
+            raise unfinished(self._where.shown)
+        self._forget()
+        self._give_up_dead(connection)
+        self._join(connection)
 
     def _forget(self) -> None:
         self._epoch = new_epoch()
