@@ -22,7 +22,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...checkpoint import Checkpoint, Document, Snapshot
-from ...errors import StoreError, StoreFencedError
+from ...errors import StoreError, StoreFencedError, StoreWriteError
 from ..base import Allotment, Claim, Reader, Receipt, Store
 from ..records import RunRecord
 from ..schema import unfinished
@@ -298,16 +298,15 @@ class PostgresStore(Store):
             try:
                 self._begin(self._connect(), fresh)
                 self._is_open = True
-            except psycopg.Error as error:
-                connection, self._connection = self._connection, None
-                problem = translated(error, self._where, writing=True)
+            except (psycopg.Error, StoreWriteError) as error:
                 # All of it may be done again, where the server went away in the middle.
                 rest = next(rests, None)
-                is_gone = connection is None or is_lost(connection, error)
-                if connection is not None:
-                    connection.close()
+                is_gone = self._connection is None or is_lost(self._connection, error)
+                self._drop_connection()
                 if not is_gone or rest is None:
-                    raise problem from None
+                    if isinstance(error, psycopg.Error):
+                        raise translated(error, self._where, writing=True) from None
+                    raise
                 time.sleep(rest)
             except BaseException:
                 self._drop_connection()
