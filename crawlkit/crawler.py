@@ -246,8 +246,10 @@ class Crawler(Steering, Hooks, Options):
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:
-            if self.job.is_overdue and not await self.job.be_heard():
-                self.queue.release(lease)
+            if self.job.is_overdue:
+                # Whoever waits here for the store has missed its turn at the host.
+                await self.job.be_heard()
+                self.queue.put_back(lease)
                 continue
             await self._process(lease)
 

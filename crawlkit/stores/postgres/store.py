@@ -30,8 +30,6 @@ from .address import parse
 from .claims import Bundle, Claimed, claim, reconcile
 from .columns import Longs, Texts
 from .commit import (
-    CHANGED,
-    GIVEN_BACK,
     Left,
     Stored,
     given_back,
@@ -43,6 +41,7 @@ from .commit import (
 from .connection import connect, is_lost, translated
 from .intake import Part, is_unfinished, refuse_run
 from .reader import open_run, read_document, read_snapshot
+from .routine import CHANGED, GIVEN_BACK
 from .schema import prepare
 from .workers import FENCED, LOST, dead, default_name, new_epoch, own_process
 
