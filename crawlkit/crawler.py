@@ -25,6 +25,7 @@ from .errors import (
     PageTypeError,
     ProxyError,
     RedirectError,
+    StoreError,
     UsageError,
     one_line,
 )
@@ -36,6 +37,7 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
+from .feeder import STORE_REST
 from .fetching import Fetcher
 from .gate import HostPaused
 from .hooks import Hooks, no_handler
@@ -244,16 +246,20 @@ class Crawler(Steering, Hooks, Options):
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:
-            if self.job.is_overdue and not await self.job.be_heard():
-                self.queue.release(lease)
+            if self.job.is_overdue:
+                # Whoever waits here for the store has missed its turn at the host.
+                await self.job.be_heard()
+                self.queue.put_back(lease)
                 continue
             await self._process(lease)
 
     async def _process(self, lease: Lease) -> None:
         started_at, started = self.clock.now(), perf_counter()
         page: Page | None = None
+        is_let_through = False
         try:
             refusal = await self._gate.refusal(lease)
+            is_let_through = refusal is None
             if self.sitemaps_from_robots and not lease.request.depth:
                 self._follow_robots(lease.request)
             if refusal is not None:
@@ -267,6 +273,13 @@ class Crawler(Steering, Hooks, Options):
             self._apply(lease, page, perf_counter() - started)
         except HostPaused as pause:
             self._put_back(lease, pause.failure)
+        except StoreError as error:
+            # That is none of the request's fault, and costs it no retry.
+            self.job.trouble(error)
+            self.throttle.hold(lease.host, STORE_REST)
+            if is_let_through:
+                self._gate.ended(lease, has_outcome=False)
+            self.queue.put_back(lease)
         except ProxyError as error:
             await self._change_proxy(lease, error, perf_counter() - started)
         except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from .checkpoint import Lease
 from .clock import Clock
-from .errors import FetchError, RobotsError, one_line
+from .errors import FetchError, RobotsError, StoreError, one_line
 from .figures import span
 from .http.hops import origin_of
 from .politeness.budgets import Budgets
@@ -84,13 +84,21 @@ class Gate:
         Raises:
             HostPaused: Its host is in trouble; the request is to be put back.
             FetchError: Its host's robots.txt cannot be had.
+            StoreError: The store cannot be read; the request was not let through.
         """
         request, budgets = lease.request, self._budgets
         began = self._clock.now()
         if budgets.is_limited and (limit := await budgets.take(lease.host, request.url)):
             return limit, budgets.told(limit, lease.host, request.url)
         # From here on it is held against its budgets, until `ended` says how it went.
-        if self._robots is not None and (line := await self._robots_line(request, request.url)):
+        if self._robots is None:
+            return None
+        try:
+            line = await self._robots_line(request, request.url)
+        except StoreError:
+            self.ended(lease, has_outcome=False)  # it was not let through
+            raise
+        if line:
             self.ended(lease, has_outcome=False)
             return "robots", f"{line} of {origin_of(request.url)}/robots.txt"
         if self._clock.now() - began > LATE:

@@ -481,8 +481,8 @@ class Job:
         """Whether what this worker has may be another one's by now, as far as this one knows."""
         return time.monotonic() - self.store.heard >= self.store.lease
 
-    async def be_heard(self) -> bool:
-        """Have the store confirm that this worker still has what it had; `False` where it stops.
+    async def be_heard(self) -> None:
+        """Have the store confirm that this worker still has what it had, or be told to stop.
 
         A process that was frozen, or whose store was away, begins nothing new before that: its
         hosts may be asked by another worker, and must not be asked by both.
@@ -493,7 +493,6 @@ class Job:
             except StoreError as error:
                 self.trouble(error)
                 await asyncio.sleep(SETTLE_REST)
-        return not self.is_overdue
 
     async def _keep_lease(self) -> None:
         """Be heard of, however long it takes until there is something to save."""

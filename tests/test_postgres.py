@@ -33,7 +33,7 @@ from crawlkit.portable import import_run
 from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.postgres.address import masked, with_run
-from crawlkit.testing.shop import ShopSite
+from crawlkit.testing import Site
 
 from . import postgres
 from .backends import (
@@ -349,7 +349,7 @@ async def test_a_run_comes_from_sqlite_and_goes_back_and_is_the_same(
 
 
 def test_every_verb_takes_the_address_and_none_shows_the_password(
-    server: postgres.Server, shop: ShopSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: postgres.Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'owner'"):
         server.execute("CREATE ROLE owner LOGIN PASSWORD 'secret'")
@@ -363,7 +363,7 @@ def test_every_verb_takes_the_address_and_none_shows_the_password(
         "    max_retries = 0\n"
         "    async def parse(self, page: Page) -> None:\n"
         "        page.save({'url': page.url})\n"
-        "        page.follow('nav a, a.missing')\n"
+        "        page.follow('a')\n"
     )
 
     def cli(*words: str, code: int = 0) -> str:
@@ -372,12 +372,15 @@ def test_every_verb_takes_the_address_and_none_shows_the_password(
         assert "secret" not in shown.output, words
         return shown.output
 
-    url, gone = shop.url("/"), shop.url("/nothing-here")
+    site.add_page("/", links=[f"/{n}" for n in range(5)])
+    for n in range(5):
+        site.add_page(f"/{n}", links=["/"])
+    url, gone = site.url("/"), site.url("/nothing-here")
     said = cli("run", "small.py", url, gone, "--store", bare, "--no-progress")
     assert f"starting small in {masked(bare)}#small" in said
     address = f"{bare}#small"
     pages = json.loads(cli("stats", address, "--json"))["requests_finished"]
-    assert pages > 3
+    assert pages == 6
     assert len(cli("items", bare).splitlines()) == pages
     cli("items", bare, "-o", "items.csv")
     assert "all is well" in cli("check", bare)
@@ -439,6 +442,24 @@ async def test_a_commit_is_applied_once_wherever_the_line_breaks(
     found = [stored.data for stored in store.reader().items()]
     assert found == [item(n).data for n in range(1, number + 1)]
     await store.close()
+
+
+async def test_a_run_is_opened_and_made_once_wherever_the_line_breaks(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    address = server.address(port=line.port, options=PLAIN)
+    for after in (2, 4, 8, 12, 16, 20, 25, 30, 40):
+        store = open_store(address, worker="one")
+        line.cut("down", after)
+        await store.open()
+        line.mend()
+        await commit(store, add={"n": 1})
+        await store.close()
+    assert line.cuts > 3
+    with open_run(address) as run:
+        assert run.check() is not None
+        assert run._reader.counters() == {"n": 9}
+    assert server.execute("SELECT count(*) FROM workers", address) == [(0,)]
 
 
 async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(

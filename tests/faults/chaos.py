@@ -44,6 +44,7 @@ class Report:
 
     Attributes:
         moments: What was done.
+        history: When, on the monotonic clock, which is also the site's.
         started: How many processes there were.
         requests: How often the site was asked.
         seconds: How long it took.
@@ -51,6 +52,7 @@ class Report:
     """
 
     moments: Counter[str] = field(default_factory=Counter)
+    history: list[tuple[float, str]] = field(default_factory=list)
     started: int = 0
     requests: int = 0
     seconds: float = 0.0
@@ -166,6 +168,7 @@ class Chaos:
 
     def _do(self, moment: str) -> None:
         self.report.moments[moment] += 1
+        self.report.history.append((time.monotonic(), moment))
         awake = [p for p in self._workers if all(p is not frozen for _, frozen in self._frozen)]
         one = self._rng.choice(awake) if awake else None
         if moment in ("restart", "crash"):
@@ -183,6 +186,7 @@ class Chaos:
         for until, process in self._frozen:
             if until <= now:
                 self._thawed.append(now)
+                self.report.history.append((now, "thaw"))
                 process.send_signal(signal.SIGCONT)
         self._frozen = [(until, process) for until, process in self._frozen if until > now]
 
@@ -263,6 +267,7 @@ def main() -> int:
     for line in report.wrong:
         print(f"    {line}")
     if report.wrong:
+        print("    " + ", ".join(f"{moment} at {at:.3f}" for at, moment in report.history))
         return 1
     shutil.rmtree(directory)
     return 0

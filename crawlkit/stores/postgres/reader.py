@@ -181,6 +181,27 @@ class PostgresReader(Reader):
         )
         return {name: whole(value) for name, value in rows}
 
+    def busiest_hosts(self, limit: int) -> dict[str, Number]:  # noqa: D102
+        rows = self._rows(
+            """
+            WITH numbers AS (
+                SELECT name, sum(value) AS value, regexp_replace(name, '/[^/]*$', '') AS host
+                FROM counters WHERE name > 'host/' AND name < 'host0' GROUP BY name
+            ),
+            busiest AS (
+                SELECT host FROM numbers GROUP BY host
+                ORDER BY sum(value) FILTER (WHERE name = host || '/responses_received') DESC
+                    NULLS LAST,
+                    sum(value) FILTER (WHERE name = host || '/requests_failed') DESC NULLS LAST,
+                    host
+                LIMIT %s
+            )
+            SELECT name, value FROM numbers JOIN busiest USING (host)
+            """,
+            limit,
+        )
+        return {name: whole(value) for name, value in rows}
+
     def errors(self) -> list[ErrorGroup]:  # noqa: D102
         return merged_errors(iter(self._rows(_ERRORS)))
 

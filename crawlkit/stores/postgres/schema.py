@@ -11,8 +11,8 @@ from psycopg import Connection, sql
 from ...errors import StoreError, StoreLockedError
 from .address import Address
 from .claims import ROUTINES as CLAIM_ROUTINES
-from .commit import ROUTINES as COMMIT_ROUTINES
 from .connection import version_error
+from .routine import ROUTINES as COMMIT_ROUTINES
 from .tables import FORMAT, MARK, TABLES
 from .workers import ROUTINES as WORKER_ROUTINES
 from .workers import Process, own_process

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...checkpoint import Checkpoint, Document, Snapshot
-from ...errors import StoreError, StoreFencedError
+from ...errors import StoreError, StoreFencedError, StoreWriteError
 from ..base import Allotment, Claim, Reader, Receipt, Store
 from ..records import RunRecord
 from ..schema import unfinished
@@ -30,8 +30,6 @@ from .address import parse
 from .claims import Bundle, Claimed, claim, reconcile
 from .columns import Longs, Texts
 from .commit import (
-    CHANGED,
-    GIVEN_BACK,
     Left,
     Stored,
     given_back,
@@ -43,6 +41,7 @@ from .commit import (
 from .connection import connect, is_lost, translated
 from .intake import Part, is_unfinished, refuse_run
 from .reader import open_run, read_document, read_snapshot
+from .routine import CHANGED, GIVEN_BACK
 from .schema import prepare
 from .workers import FENCED, LOST, dead, default_name, new_epoch, own_process
 
@@ -293,22 +292,32 @@ class PostgresStore(Store):
         if self._where.run is None:
             self._where = self._where.named("job")
             self.address = str(self._where)
-        try:
-            connection = self._connect()
-            prepare(connection, self._where, fresh=fresh)
-            if is_unfinished(connection):
-                raise unfinished(self._where.shown)
-            self._forget()
-            self._give_up_dead(connection)
-            self._join(connection)
-        except psycopg.Error as error:
-            problem = translated(error, self._where, writing=True)
-            self._drop_connection()
-            raise problem from None
-        except BaseException:
-            self._drop_connection()
-            raise
-        self._is_open = True
+        rests = iter(RETRIES)
+        while not self._is_open:
+            try:
+                self._begin(self._connect(), fresh)
+                self._is_open = True
+            except (psycopg.Error, StoreWriteError) as error:
+                # All of it may be done again, where the server went away in the middle.
+                rest = next(rests, None)
+                is_gone = self._connection is None or is_lost(self._connection, error)
+                self._drop_connection()
+                if not is_gone or rest is None:
+                    if isinstance(error, psycopg.Error):
+                        raise translated(error, self._where, writing=True) from None
+                    raise
+                time.sleep(rest)
+            except BaseException:
+                self._drop_connection()
+                raise
+
+    def _begin(self, connection: Connection[Any], fresh: bool) -> None:
+        prepare(connection, self._where, fresh=fresh)
+        if is_unfinished(connection):
+            raise unfinished(self._where.shown)
+        self._forget()
+        self._give_up_dead(connection)
+        self._join(connection)
 
     def _forget(self) -> None:
         self._epoch = new_epoch()
