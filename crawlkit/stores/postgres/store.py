@@ -379,8 +379,8 @@ class PostgresStore(Store):
         if self._has_lost_claims:
             reconcile(connection, self._epoch, self._claimed)
             self._has_lost_claims = False
-        # Those that the claim before this one has come upon, so that no host waits until somebody has
-        # nothing else to do. Not after the claim: if that failed, what was claimed would be forgotten.
+        # Those that the claim before this one has come upon, so that no host waits until somebody
+        # is idle. Not after the claim: if that failed, what was claimed would be forgotten.
         self._reap(connection, self._expired, is_dead=False)
         found = self._claim_once(connection, limit, window, now)
         if not found.claim.leases and limit > 0:
