@@ -105,7 +105,22 @@ class Feeder:
         is_done = claim.is_exhausted and queue.is_settled and changes == queue.changes
         self.is_finished = self.is_seeded and (is_done or self._allowance.is_spent)
         if self._brought_nothing and job.store.is_shared and not self.is_finished:
+            await self._give_back()
             await asyncio.sleep(IDLE_REST)
+
+    async def _give_back(self) -> None:
+        """Let others do what this worker has nothing for.
+
+        Only once what the claim has said is used: a commit may come before this is done, and then
+        there is more in the store than the claim has seen. And not while the next commit brings
+        work, since without an allowance nobody is in a hurry for that commit.
+        """
+        if not self._queue.is_settled:
+            return
+        try:
+            await self._allowance.give_back()
+        except StoreError as error:
+            self._job.trouble(error)
 
     async def _claim(self) -> Claim | None:
         """Requests from the store; `None` while the store is in trouble."""
@@ -115,10 +130,7 @@ class Feeder:
         try:
             await self._allowance.refill()
             limit, window = self._queue.wants()
-            claim = await self._job.store.claim(limit, window, self._clock.now())
-            if not claim.leases and self._queue.is_idle:
-                await self._allowance.give_back()
-            return claim
+            return await self._job.store.claim(limit, window, self._clock.now())
         except StoreError as error:
             self._job.trouble(error)
             return None

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ log_min_messages = warning
 log_line_prefix = '%m [%p] '
 lc_messages = 'C'
 unix_socket_directories = ''
-listen_addresses = '127.0.0.1'
+listen_addresses = '{host}'
 """
 _ACCESS = """
-host all crawl,limited 127.0.0.1/32 trust
-host all all 127.0.0.1/32 scram-sha-256
+host all crawl,limited samenet trust
+host all all samenet scram-sha-256
 """
 
 
@@ -63,9 +63,18 @@ class Server:
     Args:
         place: A directory in which its data is to be; one of its own where there is none.
         settings: Lines for its configuration.
+        host: The address to listen on.
+        on: The command with which something is run where that address is, if that is elsewhere.
     """
 
-    def __init__(self, place: Path | None = None, settings: str = "") -> None:
+    def __init__(
+        self,
+        place: Path | None = None,
+        settings: str = "",
+        *,
+        host: str = "127.0.0.1",
+        on: Sequence[str] = (),
+    ) -> None:
         found = binaries()
         if found is None:
             raise RuntimeError("there is no PostgreSQL here: apt-get install postgresql")
@@ -73,7 +82,9 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="crawlkit-postgres-", dir=place))
         self.data = self.directory / "data"
         self.log = self.directory / "log"
-        self.port = _free_port()
+        self.host = host
+        self.port = _free_port()  # elsewhere every port is free
+        self._on = on
         self._numbers = itertools.count(1)
         self.user = os.geteuid()
         self._user: dict[str, Any] = {}
@@ -86,7 +97,7 @@ class Server:
             "initdb", "-U", "crawl", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust"
         )
         with (self.data / "postgresql.conf").open("a") as file:
-            file.write(f"{_SETTINGS}port = {self.port}\n{settings}")
+            file.write(f"{_SETTINGS.format(host=host)}port = {self.port}\n{settings}")
         (self.data / "pg_hba.conf").write_text(_ACCESS)
         self._guard = subprocess.Popen(
             ["sh", "-c", _GUARD, str(self._programs), str(self.data), str(self.directory)],
@@ -108,13 +119,13 @@ class Server:
         """The address of a run; a new one where none is named."""
         if run is None:
             run = f"test-{os.getpid()}-{next(self._numbers)}"
-        return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}{options}#{run}"
+        return f"postgresql://{user}@{self.host}:{port or self.port}/{database}{options}#{run}"
 
     def execute(self, statement: str, run: str = "") -> list[Any]:
         """Do something as the database's owner, in the schema of a run; the rows, if any."""
         import psycopg  # it may not be there, and only tests that need a server come here
 
-        given = {"host": "127.0.0.1", "port": self.port, "user": "crawl", "dbname": "postgres"}
+        given = {"host": self.host, "port": self.port, "user": "crawl", "dbname": "postgres"}
         with psycopg.connect("", autocommit=True, **given) as connection:
             if run:
                 connection.execute(f'SET search_path TO "crawlkit_{run.partition("#")[2] or run}"')
@@ -156,13 +167,19 @@ class Server:
             self._guard.wait()
 
     def _program(self, name: str, *arguments: str) -> None:
+        command = [str(self._programs / name), "-D", str(self.data), *arguments]
+        user = self._user
+        if self._on:
+            # It takes root to get there, and another user to run there.
+            who = (f"--reuid={user['user']}", f"--regid={user['group']}", "--clear-groups")
+            command, user = [*self._on, "setpriv", *who, *command], {}
         done = subprocess.run(
-            [str(self._programs / name), "-D", str(self.data), *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if name == "initdb" else subprocess.DEVNULL,
             stderr=subprocess.PIPE if name == "initdb" else subprocess.DEVNULL,
             cwd=self.directory,
-            **self._user,
+            **user,
         )
         if done.returncode != 0:
             log = self.log.read_text()[-2000:] if self.log.exists() else ""

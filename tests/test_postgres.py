@@ -681,6 +681,19 @@ async def test_a_worker_that_is_silent_but_still_alone_goes_on(run: Store) -> No
     assert findings(run) == []
 
 
+async def test_what_a_silent_worker_had_does_not_wait_until_others_are_idle(run: Store) -> None:
+    quiet = await another(run, "quiet", lease=0.05)
+    await commit(run, fresh=pages(A, 10, priority=9))
+    lost = urls((await claim(quiet)).leases)
+    await commit(run, fresh=[p for n in range(50) for p in pages(f"https://{n}.example", 1)])
+    await asyncio.sleep(0.1)
+    found = [urls((await claim(run, 1)).leases) for _ in range(3)]
+    assert all(found)
+    assert sorted(lost) == sorted(url for part in found for url in part if url.startswith(A))
+    await quiet.close()
+    assert findings(run) == []
+
+
 async def test_every_call_of_a_fenced_worker_is_refused_and_changes_nothing(run: Store) -> None:
     await commit(run, fresh=pages(A, 10))
     leases = (await claim(run)).leases

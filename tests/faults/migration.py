@@ -1,10 +1,13 @@
 """Carry a crawl from one host to another whose disk it never saw, again and again.
 
 ``python -m tests.faults.migration`` makes hosts (network namespaces), one of them with the site and
-with what the crawl is kept in: an S3 server or a shared directory for its mirror. A crawl begins on
-one host, is given notice by one trigger after the other, or is killed without any; that host and
-its disk are destroyed, and the crawl ends on another one. Items and statistics have to equal those
-of an undisturbed run.
+with what the crawl is kept in: a PostgreSQL server, or an S3 server or a shared directory for its
+mirror. A crawl begins on one host, is given notice by one trigger after the other, or is killed
+without any, or cut off from its network before; that host and its disk are destroyed, and the crawl
+ends on another one. Items, outcomes and statistics have to equal those of an undisturbed run.
+
+In PostgreSQL, what a dead worker of another host had is free when its lease runs out. That is after
+15 seconds by default, and after 2 here (``--set lease=2``), so that it does not take as long.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from urllib.request import urlopen
 from crawlkit.job import EXIT_UNFINISHED
 from crawlkit.triggers.usual import METADATA, PLATFORM
 
+from ..postgres import Server as PostgresServer
 from ..s3 import BUCKET, S3Server
 from .common import (
     ROOT,
@@ -51,9 +55,12 @@ is asked every two seconds only."""
 INTERVAL = 0.5
 """Seconds between two shipments to a mirror."""
 GRACE = 10.0
+LEASE = 2.0
+"""Seconds without a sign of life after which others get what a worker has, in PostgreSQL."""
 
-TERMINATE, KILL = "SIGTERM", "SIGKILL"
-TRIGGERS = (TERMINATE, "platform", "aws", "gcp", "azure", KILL)
+TERMINATE, KILL, CUT_OFF = "SIGTERM", "SIGKILL", "cut off"
+UNANNOUNCED = (KILL, CUT_OFF)
+TRIGGERS = (TERMINATE, "platform", "aws", "gcp", "azure", *UNANNOUNCED)
 
 
 # -- what a crawl is kept in ----------------------------------------------------------------------
@@ -126,7 +133,28 @@ class ObjectStore(Mirrored):
         self._server.close()
 
 
-HOMES: dict[str, Callable[[Host], Home]] = {"s3": ObjectStore, "directory": SharedDirectory}
+class Database:
+    """The run is in PostgreSQL on the third host, and nothing but items are on that which goes."""
+
+    most_again = 1.0
+
+    def __init__(self, host: Host) -> None:
+        self._server = PostgresServer(host=host.address, on=host.on)
+        self.environment: Mapping[str, str] = {}
+
+    def store(self, host: Host, name: str) -> Path | str:
+        return self._server.address(name)
+
+    def options(self, name: str) -> Sequence[str]:
+        return ("--set", f"lease={LEASE}")
+
+    def close(self) -> None:
+        self._server.close()
+
+
+MIRRORS: dict[str, Callable[[Host], Home]] = {"s3": ObjectStore, "directory": SharedDirectory}
+POSTGRES = "postgres"
+HOMES: dict[str, Callable[[Host], Home]] = {**MIRRORS, POSTGRES: Database}
 
 
 # -- notice ---------------------------------------------------------------------------------------
@@ -285,14 +313,14 @@ class _Carried:
             with self._crawl(host) as crawl:
                 # A cloud is asked every two seconds only, so that a crawl must not be near its end.
                 share = (number + self._rng.uniform(0.2, 0.8)) / (2 * len(others))
-                at = self._leave(crawl, move, share)
+                at = self._leave(crawl, host, move, share)
                 if (log := crawl.log.read_text()) and "Traceback" in log:
                     move.wrong.append(f"host {number + 1}: {log}")
             host.destroy()
             if move.wrong:
                 return
             allowed += RoughCrawl.concurrency
-            if move.trigger == KILL:
+            if move.trigger in UNANNOUNCED:
                 since = at - self._home.most_again - 2.0  # on a machine that is busy
                 asked = self._site.asked(self._name)
                 allowed += sum(since < moment < at for moment, _, _ in asked)
@@ -314,7 +342,7 @@ class _Carried:
         crawl.store = self._home.store(host, self._name)
         return crawl
 
-    def _leave(self, crawl: Crawl, move: Move, share: float) -> float:
+    def _leave(self, crawl: Crawl, host: Host, move: Move, share: float) -> float:
         """A life on a host that is about to go; the monotonic time of its notice.
 
         It comes when that share of all requests was made.
@@ -324,7 +352,7 @@ class _Carried:
         environment = dict(self._home.environment)
         if move.trigger == "platform":
             environment[PLATFORM] = self._notices.url.replace("http:", "ws:") + "/events"
-        elif move.trigger not in (TERMINATE, KILL):
+        elif move.trigger not in (TERMINATE, *UNANNOUNCED):
             options += ["--preemption", move.trigger]
             environment[METADATA] = self._notices.url
         process = crawl.start(*options, environment=environment)
@@ -335,14 +363,16 @@ class _Carried:
         at = time.monotonic()
         if move.trigger == TERMINATE:
             process.send_signal(signal.SIGTERM)
-        elif move.trigger == KILL:
+        elif move.trigger in UNANNOUNCED:
+            if move.trigger == CUT_OFF:
+                host.cut_off()
             process.send_signal(signal.SIGKILL)
         else:
             self._notices.announce(GRACE + 20)
         code = ended(process)
         move.left = max(move.left, time.monotonic() - at)
         move.asked = self._site.count(self._name)[0]
-        expected = -signal.SIGKILL if move.trigger == KILL else EXIT_UNFINISHED
+        expected = -signal.SIGKILL if move.trigger in UNANNOUNCED else EXIT_UNFINISHED
         if code != expected:
             move.wrong.append(f"the host's crawl ended with {code}: {crawl.log.read_text()}")
         return at

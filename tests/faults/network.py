@@ -1,5 +1,7 @@
 """Hosts: network namespaces that reach each other, with a directory each for a disk.
 
+Each has a name of its own, too, so that no process takes those of another host for its neighbours.
+
 Where namespaces cannot be made (no root, no iproute2, a container that may not), a host is a
 directory and its processes share the network of this machine; `Network.what` says which it is.
 """
@@ -25,19 +27,37 @@ class Host:
         address: Its IP address.
         on: The command with which something is run there.
         disk: Its disk.
+        cable: The end of its cable that is not in it, if it has one.
     """
 
-    def __init__(self, name: str, address: str, on: tuple[str, ...], disk: Path) -> None:
+    def __init__(
+        self, name: str, address: str, on: tuple[str, ...], disk: Path, cable: str = ""
+    ) -> None:
         self.name = name
         self.address = address
         self.on = on
         self.disk = disk
+        self.cable = cable
         disk.mkdir(parents=True)
+
+    def cut_off(self) -> None:
+        """Pull its plug: nobody hears anything of it from now on, and no goodbye either.
+
+        Nothing happens where it shares the network of this machine.
+        """
+        if self.cable:
+            _ip("link", "set", self.cable, "down")
 
     def destroy(self) -> None:
         """It burns down: its disk is gone, and its network."""
         shutil.rmtree(self.disk, ignore_errors=True)
-        if self.on:
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Take its network away."""
+        if self.cable:
+            # A namespace is there for as long as a connection in it has something left to say.
+            _ip("link", "del", self.cable)
             _ip("netns", "del", self.name)
 
 
@@ -76,7 +96,8 @@ class Network:
             return False
         _ip("netns", "del", probe)
         return (
-            _ip("link", "add", self._bridge, "type", "bridge")
+            _runs(*_called(probe), "true")
+            and _ip("link", "add", self._bridge, "type", "bridge")
             and _ip("addr", "add", f"{self._net}.254/24", "dev", self._bridge)
             and _ip("link", "set", self._bridge, "up")
         )
@@ -88,7 +109,10 @@ class Network:
         if not self.has_namespaces:
             host = Host(name, "127.0.0.1", (), self._directory / name)
         else:
-            here, there, address = f"{self._bridge}h{number}", f"e{number}", f"{self._net}.{number}"
+            here, there = f"{self._bridge}h{number}", f"e{number}"
+            address, on = f"{self._net}.{number}", ("ip", "netns", "exec", name, *_called(name))
+            host = Host(name, address, on, self._directory / name, here)
+            self._hosts.append(host)
             for command in (
                 ("netns", "add", name),
                 ("link", "add", here, "type", "veth", "peer", "name", there, "netns", name),
@@ -99,16 +123,13 @@ class Network:
             ):
                 if not _ip(*command):
                     raise RuntimeError(f"'ip {' '.join(command)}' has failed")
-            on = ("ip", "netns", "exec", name)
-            host = Host(name, address, on, self._directory / name)
-        self._hosts.append(host)
         return host
 
     def close(self) -> None:
         """Take all of it away."""
         if self.has_namespaces:
             for host in self._hosts:
-                _ip("netns", "del", host.name)
+                host.disconnect()
             _ip("link", "del", self._bridge)
         self._hosts.clear()
 
@@ -140,7 +161,16 @@ def _sweep() -> None:
                 _ip(what, "del", name)
 
 
+def _called(name: str) -> tuple[str, ...]:
+    """The command with which something is run on a machine of that name."""
+    return ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name)
+
+
 def _ip(*arguments: str) -> bool:
+    return _runs("ip", *arguments)
+
+
+def _runs(*command: str) -> bool:
     with suppress(OSError):
-        return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
     return False

@@ -101,6 +101,7 @@ class PostgresStore(Store):
         self._commits = 0
         self._claimed: dict[int, Bundle] = {}
         self._host_ids: dict[str, int] = {}
+        self._expired: list[int] = []
         # A commit of which it is not known whether it was applied, and by which of its attempts:
         # what each of them has merged, by its tag.
         self._uncertain: tuple[Checkpoint, dict[int, Mapping[str, Document]]] | None = None
@@ -324,6 +325,7 @@ class PostgresStore(Store):
         self._commits = 0
         self._claimed = {}
         self._host_ids = {}
+        self._expired = []
         self._uncertain = None
         self._has_lost_claims = False
 
@@ -386,6 +388,9 @@ class PostgresStore(Store):
         if self._has_lost_claims:
             reconcile(connection, self._epoch, self._claimed)
             self._has_lost_claims = False
+        # Those that the claim before this one has come upon, so that no host waits until somebody
+        # is idle. Not after the claim: if that failed, what was claimed would be forgotten.
+        self._reap(connection, self._expired, is_dead=False)
         found = self._claim_once(connection, limit, window, now)
         if not found.claim.leases and limit > 0:
             is_reaped = self._reap(connection, found.expired, is_dead=False)
@@ -413,6 +418,7 @@ class PostgresStore(Store):
             is_needy=limit > 0 and left < NEEDY,
         )
         self._claimed |= found.bundles
+        self._expired = found.expired
         self.heard = began
         return found
 

@@ -1,0 +1,39 @@
+"""The feeder sees the end of a crawl, and nothing else for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from crawlkit.clock import Clock
+from crawlkit.feeder import Feeder
+from crawlkit.stores.base import Claim
+
+
+async def test_a_commit_after_the_last_claim_does_not_end_a_crawl_with_a_limit_of_pages() -> None:
+    """Its links are in the store then, and the claim has not seen them."""
+    queue = SimpleNamespace(
+        is_starving=False,
+        is_idle=True,
+        is_settled=False,
+        changes=0,
+        wants=lambda: (1, {}),
+        fill=lambda claim: None,
+    )
+
+    async def refill() -> None:
+        pass
+
+    async def give_back() -> None:
+        queue.is_settled = True  # the commit was quicker
+
+    async def claim(*_: Any) -> Claim:
+        return Claim([], None, True, {}, {})
+
+    store = SimpleNamespace(is_shared=True, claim=claim)
+    job: Any = SimpleNamespace(can_save=True, store=store)
+    allowance: Any = SimpleNamespace(refill=refill, give_back=give_back, is_spent=False)
+    feeder = Feeder(Clock(), job, queue, allowance, lambda host: None)  # type: ignore[arg-type]
+    feeder.is_seeded = True
+    await feeder._feed_once()
+    assert not feeder.is_finished
