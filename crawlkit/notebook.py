@@ -105,6 +105,8 @@ def _closing(s: Statistics, is_finished: bool) -> list[str]:
         f"{plural(s.requests_finished, 'page')}, {plural(s.items_saved, 'item')}, "
         f"{s.requests_failed:,} failed, {s.pending + s.in_flight:,} pending"
     ]
+    if not is_finished:
+        lines.append("run it again to go on")
     if s.errors:
         worst = s.errors[0]
         lines.append(f"most errors: {worst.count:,} x {worst.kind}: {worst.message}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from crawlkit import Crawler, Page
+from crawlkit import Crawler, Page, open_run
 from crawlkit.errors import UsageError
 from crawlkit.notebook import Panel, is_notebook
 from crawlkit.testing import Site
@@ -63,6 +64,7 @@ async def test_it_says_what_came_of_the_crawl_and_what_pages_wrote_stays_text(
     site.add_page("/")
     await Titles(start_urls=[site.url("/")], store=tmp_path, max_retries=0).crawl()
     first, *_, last = display.panels
+    assert "run it again" not in repr(last)
     assert repr(first) == "<b>shop</b>: starting"
     text = repr(last)
     assert ": 0 pages, 0 items, 1 failed, 0 pending" in text
@@ -116,3 +118,43 @@ def test_a_real_notebook_shows_one_display_that_ends_with_the_result(
     assert output.output_type == "display_data"
     assert "<b>shop</b><br>finished after" in output.data["text/html"]
     assert ": 2 pages, 2 items, 0 failed, 0 pending" in output.data["text/plain"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the notebook's own libraries
+def test_a_cell_that_is_interrupted_goes_on_when_it_is_run_again(
+    site: Site, tmp_path: Path
+) -> None:
+    manager = pytest.importorskip("jupyter_client.manager", reason="needs pip install ipykernel")
+    for number in range(30):
+        site.add_page(f"/{number}", links=[f"/{number + 1}"], delay=0.05)
+    site.add_page("/30")
+    cell = CELL.replace("assert statistics.items_saved == 2", "print(statistics.lives)")
+    cell = cell % (site.url("/0"), str(tmp_path / "run"))
+    kernel, client = manager.start_new_kernel(kernel_name="python3")
+    try:
+        asked = client.execute(cell)
+        deadline = time.monotonic() + 30
+        while site.hits() < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        kernel.interrupt_kernel()
+        while (reply := client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != asked:
+            pass
+        assert reply["content"]["status"] == "error"
+        with open_run(tmp_path / "run") as run:
+            first = run.statistics
+        assert 0 < first.requests_finished < 31
+        printed: list[str] = []
+        reply = client.execute_interactive(
+            cell,
+            timeout=30,
+            output_hook=lambda message: printed.append(message["content"].get("text", "")),
+        )
+        assert reply["content"]["status"] == "ok"
+        assert "2\n" in printed
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+    with open_run(tmp_path / "run") as run:
+        assert run.statistics.items_saved == 31
+    assert site.hits() <= 31 + 16  # at most those that were in flight are fetched again
