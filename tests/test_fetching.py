@@ -198,7 +198,7 @@ async def test_the_list_that_cookies_need_is_read_beside_the_event_loop(
     server: Server, fetcher: AiohttpFetcher, session: Session
 ) -> None:
     readers = []
-    server.answers["/"] = http(b"", "200 OK", "Set-Cookie: a=b")
+    server.answers["/"] = http(b"", "200 OK", "Set-Cookie: a=b; Domain=127.0.0.1")
     with pytest.MonkeyPatch.context() as patch:
         urls._suffixes.cache_clear()
         read = urls._suffixes

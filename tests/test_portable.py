@@ -57,6 +57,14 @@ from .backends import (
 from .backends import names as kinds
 from .killed import copied, names
 
+TAKING_IN = [kind for kind in kinds() if kind.values != ("served",)]
+"""Stores that runs are imported into. A worker of a run that another process serves takes in none."""
+
+
+@pytest.fixture(params=TAKING_IN)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]
+
 
 async def fill(store: Store) -> None:
     """A run with everything that there can be in one."""
@@ -129,7 +137,7 @@ def target_of(kind: str, directory: Path) -> Store:
 
 
 # A worker at a hub is no place to import into: its directory is.
-@pytest.mark.parametrize("to", [kind for kind in kinds() if kind.values != ("served",)])
+@pytest.mark.parametrize("to", TAKING_IN)
 async def test_a_run_is_the_same_in_another_store(store: Store, tmp_path: Path, to: str) -> None:
     await fill(store)
     before = whole(store)
