@@ -86,8 +86,8 @@ def expected_offers(shop: ShopSite) -> Counter[tuple[str, str, str]]:
     )
 
 
-# The shop is in the process and begins anew with it: an offer that is there at the third try may have
-# been tried before the stop, too.
+# The shop is in the process and begins anew with it: an offer that is there at the third try may
+# have been tried before the stop, too.
 QUICKLY = ("--set", "delay=0", "--set", "max_retries=4")
 
 

@@ -58,7 +58,7 @@ from .backends import names as kinds
 from .killed import copied, names
 
 TAKING_IN = [kind for kind in kinds() if kind.values != ("served",)]
-"""Stores that runs are imported into. A worker of a run that another process serves takes in none."""
+"""Stores that runs are imported into. A worker of a run that is served to it takes in none."""
 
 
 @pytest.fixture(params=TAKING_IN)
