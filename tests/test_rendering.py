@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -698,10 +699,17 @@ def renderers(pids: set[int]) -> set[int]:
     }
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary directory in which Chromium's socket has a name that is short enough."""
+    with tempfile.TemporaryDirectory(prefix="ck", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
 async def test_a_browser_that_dies_is_started_again_and_none_is_left(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(short_path))
     site.add_page("/", script("out.textContent = 'fine'"))
     site.add_page("/stay", script("fetch('/tick')"))
     stay = Request(site.url("/stay"), render="#never")
@@ -737,7 +745,7 @@ async def test_a_browser_that_dies_is_started_again_and_none_is_left(
     # An empty directory of Playwright's driver may stay where that was cut off; no profile does.
     profile = "playwright_chromiumdev_profile"
     assert await asyncio.to_thread(
-        wait_until, lambda: not any(name.startswith(profile) for name in os.listdir(tmp_path))
+        wait_until, lambda: not any(name.startswith(profile) for name in os.listdir(short_path))
     )
     assert await asyncio.to_thread(wait_until, lambda: not any(map(is_running, left)))
 
