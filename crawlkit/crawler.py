@@ -168,7 +168,7 @@ class Crawler(Steering, Hooks, Options):
         is_finished = False
         stop_showing = show(self)
         try:
-            await self._parts.timekeeper.look()
+            await self.job.patiently(self._parts.timekeeper.look)
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
             await self._parts.open()
@@ -176,7 +176,7 @@ class Crawler(Steering, Hooks, Options):
             await self.fetcher.open()
             await _done(self.on_start())
             is_finished = await self._work_until_done()
-            if is_finished and await self.job.store.finish():
+            if is_finished and await self.job.patiently(self.job.store.finish):
                 await self._finish()
         finally:
             await self.fetcher.close()
@@ -241,7 +241,9 @@ class Crawler(Steering, Hooks, Options):
         """The end, for the one worker of the run that is told of it."""
         if self.job.store.is_shared:
             await self.job.settle()
-            self.statistics.refresh(Saved("statistics", await self.job.store.load()))
+            self.statistics.refresh(
+                Saved("statistics", await self.job.patiently(self.job.store.load))
+            )
         await _done(self.on_finish(self.statistics))
 
     async def _worker(self) -> None:

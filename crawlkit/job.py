@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -47,6 +47,7 @@ from .values import State, Values
 log = logging.getLogger("crawlkit.job")
 
 P = TypeVar("P", bound=Persistent)
+T = TypeVar("T")
 
 EXIT_FINISHED = 0
 RESERVE = 0.25
@@ -433,6 +434,21 @@ class Job:
         await self.try_checkpoint()
         # A commit that works sets nothing that could be awaited, and this is a rare sight.
         while not (self.can_save or self.is_stopping):  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_REST)
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the store answers; it is asked again while it is in trouble.
+
+        Raises:
+            StoreError: The store is beyond repair, or was in trouble for too long.
+        """
+        while True:
+            try:
+                return await ask()
+            except StoreWriteError as error:
+                self.trouble(error)
+                if self._failure is not None or self.is_stopping:
+                    raise
             await asyncio.sleep(SETTLE_REST)
 
     def trouble(self, error: Exception) -> None:

@@ -215,6 +215,7 @@ class Parts:
             self.statistics,
             job.settle,
             store,
+            patiently=job.patiently,
         )
         self.allowance = Allowance(
             store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from .errors import UrlError, one_line
 from .page import Page
@@ -46,6 +47,7 @@ class Seeds:
         statistics: Where those that are left out are counted.
         checkpoint: Takes a checkpoint, and comes back once one was taken.
         store: Where other workers may have come further with it.
+        patiently: Asks the store again while it is in trouble.
         max_sitemaps: How many sitemaps one index leads to, on all levels together.
     """
 
@@ -58,6 +60,7 @@ class Seeds:
         checkpoint: Callable[[], Awaitable[None]],
         store: Store,
         *,
+        patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]] = lambda ask: ask(),
         max_sitemaps: int = MAX_SITEMAPS,
     ) -> None:
         self._start = start
@@ -66,6 +69,7 @@ class Seeds:
         self._statistics = statistics
         self._checkpoint = checkpoint
         self._store = store
+        self._patiently = patiently
         self._max_sitemaps = max_sitemaps
 
     @asynccontextmanager
@@ -78,12 +82,13 @@ class Seeds:
         if not self._store.is_shared:
             yield
             return
-        while not await self._store.try_lock(LOCK):  # noqa: ASYNC110 - it is another process
+        store = self._store
+        while not await self._patiently(lambda: store.try_lock(LOCK)):  # noqa: ASYNC110 - not ours
             await asyncio.sleep(LOOK_AGAIN)
-        self._start.resume(await self._store.document("start"))
+        self._start.resume(await self._patiently(lambda: store.document("start")))
         yield
         await self._checkpoint()
-        await self._store.unlock(LOCK)
+        await self._patiently(lambda: store.unlock(LOCK))
 
     def sow_sitemaps(self, urls: Iterable[str]) -> None:
         """Enqueue sitemaps that were not enqueued before.

@@ -256,3 +256,30 @@ async def test_where_one_part_cannot_be_saved_none_is_so_that_they_agree(tmp_pat
     async with Job(tmp_path / "run") as job:
         assert job.persist("counted", Counted()).counts == {"a": 1}
         assert job.state == {}
+
+
+async def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", signals=False)
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StoreWriteError("cannot connect; see that the server runs")
+        return "here"
+
+    async with job:
+        assert await job.patiently(ask) == "here"
+    assert asked == 3
+
+
+async def test_a_store_that_stays_away_ends_the_patience(tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", signals=False, store_patience=0.0)
+
+    async def ask() -> str:
+        raise StoreWriteError("cannot connect; see that the server runs")
+
+    with pytest.raises(StoreWriteError, match="see that the server runs"):
+        async with job:
+            await job.patiently(ask)
