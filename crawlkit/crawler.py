@@ -207,6 +207,8 @@ class Crawler(Steering, Hooks, Options):
             work.cancel()
             await asyncio.wait({work})
         if self.job.failure is not None:
+            # What the workers met is the same, and asyncio is not to print it.
+            _ = work.cancelled() or work.exception()
             raise self.job.failure
         if not work.cancelled():
             work.result()
