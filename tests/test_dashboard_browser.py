@@ -52,7 +52,7 @@ async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Ta
     options = {"viewport": {"width": 1440, "height": 900}} | options
     context = await browser.new_context(**options)
     tab = await context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(60_000)
     wrong: list[str] = []
     tab.on("console", lambda said: wrong.append(said.text) if said.type != "log" else None)
     tab.on("pageerror", lambda error: wrong.append(str(error)))
@@ -236,7 +236,7 @@ async def test_another_site_cannot_steer_through_its_visitors_browser(
     browser: Browser, site: Site, tmp_path: Path
 ) -> None:
     site.add_page("/", links=["/slow"])
-    site.add_page("/slow", delay=30)
+    site.add_page("/slow", delay=90)
     crawler = Pages(start_urls=[site.url("/")], store="memory:")
     source = CrawlSource(crawler)
     async with crawling(crawler), Dashboard(source) as page:
@@ -318,7 +318,7 @@ async def every_size(tab: Tab, views: tuple[str, ...]) -> None:
 
 async def test_everything_is_within_reach_of_the_keyboard(browser: Browser, site: Site) -> None:
     site.add_page("/", links=["/slow"])
-    site.add_page("/slow", delay=30)
+    site.add_page("/slow", delay=90)
     crawler = Pages(start_urls=[site.url("/")], store="memory:")
     source = CrawlSource(crawler)
     async with (
