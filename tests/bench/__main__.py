@@ -142,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store",
         metavar="URL",
-        help="with --workers: a store that workers share, in place of a directory",
+        help="with --workers: a store that workers share, in place of a directory; "
+        '"postgresql" alone is a server that is started for it',
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     return parser
