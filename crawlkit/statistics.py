@@ -106,6 +106,7 @@ _CACHE_COUNTERS: dict[CacheResult, str] = {
     "revalidated": "cache_revalidated",
 }
 _COUNTED_BY_STORE = ("requests_total", "requests_duplicate")
+_PROGRESS = ("requests_finished", "requests_failed", "requests_retried")
 _RUNTIME = "runtime_seconds"
 
 _NAMES = (
@@ -220,6 +221,7 @@ class Statistics:
         self._ran = 0.0  # seconds, up to `_running_since`
         self._running_since: float | None = None
         self._collected_life = _Life()
+        self._has_ended = False
         self._clear()
 
     def _clear(self) -> None:
@@ -254,6 +256,7 @@ class Statistics:
     def begin_life(self, now: float, *, joins: bool = False) -> None:
         """The run is started, or goes on; or this worker `joins` those that are at it."""
         self._running_since = None
+        self._has_ended = False
         if not joins:
             self._begin_life(now)
         if self.keeps_time:
@@ -267,10 +270,18 @@ class Statistics:
         if life.started_at is None:
             life.started_at = now
         life.last_started_at = now
-        life.finished_at = None
+
+    def _goes_on(self) -> None:
+        """There is work: a run that was finished is not, for now.
+
+        Not when a life begins, which may find nothing to do and be killed before it has seen that.
+        """
+        if not self._has_ended:
+            self._life.finished_at = None
 
     def end_life(self, now: float, finished: bool) -> None:
         """The run stops; `finished` tells whether there is nothing more to do."""
+        self._has_ended = True
         self._ran = self.runtime_seconds
         self._running_since = None
         self._lives.end(finished)
@@ -343,6 +354,8 @@ class Statistics:
 
     def enqueued(self, receipt: Receipt) -> None:
         """A commit is done, and the store has counted the new requests and the duplicates."""
+        if receipt.enqueued:
+            self._goes_on()
         if receipt.totals:
             self._take_over(receipt.totals)
         else:
@@ -502,6 +515,8 @@ class Statistics:
         for name, value in counters.add.items():
             if difference := value - before.add.get(name, 0):
                 checkpoint.add[name] = checkpoint.add.get(name, 0) + difference
+        if any(checkpoint.add.get(name, 0) > 0 for name in _PROGRESS):
+            self._goes_on()
         checkpoint.least.update(counters.least.items() - before.least.items())
         checkpoint.most.update(counters.most.items() - before.most.items())
         self._collected = counters

@@ -23,7 +23,7 @@ from crawlkit.checkpoint import (
     Saved,
     Snapshot,
 )
-from crawlkit.clock import Clock
+from crawlkit.clock import Clock, isoformat
 from crawlkit.durations import ACCURACY, Sketch
 from crawlkit.errorgroups import GROUPS, message_of, place_of
 from crawlkit.errors import StatusError, UrlError
@@ -285,15 +285,51 @@ def test_a_system_clock_that_is_set_back_a_year_gives_no_negative_time() -> None
     assert statistics.runtime_seconds == 3
 
 
-def test_a_run_that_goes_on_is_not_finished() -> None:
+def test_a_finished_run_that_gets_more_work_is_not_finished() -> None:
     books, statistics = Books(), Statistics()
     statistics.begin_life(START)
+    statistics.finished("parse", "a.example", 0.1, 0)
     statistics.end_life(START + 1, True)
     books.commit(statistics)
+
     again = books.load()
-    assert again.finished_at is not None
     again.begin_life(START + 2)
-    assert again.finished_at is None
+    again.enqueued(Receipt(1, 0))
+    books.commit(again)
+    assert books.load().finished_at is None
+
+    again.end_life(START + 3, True)
+    books.commit(again)
+    last = books.load()
+    last.begin_life(START + 4)
+    last.retried("parse", "a.example")
+    books.commit(last)
+    assert books.load().finished_at is None
+
+
+def test_a_life_that_is_killed_before_it_has_found_work_leaves_the_run_finished() -> None:
+    books, statistics = Books(), Statistics()
+    statistics.begin_life(START)
+    statistics.finished("parse", "a.example", 0.1, 0)
+    statistics.end_life(START + 1, True)
+    books.commit(statistics)
+    assert books.load().finished_at is not None
+
+    again = books.load()
+    again.begin_life(START + 2)
+    books.commit(again)
+    assert books.load().finished_at == isoformat(START + 1)
+
+
+def test_what_the_last_checkpoint_brings_makes_no_finished_run_unfinished() -> None:
+    """As with `max_pages`: the last page's links are enqueued when the end is known."""
+    books, statistics = Books(), Statistics()
+    statistics.begin_life(START)
+    statistics.finished("parse", "a.example", 0.1, 0)
+    statistics.end_life(START + 1, True)
+    books.commit(statistics)
+    statistics.enqueued(Receipt(3, 0))
+    assert statistics.finished_at == isoformat(START + 1)
 
 
 def test_what_a_killed_life_had_in_flight_is_pending_in_the_next() -> None:
