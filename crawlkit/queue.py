@@ -22,7 +22,10 @@ from .request import Request, fingerprint, host_of, identity
 from .stores.base import BUNDLE, WHOLE, Claim, Receipt
 
 LANE_ROOM = 2 * BUNDLE
-"""Requests of one host that the window holds, about."""
+"""Requests of one host that the window holds, about, as long as that is enough."""
+
+MAX_STRETCH = 8
+"""How many times that the window holds where the crawl is so fast that it runs empty meanwhile."""
 
 MAX_LANES = 2000
 """Hosts in the window at most, however many of them have to rest."""
@@ -77,6 +80,7 @@ class RequestQueue:
         self._is_shared = bool(worker)
         self._gifts = 0  # as it was when the last claim was asked for
         self._note = f"in_flight/{worker}" if worker else "in_flight"
+        self._stretch = 1
         self.resize(concurrency)
         self._limit = concurrency
         self._enqueued = DedupSet()
@@ -240,7 +244,9 @@ class RequestQueue:
 
     def resize(self, concurrency: int) -> None:
         """Size the window for so many requests in flight."""
-        self._low = 2 * concurrency + BUNDLE
+        self._concurrency = concurrency
+        self._low = self._stretch * (2 * concurrency + BUNDLE)
+        self._room = self._stretch * LANE_ROOM
 
     @property
     def limit(self) -> int:
@@ -298,7 +304,7 @@ class RequestQueue:
         lane.active += 1
         self._throttle.started(lane.host)
         self.in_flight[lease.ticket] = lease
-        if len(lane.waiting) < BUNDLE and not self._is_exhausted:
+        if len(lane.waiting) < self._room // 2 and not self._is_exhausted:
             self._is_dry = False
         if self._waiting < self._low and not self._is_dry:
             self.hungry.set()
@@ -365,11 +371,16 @@ class RequestQueue:
     def wants(self) -> tuple[int, dict[str, int]]:
         """How many requests to claim, and how many more of each host there is room for."""
         self._gifts = self._throttle.shares.gifts
-        window = {host: LANE_ROOM - len(lane.waiting) for host, lane in self._lanes.items()}
+        window = {host: self._room - len(lane.waiting) for host, lane in self._lanes.items()}
         return (self._low if len(window) < MAX_LANES else 0), window
 
     def fill(self, claim: Claim) -> None:
         """Take claimed requests into the window."""
+        if self._waiters and not self._waiting and len(claim.leases) >= self._low:
+            # Workers had to wait for what the store had in plenty. It has one thing to do at a
+            # time, and a commit of many pages lasts longer than the window did.
+            self._stretch = min(2 * self._stretch, MAX_STRETCH)
+            self.resize(self._concurrency)
         self._is_dry = not claim.leases
         self._is_exhausted = claim.is_exhausted
         if self._is_shared:

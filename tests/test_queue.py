@@ -12,7 +12,7 @@ from crawlkit.checkpoint import Checkpoint, Lease, Outcome, Ticket
 from crawlkit.clock import Clock
 from crawlkit.dedup import DedupSet
 from crawlkit.politeness.throttle import Throttle
-from crawlkit.queue import RequestQueue
+from crawlkit.queue import MAX_STRETCH, RequestQueue
 from crawlkit.request import Request, fingerprint
 from crawlkit.stores.base import Claim, Receipt
 
@@ -61,6 +61,45 @@ async def test_the_best_priority_is_given_out_first_then_the_oldest(
         "https://a/1",
         "https://a/2",
     ]
+
+
+async def test_a_window_that_runs_empty_while_the_store_has_more_holds_more_from_then_on(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(per_host=1000, concurrency=16)
+    first, window = queue.wants()
+    assert not window
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(first)))))
+    await waiting
+    assert queue.wants()[0] == 2 * first
+
+    queue.limit = 10**6
+    for turn in range(2, 10):
+        for _ in range(queue._waiting):
+            await queue.get()
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(queue.wants()[0])), bundle=turn)))
+        await waiting
+    assert queue.wants()[0] == MAX_STRETCH * first, "and not without an end"
+
+
+async def test_a_window_stays_small_where_there_is_nothing_more_to_claim_or_a_host_rests(
+    make: Callable[..., RequestQueue],
+) -> None:
+    queue = make(delay=60.0)
+    small, _ = queue.wants()
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(small - 1)))))
+    await waiting
+    waiting = asyncio.create_task(queue.get())  # for the host's pace, and not for the store
+    await asyncio.sleep(0)
+    queue.fill(Claim(leases(*(f"https://a/{n}" for n in range(small)), bundle=2)))
+    assert queue.wants()[0] == small
+    waiting.cancel()
 
 
 async def test_hosts_take_turns(make: Callable[..., RequestQueue]) -> None:
