@@ -66,7 +66,7 @@ async def test_the_best_priority_is_given_out_first_then_the_oldest(
 async def test_a_window_that_runs_empty_while_the_store_has_more_holds_more_from_then_on(
     make: Callable[..., RequestQueue],
 ) -> None:
-    queue = make(per_host=1000, concurrency=16)
+    queue = make(per_host=10**6, concurrency=16)
     first, window = queue.wants()
     assert not window
     waiting = asyncio.create_task(queue.get())
