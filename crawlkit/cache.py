@@ -22,11 +22,11 @@ from .caching.parts import part_of
 from .caching.responses import CachedResponses, Place
 from .caching.store import CacheStore
 from .clock import Clock
+from .discovery.scope import Scope, UrlPattern
 from .errors import OfflineError, OptionError
 from .http.hops import Hop
 from .request import CacheMode, Request
 from .response import Response
-from .scope import Scope, UrlPattern
 
 T = TypeVar("T")
 

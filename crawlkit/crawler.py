@@ -16,10 +16,14 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
-from . import outcomes
 from .checkpoint import Checkpoint, Lease, Saved, Ticket
 from .clock import Clock
-from .errorgroups import GroupKey
+from .counting.errorgroups import GroupKey
+from .crawling import outcomes
+from .crawling.feeder import STORE_REST
+from .crawling.gate import HostPaused
+from .crawling.parts import Parts
+from .discovery.seeds import SITEMAP
 from .errors import (
     FetchError,
     PageTypeError,
@@ -37,21 +41,17 @@ from .events import (
     RequestSkipped,
     SystemInfo,
 )
-from .feeder import STORE_REST
 from .fetching import Fetcher
-from .gate import HostPaused
 from .hooks import Hooks, no_handler
 from .items import ItemType
 from .job import Job
-from .notebook import show
+from .observing.notebook import show
 from .options import Options
 from .page import Page, handler_name
-from .parts import Parts
 from .politeness.throttle import backoff
 from .request import Request, host_of
 from .response import Response
 from .runner import run
-from .seeds import SITEMAP
 from .sessions import Session
 from .statistics import Statistics
 from .steering import Steering

@@ -10,7 +10,7 @@ import msgspec
 
 from .checkpoint import Checkpoint, Outcome, Pending, Saved
 from .clock import Clock
-from .errorgroups import ErrorStatistics, without_group
+from .counting.errorgroups import ErrorStatistics, without_group
 from .errors import UsageError
 from .job import Job
 from .queue import RequestQueue

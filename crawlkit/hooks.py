@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from .errors import HandlerError
 
 if TYPE_CHECKING:
+    from .discovery.sitemaps import Entry
     from .page import Page
     from .request import Request
-    from .sitemaps import Entry
     from .statistics import Statistics
 
 

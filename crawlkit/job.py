@@ -34,7 +34,6 @@ from .events import (
     SystemInfo,
 )
 from .machine import Machine
-from .merging import Merges
 from .output import append
 from .stores import open_store
 from .stores.base import Receipt, Store
@@ -43,6 +42,7 @@ from .triggers.signals import EXIT_UNFINISHED
 from .triggers.usual import usual_triggers
 from .triggers.watching import Watching
 from .values import State, Values
+from .workers.merging import Merges
 
 log = logging.getLogger("crawlkit.job")
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 import msgspec
 
+from .discovery.scope import UrlPattern
 from .errors import OptionError
 from .request import CacheMode
-from .scope import UrlPattern
 from .stores.postgres.address import with_run
 from .triggers.base import Preemption, Trigger
 

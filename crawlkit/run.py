@@ -11,13 +11,13 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from .checkpoint import Document, Outcome, Saved, decode
 from .clock import Clock, isoformat
-from .errorgroups import ErrorStatistics, GroupKey, group_id, without_group
+from .counting.errorgroups import ErrorStatistics, GroupKey, group_id, without_group
+from .counting.specimens import Specimen, read_specimen
 from .errors import StoreError, UsageError
 from .exporting.frames import Library, frame_of
 from .items import decode_item
-from .overview import Table, html_of, rich_of, tables_of
+from .observing.overview import Table, html_of, rich_of, tables_of
 from .request import Request, fingerprint
-from .specimens import Specimen, read_specimen
 from .statistics import HostStatistics, Statistics, tallies
 from .stores import open_reader
 from .stores.base import Reader, StoredItem

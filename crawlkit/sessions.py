@@ -19,9 +19,9 @@ import msgspec
 
 from .checkpoint import Checkpoint, Document, Saved, decode
 from .clock import Clock
-from .cookies import Cookie, CookieJar, hostname, self_and_parents
+from .http.cookies import Cookie, CookieJar, hostname, self_and_parents
 from .http.proxies import ProxyPool
-from .merging import merge
+from .workers.merging import merge
 
 MAX_BLOCKED = 32
 """Hosts that may block a session; one more and it is retired for all."""

@@ -15,14 +15,14 @@ import msgspec
 
 from .checkpoint import Checkpoint, Document, Number, Outcome, Saved
 from .clock import Clock, isoformat
-from .durations import Durations, Sketch
-from .errorgroups import ErrorGroups, ErrorStatistics, GroupKey
+from .counting.durations import Durations, Sketch
+from .counting.errorgroups import ErrorGroups, ErrorStatistics, GroupKey
+from .counting.lives import TOTALS, LifeStatistics, Lives
+from .counting.samples import Sample, Samples
 from .errors import StoreDamagedError
-from .lives import TOTALS, LifeStatistics, Lives
-from .merging import merge
-from .overview import html_of, rich_of, tables_of
+from .observing.overview import html_of, rich_of, tables_of
 from .response import CacheResult
-from .samples import Sample, Samples
+from .workers.merging import merge
 
 if TYPE_CHECKING:
     from .stores.base import Receipt

@@ -13,7 +13,7 @@ from .urls import canonical
 
 if TYPE_CHECKING:
     from .cache import PageCache
-    from .parts import Parts
+    from .crawling.parts import Parts
     from .queue import RequestQueue
     from .statistics import Statistics
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint, Document, Saved, decode, encode
 from .errors import UsageError
-from .merging import merge
+from .workers.merging import merge
 
 
 class Values:

@@ -375,7 +375,8 @@ async def test_a_computation_that_fails_is_the_error_of_its_page_and_is_tried_ag
 KILLED = """
 import os, signal
 from urllib.parse import urlsplit
-from crawlkit import Crawler, parts
+from crawlkit import Crawler
+from crawlkit.crawling import parts
 from crawlkit.fetching import AiohttpFetcher
 
 # What a browser makes of these pages is what they are, and it takes its time to start.

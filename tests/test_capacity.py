@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from crawlkit.capacity import Capacity
 from crawlkit.checkpoint import Lease, Outcome, Ticket
 from crawlkit.clock import Clock
+from crawlkit.crawling.capacity import Capacity
 from crawlkit.events import SystemInfo
 from crawlkit.job import Job
 from crawlkit.politeness.throttle import Throttle

@@ -26,7 +26,7 @@ from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
 from crawlkit.cli.examples import EXAMPLES, SUMMARIES
 from crawlkit.cli.output import size, span
-from crawlkit.errorgroups import group_id
+from crawlkit.counting.errorgroups import group_id
 from crawlkit.run import load_statistics, open_run
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.testing import Site

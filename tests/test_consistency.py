@@ -34,6 +34,9 @@ from hypothesis.stateful import (
 )
 
 from crawlkit.checkpoint import Checkpoint, Lease, Outcome
+from crawlkit.discovery.scope import matcher
+from crawlkit.discovery.sitemapplaces import SitemapPlaces
+from crawlkit.discovery.start import StartRequests
 from crawlkit.errors import StoreWriteError
 from crawlkit.job import Job
 from crawlkit.output import ItemWriter
@@ -43,10 +46,7 @@ from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
 from crawlkit.response import Response
-from crawlkit.scope import matcher
 from crawlkit.sessions import SessionPool
-from crawlkit.sitemapplaces import SitemapPlaces
-from crawlkit.start import StartRequests
 from crawlkit.statistics import Statistics
 from crawlkit.stores import open_store, sqlite
 from crawlkit.stores.base import Claim, Receipt, Store

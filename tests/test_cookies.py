@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crawlkit.checkpoint import decode, encode
-from crawlkit.cookies import MAX_COOKIES, MAX_HEADER, MAX_PER_DOMAIN, Cookie, CookieJar
+from crawlkit.http.cookies import MAX_COOKIES, MAX_HEADER, MAX_PER_DOMAIN, Cookie, CookieJar
 from crawlkit.testing import ManualClock
 
 SITE = "http://www.shop.example/a/b?q=/x"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from crawlkit import Crawler, Page, Request, open_run
-from crawlkit.sitemaps import Entry
+from crawlkit.discovery.sitemaps import Entry
 from crawlkit.testing import Site
 
 from .faults.common import COUNTERS, ended

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crawlkit.clock import Clock
-from crawlkit.feeder import Feeder
+from crawlkit.crawling.feeder import Feeder
 from crawlkit.stores.base import Claim
 
 

@@ -14,12 +14,12 @@ import pytest
 from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Saved
 from crawlkit.errors import StoreFencedError
-from crawlkit.merging import merge
 from crawlkit.run import Run
 from crawlkit.statistics import Statistics
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.workers.hub import Hub
+from crawlkit.workers.merging import merge
 
 from .fleets import FLEETS, Fleet, Seats, fleets
 

@@ -36,9 +36,13 @@ def layer(path: Path) -> int | None:
 
 BARE = (
     "caching",
+    "counting",
     "crawlkit",
+    "crawling",
+    "discovery",
     "exporting",
     "http",
+    "observing",
     "politeness",
     "rendering",
     "triggers",

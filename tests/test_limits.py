@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from crawlkit import cookies, page, parsing, samples, sessions, sitemaps, urls
+from crawlkit import page, parsing, sessions, urls
 from crawlkit.caching import entry
-from crawlkit.errorgroups import GROUPS
+from crawlkit.counting import samples
+from crawlkit.counting.errorgroups import GROUPS
+from crawlkit.crawling.resources import SHORT
+from crawlkit.discovery import sitemaps
 from crawlkit.fetching import MAX_RETRY_AFTER
-from crawlkit.http import decoding, failures, limits, protocol
+from crawlkit.http import cookies, decoding, failures, limits, protocol
 from crawlkit.politeness import robots, rules, throttle
 from crawlkit.rendering import loading, visit
-from crawlkit.resources import SHORT
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
 FIRST, LONGEST = throttle.FIRST_PAUSE, throttle.MAX_OWN_PAUSE / 60

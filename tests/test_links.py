@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from crawlkit import Request
 from crawlkit.clock import Clock
 from crawlkit.dedup import DedupSet
+from crawlkit.discovery.scope import Scope
 from crawlkit.links import Links, alike
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
-from crawlkit.scope import Scope
 
 PAGE = "http://a.example/x"
 URLS = st.lists(

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from crawlkit import Crawler, Page, load_statistics, open_run
 from crawlkit.cli import main
-from crawlkit.lives import LIVES, TOTALS
-from crawlkit.samples import SAMPLES
+from crawlkit.counting.lives import LIVES, TOTALS
+from crawlkit.counting.samples import SAMPLES
 from crawlkit.statistics import Statistics
 from crawlkit.testing import ManualClock, Site
 

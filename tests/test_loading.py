@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from crawlkit.gate import HostPaused
+from crawlkit.crawling.gate import HostPaused
+from crawlkit.crawling.resources import Resources
 from crawlkit.politeness.rules import Rules, parse
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.rendering import loading
 from crawlkit.rendering.loading import Loading
-from crawlkit.resources import Resources
 from crawlkit.testing import ManualClock
 
 HOST = "site.test"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawlkit.checkpoint import Checkpoint, Document, Saved, Snapshot
-from crawlkit.merging import Merges, merge
 from crawlkit.stores.base import Receipt
 from crawlkit.values import State
+from crawlkit.workers.merging import Merges, merge
 
 NUMBERS = st.integers(-1000, 1000)
 COUNTS = st.recursive(NUMBERS, lambda inner: st.dictionaries(st.sampled_from("abc"), inner))

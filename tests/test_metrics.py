@@ -20,13 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from crawlkit import Crawler, Page, Request
 from crawlkit.errors import NetworkError, OptionError, UsageError
-from crawlkit.metrics import BOUNDS, metrics_text
-from crawlkit.metricsserver import MetricsServer, parse_address
+from crawlkit.observing.metrics import BOUNDS, metrics_text
+from crawlkit.observing.metricsserver import MetricsServer, parse_address
+from crawlkit.observing.tracing import TracingFetcher, exporters
 from crawlkit.response import Response
 from crawlkit.sessions import Session
 from crawlkit.statistics import Statistics
 from crawlkit.testing import FakeFetcher, Site
-from crawlkit.tracing import TracingFetcher, exporters
 
 from .test_statistics import START, Books, busy
 
@@ -130,7 +130,7 @@ async def test_an_address_that_is_not_ours_is_told_in_one_line(site: Site, tmp_p
 async def test_an_address_that_is_taken_is_served_by_the_next_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("crawlkit.metricsserver.PATIENCE", 0.01)
+    monkeypatch.setattr("crawlkit.observing.metricsserver.PATIENCE", 0.01)
     first = MetricsServer("0", lambda: "first")
     await first.open()
     second = MetricsServer(str(first.port), lambda: "second")

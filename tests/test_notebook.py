@@ -12,7 +12,7 @@ import pytest
 
 from crawlkit import Crawler, Page, open_run
 from crawlkit.errors import UsageError
-from crawlkit.notebook import Panel, is_notebook
+from crawlkit.observing.notebook import Panel, is_notebook
 from crawlkit.testing import Site
 
 CELL = """\

@@ -9,7 +9,7 @@ import pytest
 
 from crawlkit.cli.progress import LOG_INTERVAL, LogProgress
 from crawlkit.events import CrawlerStatus
-from crawlkit.progress import Mark, Pace, fit, line_of, seconds_left, told
+from crawlkit.observing.progress import Mark, Pace, fit, line_of, seconds_left, told
 from crawlkit.testing import ManualClock
 
 

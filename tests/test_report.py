@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from crawlkit.cli import main
+from crawlkit.counting.samples import Sample
 from crawlkit.dashboard.charts import Line, chart, moment_of, nice_step, rates, times_of
 from crawlkit.dashboard.markup import Markup, link, tag
 from crawlkit.dashboard.report import report, write_report
 from crawlkit.errors import CrawlkitError
 from crawlkit.run import open_run
-from crawlkit.samples import Sample
 from crawlkit.statistics import Statistics
 from crawlkit.stores.sqlite import SqliteStore
 

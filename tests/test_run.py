@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Item, Lease, Outcome, Pending, Saved
-from crawlkit.errorgroups import group_id, with_group
+from crawlkit.counting.errorgroups import group_id, with_group
 from crawlkit.errors import CrawlkitError, StoreError, UrlError, UsageError
 from crawlkit.request import Request
 from crawlkit.run import load_statistics, open_run

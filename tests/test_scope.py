@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from crawlkit.discovery.scope import Scope
 from crawlkit.errors import OptionError
-from crawlkit.scope import Scope
 
 PAGE = "https://www.shop.example/books/"
 

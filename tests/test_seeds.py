@@ -8,16 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from crawlkit.clock import Clock
+from crawlkit.discovery.seeds import SITEMAP, Seeds
+from crawlkit.discovery.sitemapplaces import SitemapPlaces
+from crawlkit.discovery.sitemaps import MAX_LEVELS
+from crawlkit.discovery.start import StartRequests
 from crawlkit.page import Page
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
 from crawlkit.response import Response
-from crawlkit.seeds import SITEMAP, Seeds
 from crawlkit.sessions import Session
-from crawlkit.sitemapplaces import SitemapPlaces
-from crawlkit.sitemaps import MAX_LEVELS
-from crawlkit.start import StartRequests
 from crawlkit.statistics import Statistics
 from crawlkit.stores.memory import MemoryStore
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawlkit.checkpoint import Checkpoint, Loader, Pending
+from crawlkit.discovery.sitemapplaces import SitemapPlaces
+from crawlkit.discovery.sitemaps import MAX_SIZE, Entry, SitemapParser
 from crawlkit.errors import CrawlkitError, LimitError, PageTypeError
 from crawlkit.request import Request
 from crawlkit.response import Response
-from crawlkit.sitemapplaces import SitemapPlaces
-from crawlkit.sitemaps import MAX_SIZE, Entry, SitemapParser
 from crawlkit.stores.base import Store
 from crawlkit.urls import canonical
 

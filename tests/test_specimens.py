@@ -16,11 +16,8 @@ from click.testing import CliRunner
 from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Checkpoint, Saved, Snapshot
 from crawlkit.cli import main
-from crawlkit.errorgroups import group_id
-from crawlkit.errors import StoreDamagedError
-from crawlkit.response import Response
-from crawlkit.run import Run
-from crawlkit.specimens import (
+from crawlkit.counting.errorgroups import group_id
+from crawlkit.counting.specimens import (
     MAX_BODY,
     MAX_SCREENSHOT,
     SPECIMENS,
@@ -28,6 +25,9 @@ from crawlkit.specimens import (
     Specimens,
     read_specimen,
 )
+from crawlkit.errors import StoreDamagedError
+from crawlkit.response import Response
+from crawlkit.run import Run
 from crawlkit.testing import Site
 
 HOSTILE = "<title>\x1b[31m</title><script>alert(1)</script>\ttab\r\n<p>second line"

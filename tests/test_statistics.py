@@ -24,11 +24,11 @@ from crawlkit.checkpoint import (
     Snapshot,
 )
 from crawlkit.clock import Clock, isoformat
-from crawlkit.durations import ACCURACY, Sketch
-from crawlkit.errorgroups import GROUPS, message_of, place_of
+from crawlkit.counting.durations import ACCURACY, Sketch
+from crawlkit.counting.errorgroups import GROUPS, message_of, place_of
+from crawlkit.counting.samples import SAMPLES
 from crawlkit.errors import StatusError, UrlError
 from crawlkit.request import Request
-from crawlkit.samples import SAMPLES
 from crawlkit.statistics import Statistics, tallies
 from crawlkit.stores.base import Receipt
 from crawlkit.stores.memory import MemoryStore

@@ -14,8 +14,8 @@ import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Merge
 from crawlkit.errors import StoreError, StoreFencedError
-from crawlkit.merging import merge
 from crawlkit.stores.base import WHOLE, Store
+from crawlkit.workers.merging import merge
 
 from .backends import NOW, A, B, C, claim, claim_all, commit, done, everything, pages, urls
 from .fleets import FLEETS, Fleet, fleets

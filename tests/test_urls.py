@@ -490,7 +490,7 @@ def test_the_registrable_domain_follows_the_public_suffix_list(host: str, expect
 
 def test_the_public_suffix_list_is_read_only_when_it_is_needed() -> None:
     code = (
-        "import sys, crawlkit.scope, crawlkit.urls as urls\n"
+        "import sys, crawlkit.discovery.scope, crawlkit.urls as urls\n"
         "assert 'publicsuffixlist' not in sys.modules\n"
         "urls.registrable_domain('www.shop.example')\n"
         "assert 'publicsuffixlist' in sys.modules\n"
@@ -501,7 +501,7 @@ def test_the_public_suffix_list_is_read_only_when_it_is_needed() -> None:
 SUFFIXES_IN_A_THREAD = """
 import asyncio, threading
 from crawlkit import urls
-from crawlkit.scope import Scope
+from crawlkit.discovery.scope import Scope
 from tests.scripted import http, opened, private, running
 from crawlkit.sessions import Session
 from publicsuffixlist import PublicSuffixList

@@ -22,9 +22,9 @@ from crawlkit import Crawler, Page, Request, open_run
 from crawlkit.checkpoint import Saved, Snapshot
 from crawlkit.clock import Clock
 from crawlkit.errors import OptionError, UsageError
+from crawlkit.exporting.warc import WarcWriter, members_of
 from crawlkit.http.recording import Exchange
 from crawlkit.testing import Site
-from crawlkit.warc import WarcWriter, members_of
 
 from .scripted import Server
 
@@ -194,7 +194,7 @@ async def test_no_more_than_so_much_waits_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever fetches waits for a checkpoint, rather than filling memory until one comes."""
-    monkeypatch.setattr("crawlkit.warc.MAX_HELD", 100_000)
+    monkeypatch.setattr("crawlkit.exporting.warc.MAX_HELD", 100_000)
     async with Site() as site:
         names = [f"/{number}" for number in range(30)]
         site.add_page("/", links=names)
@@ -224,7 +224,7 @@ def test_an_exchange_that_cannot_be_written_ends_nothing(caplog: pytest.LogCaptu
 def test_without_its_extra_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crawlkit.warc.find_spec", lambda name: None)
+    monkeypatch.setattr("crawlkit.exporting.warc.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"crawlkit\[warc\]"):
         Shop(store="memory:", warc=tmp_path / "shop")
 

@@ -13,8 +13,8 @@ from .output import columns, plural, span, styled
 from .verbs import program
 
 if TYPE_CHECKING:
+    from ..counting.errorgroups import ErrorStatistics
     from ..crawler import Crawler
-    from ..errorgroups import ErrorStatistics
     from ..statistics import Statistics
 
 log = logging.getLogger("crawlkit.run")

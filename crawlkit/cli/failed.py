@@ -11,7 +11,7 @@ import click
 from .. import failures
 from ..checkpoint import Outcome
 from ..clock import isoformat
-from ..errorgroups import ErrorStatistics, without_group
+from ..counting.errorgroups import ErrorStatistics, without_group
 from ..errors import CrawlkitError, UsageError, printable
 from ..failures import Which
 from ..run import Run, open_run

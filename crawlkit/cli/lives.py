@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ..counting.lives import LifeStatistics
 from ..errors import UsageError
-from ..lives import LifeStatistics
 from ..statistics import Statistics
 from ..stores.postgres.address import masked
 from .output import number, size, span, table

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..clock import isoformat
-from ..errorgroups import message_of
+from ..counting.errorgroups import message_of
 from ..errors import one_line, printable
 from ..request import host_of
 from ..stores.postgres.address import masked

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
-from ..progress import Pace, Standing, fit, line_of, told
+from ..observing.progress import Pace, Standing, fit, line_of, told
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

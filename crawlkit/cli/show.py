@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
+from ..discovery.scope import Scope
 from ..errors import one_line, printable
 from ..request import Identity, identity
-from ..scope import Scope
 from .output import columns, harmless, plural, say, span, styled
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from ..errorgroups import ErrorStatistics
+from ..counting.errorgroups import ErrorStatistics
+from ..counting.specimens import Specimen
 from ..errors import CrawlkitError, printable
-from ..specimens import Specimen
 from .output import number, size
 
 _STYLE = (

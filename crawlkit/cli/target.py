@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
+from ..counting.errorgroups import place_of
 from ..crawler import Crawler
-from ..errorgroups import place_of
 from ..errors import TargetError, one_line
 
 

@@ -289,7 +289,7 @@ def _runs() -> list[str]:
 def _place_in_crawler(error: Exception) -> str:
     """``file:line`` in the user's crawler, where the error arose there."""
     # Imported here, as no other verb needs it.
-    from ..errorgroups import place_of
+    from ..counting.errorgroups import place_of
 
     traceback = error.__traceback__
     while traceback is not None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Loader
+from ..crawling.parts import stored_items
 from ..errors import StoreError, UsageError
 from ..events import CrawlerStatus
 from ..exporting.late import export_stored
 from ..output import ItemWriter
-from ..parts import stored_items
 from ..run import load_statistics
 from ..stores.memory import MemoryStore
 from ..stores.postgres.address import masked

@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import floor, log10
 from typing import NamedTuple
 
-from ..samples import Sample
+from ..counting.samples import Sample
 from .markup import Markup, tag
 
 WIDTH, HEIGHT = 1000, 200

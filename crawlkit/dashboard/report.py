@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..durations import Durations
-from ..errorgroups import ErrorStatistics
+from ..counting.durations import Durations
+from ..counting.errorgroups import ErrorStatistics
 from ..errors import CrawlkitError
 from ..figures import plural, size, span
 from ..run import Run

@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 
 from ..errors import CrawlkitError, StoreError, UsageError, one_line, printable
-from ..metrics import CONTENT_TYPE, metrics_text
+from ..observing.metrics import CONTENT_TYPE, metrics_text
 from ..run import Run
 from .access import HEADERS, SANDBOX, Access, Refused, parse_where
 from .sources import ALL, SLOW, VIEWS, CrawlSource, RunSource, Source

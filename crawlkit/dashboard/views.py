@@ -15,11 +15,11 @@ import msgspec
 
 from ..checkpoint import Outcome
 from ..clock import isoformat
-from ..errorgroups import ErrorStatistics, without_group
+from ..counting.errorgroups import ErrorStatistics, without_group
+from ..counting.samples import Sample
 from ..errors import UsageError, printable
 from ..politeness.throttle import HeldBack
 from ..run import Run
-from ..samples import Sample
 from ..sessions import Session
 from ..statistics import HandlerStatistics, HostStatistics, Statistics
 from ..stores.base import StoredItem

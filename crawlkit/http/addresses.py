@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from ..cookies import hostname
+from .cookies import hostname
 
 # The tables are our own, because those of `ipaddress` differ between patch releases of Python:
 # IANA's registries of special-purpose addresses, multicast, and what clouds keep for themselves.

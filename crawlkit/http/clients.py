@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ..cookies import hostname
 from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
 from ..importing import load
 from .addresses import is_private_host, is_public
+from .cookies import hostname
 from .failures import MAX_HEADERS
 from .lean import READ_BUFFER
 from .limits import Limits

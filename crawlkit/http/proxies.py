@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from ..clock import Clock, isoformat
+from ..discovery.scope import UrlPattern, matcher
 from ..errors import OptionError, ProxyError
 from ..request import host_of
-from ..scope import UrlPattern, matcher
 
 if TYPE_CHECKING:
     from ..sessions import Session

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 from ..checkpoint import Checkpoint, Document, Saved, decode
+from ..discovery.scope import UrlPattern, matcher
 from ..errors import OptionError
-from ..scope import UrlPattern, matcher
 from ..stores.base import Allotment
 
 MAX_HOSTS = 10_000

@@ -22,10 +22,10 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import TypeAlias
 
-from ..cookies import hostname
 from ..errors import FetchTimeoutError, NetworkError, PrivateAddressError, ProxyError, one_line
 from ..http.addresses import is_private_host, is_public
 from ..http.clients import private_address
+from ..http.cookies import hostname
 from ..http.failures import reason
 from ..http.proxies import place_of
 from .tunnels import MAX_HEAD, Streams, connect, connect_through, connect_to_proxy, credentials

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..cookies import Cookie
+from ..http.cookies import Cookie
 from ..sessions import Session
 from ..urls import knows_suffixes, read_suffixes
 from .browser import Browser

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from ..cache import PageCache
 from ..crawler import Crawler
+from ..discovery.scope import Scope
 from ..errors import UsageError
 from ..hooks import no_handler
 from ..page import Page
 from ..request import Request
 from ..response import Response
-from ..scope import Scope
 from ..urls import canonical
 from .fakes import FakeFetcher
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
-from crawlkit.lives import TOTALS
+from crawlkit.counting.lives import TOTALS
 from crawlkit.run import Run
 
 from .rough import BUSY, CONTROL, busy_items, items_of

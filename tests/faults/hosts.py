@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 
 from crawlkit import Checkpoint, Crawler, Page, Saved
-from crawlkit.merging import merge
+from crawlkit.workers.merging import merge
 
 from .rough import CONTROL, TRY, TellsTry
 

@@ -22,8 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 
 from crawlkit import Checkpoint, Crawler, Page, Request, Response, Saved, Session
+from crawlkit.discovery.sitemaps import Entry
 from crawlkit.fetching import Fetcher
-from crawlkit.sitemaps import Entry
 from crawlkit.testing import Site, expected_items, generated_site
 
 PAGES = 1500

@@ -1,0 +1,1 @@
+"""What statistics consist of: durations, errors in groups, lives, samples."""

@@ -1,0 +1,1 @@
+"""What a crawl begins with, and which links it follows: seeds, sitemaps, scope."""

@@ -1,0 +1,1 @@
+"""Watching a crawl: metrics, traces, progress, and displays for notebooks."""
