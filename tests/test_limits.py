@@ -15,11 +15,11 @@ from crawlkit.crawling.resources import SHORT
 from crawlkit.discovery import sitemaps
 from crawlkit.fetching import MAX_RETRY_AFTER
 from crawlkit.http import cookies, decoding, failures, limits, protocol
-from crawlkit.politeness import robots, rules, throttle
+from crawlkit.politeness import host, robots, rules
 from crawlkit.rendering import loading, visit
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
-FIRST, LONGEST = throttle.FIRST_PAUSE, throttle.MAX_OWN_PAUSE / 60
+FIRST, LONGEST = host.FIRST_PAUSE, host.MAX_OWN_PAUSE / 60
 LIMITS = limits.Limits()
 
 ROWS = {
