@@ -48,7 +48,7 @@ from .job import Job
 from .observing.notebook import show
 from .options import Options
 from .page import Page, handler_name
-from .politeness.throttle import backoff
+from .politeness.backoff import backoff
 from .request import Request, host_of
 from .response import Response
 from .runner import run

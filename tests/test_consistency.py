@@ -34,6 +34,7 @@ from hypothesis.stateful import (
 )
 
 from crawlkit.checkpoint import Checkpoint, Lease, Outcome
+from crawlkit.crawling.sessionpool import SessionPool
 from crawlkit.discovery.scope import matcher
 from crawlkit.discovery.sitemapplaces import SitemapPlaces
 from crawlkit.discovery.start import StartRequests
@@ -46,7 +47,6 @@ from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
 from crawlkit.response import Response
-from crawlkit.sessions import SessionPool
 from crawlkit.statistics import Statistics
 from crawlkit.stores import open_store, sqlite
 from crawlkit.stores.base import Claim, Receipt, Store

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from crawlkit import page, parsing, sessions, urls
+from crawlkit import page, parsing, urls
 from crawlkit.caching import entry
 from crawlkit.counting import samples
 from crawlkit.counting.errorgroups import GROUPS
+from crawlkit.crawling import sessionpool
 from crawlkit.crawling.resources import SHORT
 from crawlkit.discovery import sitemaps
 from crawlkit.fetching import MAX_RETRY_AFTER
 from crawlkit.http import cookies, decoding, failures, limits, protocol
-from crawlkit.politeness import robots, rules, throttle
+from crawlkit.politeness import host, robots, rules
 from crawlkit.rendering import loading, visit
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
-FIRST, LONGEST = throttle.FIRST_PAUSE, throttle.MAX_OWN_PAUSE / 60
+FIRST, LONGEST = host.FIRST_PAUSE, host.MAX_OWN_PAUSE / 60
 LIMITS = limits.Limits()
 
 ROWS = {
@@ -58,7 +59,7 @@ ROWS = {
     "something of its own host": f"{loading.HELD:g} s",
     "a pause of its host": f"{SHORT:g} s",
     "body in it": f"{entry.MAX_BODY >> 20} MiB",
-    "sessions by id": f"{sessions.MAX_NAMED:,}",
+    "sessions by id": f"{sessionpool.MAX_NAMED:,}",
     "robots.txt files in memory": f"{robots.MAX_ORIGINS:,}, or {robots.MAX_RULES:,} rules",
     "groups of errors": f"{GROUPS}",
     "samples over time": f"{samples.SAMPLES}",

@@ -13,8 +13,8 @@ from yarl import URL
 
 from crawlkit import Crawler, Page, Request, Response
 from crawlkit.clock import Clock
+from crawlkit.crawling.sessionpool import SessionPool
 from crawlkit.errors import HandlerError, LimitError, PageTypeError, UsageError
-from crawlkit.sessions import SessionPool
 
 URL_ = "https://shop.example/books/index.html"
 

@@ -14,10 +14,11 @@ import pytest
 
 from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
+from crawlkit.crawling.sessionpool import SessionPool
 from crawlkit.errors import FetchTimeoutError, NetworkError, OptionError, ProxyError
 from crawlkit.fetching import AiohttpFetcher, Limits
 from crawlkit.http.proxies import FIRST_REST, MAX_OTHERS, MAX_REST, ProxyPool, place_of, shown
-from crawlkit.sessions import Session, SessionPool
+from crawlkit.sessions import Session
 from crawlkit.testing import ManualClock, Site
 
 from .proxy_servers import HttpProxy, Socks5Proxy

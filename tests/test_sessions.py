@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
-from crawlkit.sessions import MAX_BLOCKED, MAX_NAMED, MAX_STICKY, Session, SessionPool
+from crawlkit.crawling.sessionpool import MAX_NAMED, MAX_STICKY, SessionPool
+from crawlkit.sessions import MAX_BLOCKED, Session
 from crawlkit.testing import ManualClock
 
 HOST = "shop.example"

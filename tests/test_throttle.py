@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, Loader, Snapshot
-from crawlkit.politeness.throttle import MAX_PAUSE, STRIKE_MEMORY, Throttle, backoff
+from crawlkit.politeness.backoff import backoff
+from crawlkit.politeness.host import MAX_PAUSE, STRIKE_MEMORY
+from crawlkit.politeness.throttle import Throttle
 from crawlkit.stores.base import WHOLE
 from crawlkit.testing import ManualClock
 

@@ -33,7 +33,6 @@ from ..queue import RequestQueue
 from ..rendering.picking import RenderingFetcher
 from ..request import Request
 from ..response import Response
-from ..sessions import SessionPool
 from ..statistics import Statistics
 from .allowance import Allowance
 from .capacity import Capacity
@@ -41,6 +40,7 @@ from .feeder import Feeder
 from .gate import Gate
 from .judge import Judge
 from .resources import Resources
+from .sessionpool import SessionPool
 from .timekeeping import Timekeeper
 
 if TYPE_CHECKING:

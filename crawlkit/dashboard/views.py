@@ -18,7 +18,7 @@ from ..clock import isoformat
 from ..counting.errorgroups import ErrorStatistics, without_group
 from ..counting.samples import Sample
 from ..errors import UsageError, printable
-from ..politeness.throttle import HeldBack
+from ..politeness.host import HeldBack
 from ..run import Run
 from ..sessions import Session
 from ..statistics import HandlerStatistics, HostStatistics, Statistics

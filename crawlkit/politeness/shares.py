@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint
 from ..stores.base import WHOLE
+from .host import Host
 
 
 class Shares:
@@ -17,10 +18,13 @@ class Shares:
     Attributes:
         gifts: Grows with every share that is given away, once when a checkpoint says so and once
             when that is committed.
+        resting: Hosts with another next start since the last checkpoint, of which it tells whoever
+            asks them next.
     """
 
     def __init__(self) -> None:
         self.gifts = 0
+        self.resting: set[str] = set()
         self._parts: dict[str, int] = {}  # of hosts that are divided, also while they are idle
         self._offered: dict[str, int] = {}
         self._is_giving = False
@@ -61,12 +65,17 @@ class Shares:
         self._parts[host] = self._offered[host] = self.of(host) // 2
         return self._parts[host]
 
-    def give(self, checkpoint: Checkpoint, is_free: Callable[[str], bool]) -> None:
-        """Say in a checkpoint what is given away, as far as it is free by now."""
-        for host, shares in tuple(self._offered.items()):
-            if is_free(host):
-                checkpoint.shares[host] = shares
-                del self._offered[host]
+    def collect(self, checkpoint: Checkpoint, hosts: Mapping[str, Host]) -> None:
+        """Say when hosts may be asked next, and what is given away, as far as it is free by now."""
+        for name in self.resting:
+            if (host := hosts.get(name)) is not None:
+                checkpoint.rests[name] = (host.ready_at, host.pace * host.shares / WHOLE)
+        self.resting.clear()
+        for name, shares in tuple(self._offered.items()):
+            host = hosts.get(name)
+            if host is None or host.in_flight <= host.limit:
+                checkpoint.shares[name] = shares
+                del self._offered[name]
                 self._is_giving = True
                 self.gifts += 1
 

@@ -2,115 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable
 from heapq import heappop, heappush, nlargest
-from math import ceil, inf
-from typing import NamedTuple
+from math import inf
 
-import msgspec
-
-from ..checkpoint import MAX_DELAY, Checkpoint, Saved
+from ..checkpoint import Checkpoint, Saved
 from ..clock import Clock
 from ..stores.base import WHOLE
+from .host import MAX_PAUSE, TEMPO_MEMORY, UNKNOWN, HeldBack, Host, Pause
 from .shares import Shares
+from .starts import LONG, Starts
 from .tempo import Tempo
-
-MAX_PAUSE = 3600.0
-"""Seconds that a host is left alone at most, whatever it asks for."""
-FIRST_PAUSE = 2.0
-"""Seconds of the first pause, where the host does not say how long; the next is twice as long."""
-MAX_OWN_PAUSE = 300.0
-"""Seconds of the longest pause, where the host does not say how long."""
-STRIKE_MEMORY = 600.0
-"""Seconds after a pause for which a host that was not asked again keeps its strikes."""
-
-FIRST_PENALTY = 0.25
-"""Seconds between two starts after the first pause of a host; doubled by each further one."""
-PENALTY_DECAY = 1 / 32
-"""Share of the penalty that each success takes off: 22 of them halve it."""
-LEAST_PENALTY = 0.01
-"""Seconds below which a penalty is over."""
-
-TEMPO_MEMORY = 60.0
-"""Seconds for which an idle host that was asked much keeps what is known of its answers."""
-LONG = 1.0
-"""Seconds of a delay that outlives the process."""
-
-_UNKNOWN = -1.0
-
-
-class _Host:
-    """What is known of a host for as long as it matters."""
-
-    __slots__ = (
-        "asked",
-        "crawl_delay",
-        "in_flight",
-        "is_watched",
-        "keep_until",
-        "last_start",
-        "limit",
-        "next_before",
-        "next_start",
-        "pace",
-        "paused_at",
-        "paused_until",
-        "penalty",
-        "saved_penalty",
-        "shares",
-        "strikes",
-        "tempo",
-    )
-
-    def __init__(self, limit: int, pace: float, asked: float | None) -> None:
-        self.in_flight = 0
-        self.shares = WHOLE
-        self.limit = limit
-        self.pace = pace
-        self.asked = asked  # by robots.txt, as it was said
-        self.crawl_delay = 0.0  # the same, as it is obeyed
-        self.next_start = 0.0
-        self.last_start = 0.0  # known only where there is a pace
-        self.next_before = 0.0  # `next_start` as it was before the last start
-        self.paused_at = -inf
-        self.paused_until = 0.0
-        self.strikes = 0
-        self.penalty = 0.0
-        self.saved_penalty = 0.0
-        self.tempo: Tempo | None = None
-        self.keep_until = 0.0
-        self.is_watched = False  # whether it stands in the heap of hosts to be forgotten
-
-
-class _Pause(msgspec.Struct, array_like=True, frozen=True):
-    """A pause as it is saved."""
-
-    until: float
-    strikes: int
-    seconds: float
-    penalty: float
-
-
-class HeldBack(NamedTuple):
-    """A host that is asked more slowly than it might be.
-
-    Attributes:
-        host: ``host[:port]``.
-        in_flight: Requests to it that are under way.
-        limit: How many there may be.
-        delay: Seconds between the starts of two.
-        pause: Seconds for which it is left alone altogether.
-        strikes: Consecutive pauses without a success in between.
-    """
-
-    host: str
-    in_flight: int
-    limit: int
-    delay: float
-    pause: float
-    strikes: int
 
 
 class Throttle:
@@ -173,17 +74,17 @@ class Throttle:
         self._delay = delay
         self._max_delay = max_delay
         self._first_limit = 1 if is_shy else concurrency_per_host
-        self._first_asked = _UNKNOWN if is_shy else None
+        self._first_asked = UNKNOWN if is_shy else None
         self.local_delay = 0.0
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, Host] = {}
         self._idle: list[tuple[float, str]] = []  # heap: when to forget which host
-        # What the next checkpoint takes along: hosts with another next start, or another pause.
-        self._moved: set[str] = set()
-        self._judged: set[str] = set()
-        self._slices: deque[tuple[float, str]] = deque()  # saved starts: until when, which
-        self._slice = 0
-        self._resting: set[str] = set()  # the same, for other workers
+        self._starts = Starts(worker)
         self.shares = Shares()
+        # What the next checkpoint takes along: hosts with another next start, the same for other
+        # workers, and hosts with another pause.
+        self._moved = self._starts.moved
+        self._resting = self.shares.resting
+        self._judged: set[str] = set()
 
     def __len__(self) -> int:
         """Hosts that take memory."""
@@ -206,7 +107,7 @@ class Throttle:
     def next_start(self, host: str) -> float:
         """Unix time from which a request may start, but for how many are in flight; 0.0 is now."""
         known = self._hosts.get(host)
-        return 0.0 if known is None else max(known.next_start, known.paused_until)
+        return 0.0 if known is None else known.ready_at
 
     def paused_until(self, host: str) -> float:
         """Unix time until which `host` is left alone; one that has passed where it is not."""
@@ -304,11 +205,11 @@ class Throttle:
                 known = self._add(host)
                 known.asked, known.crawl_delay = delay, wait
                 known.pace = max(known.pace, wait)
-                self._set_limit(known)
+                known.set_limit(self._concurrency)
                 self._watch(host, known)
             return False
         known.asked, known.crawl_delay = delay, wait
-        self._set_limit(known)
+        known.set_limit(self._concurrency)
         self._set_pace(host, known)
         if not known.crawl_delay:
             known.next_start = min(known.next_start, known.last_start + known.pace)
@@ -328,28 +229,12 @@ class Throttle:
                 return  # whoever is asked for one thing after the other sets the pace already
             tempo = known.tempo = Tempo(self._clock, self._concurrency, self._max_delay)
         if tempo.answered(seconds, self.local_delay):
-            self._set_limit(known)
+            known.set_limit(self._concurrency)
             self._set_pace(host, known)
 
-    def _set_limit(self, known: _Host) -> None:
-        if known.asked == _UNKNOWN:
-            known.limit = 1
-            return
-        limit = self._concurrency
-        if known.shares < WHOLE:
-            limit = max(1, limit * known.shares // WHOLE)
-        if known.tempo is not None:
-            limit = min(limit, ceil(known.tempo.window))
-        known.limit = limit
-
-    def _set_pace(self, host: str, known: _Host) -> None:
-        """Take the largest of the delays; a longer one holds from now on."""
-        before = known.pace
-        adapted = known.tempo.delay if known.tempo is not None else 0.0
-        known.pace = max(self._delay, known.crawl_delay, known.penalty, adapted)
-        known.pace *= WHOLE / known.shares
-        if known.pace > before:
-            known.next_start = max(known.next_start, self._clock.now() + known.pace)
+    def _set_pace(self, host: str, known: Host) -> None:
+        """Decide it anew. A longer one is of interest after a restart, and to other workers."""
+        if known.set_pace(self._delay, self._clock.now()):
             if known.pace > LONG:
                 self._moved.add(host)
             if self._worker:
@@ -363,32 +248,21 @@ class Throttle:
         known = self._hosts.get(host)
         if known is not None and known.shares != shares:
             known.shares = shares
-            self._set_limit(known)
+            known.set_limit(self._concurrency)
             self._set_pace(host, known)
 
     def split(self, host: str) -> None:
         """Another worker would take a share of `host`: give it half of this one's, if that is fine.
 
-        It is where nobody asks for a delay, the host is not paused, and it may have requests enough
-        in flight for both. One that answers slowly may do so as this process is busy, so only where
-        it is very slow another one would not help. The next checkpoint says so, once no more are in
-        flight here than may be from then on.
+        It is where there is no delay and `Host.may_be_split` says so. The next checkpoint says it,
+        once no more are in flight here than may be from then on.
         """
         known = self._hosts.get(host)
-        if known is None or not (self._may_split and self.shares.may_offer(host)):
+        if known is None or self._delay or not (self._may_split and self.shares.may_offer(host)):
             return
-        if (
-            known.asked == _UNKNOWN
-            or self._delay
-            or known.crawl_delay
-            or known.penalty
-            or known.paused_until > self._clock.now()
-            or self._concurrency * (known.shares // 2) < WHOLE
-            or (known.tempo is not None and known.tempo.window < self._concurrency / 4)
-        ):
-            return
-        known.shares = self.shares.offer(host)
-        self._set_limit(known)
+        if known.may_be_split(self._concurrency, self._clock.now()):
+            known.shares = self.shares.offer(host)
+            known.set_limit(self._concurrency)
 
     def rest(self, host: str, start: float, delay: float) -> None:
         """Another worker has asked `host`: no request starts before the Unix time `start`.
@@ -406,28 +280,10 @@ class Throttle:
             if start <= now and delay <= self._delay and start - delay + self._delay <= now:
                 return
             known = self._add(host)
-        # The last start was at `start - delay`; what holds here may be longer.
-        start = max(start, start - delay + known.pace)
-        known.next_start = known.next_before = max(known.next_start, start)
-        if delay > known.pace:
-            known.penalty = known.saved_penalty = min(delay, self._max_delay)
-            known.pace = max(known.pace, known.penalty)
+        known.rest(start, delay, self._max_delay)
         known.keep_until = now + TEMPO_MEMORY
         if not known.in_flight:
             self._watch(host, known)
-
-    def _say_rests(self, checkpoint: Checkpoint) -> None:
-        """Tell whoever gets a host next, and whoever has shares of it."""
-        for host in self._resting:
-            if (known := self._hosts.get(host)) is not None:
-                start = max(known.next_start, known.paused_until)
-                delay = known.pace * known.shares / WHOLE
-                checkpoint.rests[host] = (start, delay)
-        self._resting.clear()
-
-    def _has_room(self, host: str) -> bool:
-        known = self._hosts.get(host)
-        return known is None or known.in_flight <= known.limit
 
     # -- pauses -------------------------------------------------------------------------------
 
@@ -451,26 +307,17 @@ class Throttle:
             Unix time until which the host is left alone.
         """
         now = self._clock.now()
-        known = self._hosts.get(host)
-        if known is None:
-            known = self._add(host)
-        is_same = now < known.paused_until or (
-            started_at is not None and started_at <= known.paused_at
-        )
-        if not is_same:
-            known.strikes += 1
-            known.paused_at = now
-            penalty = max(FIRST_PENALTY, 2 * known.penalty)
-            known.penalty = known.saved_penalty = min(penalty, self._max_delay)
+        known = self._hosts.get(host) or self._add(host)
+        is_new = not known.is_of_the_last_pause(now, started_at)
+        if is_new:
+            known.strike(now, self._max_delay)
             self._set_pace(host, known)
             if seconds is None:
-                # Beyond 2 ** 20 it is the maximum anyway, and a float would overflow at last.
-                growth = 2.0 ** min(known.strikes - 1, 20)
-                seconds = min(FIRST_PAUSE * growth, MAX_OWN_PAUSE)
+                seconds = known.own_pause()
         if seconds is not None:
             until = now + min(max(seconds, 0.0), MAX_PAUSE)
             # Of several answers the one that asks for more is right, for it will be obeyed.
-            if until > known.paused_until or not is_same:
+            if is_new or until > known.paused_until:
                 known.paused_until = until
                 self._judged.add(host)
                 if self._worker:
@@ -497,21 +344,10 @@ class Throttle:
         known = self._hosts.get(host)
         if known is None or not (known.strikes or known.penalty):
             return
-        if self._clock.now() < known.paused_until:
-            return
-        if started_at is not None and started_at <= known.paused_at:
-            return
-        if known.strikes:
-            known.strikes = 0
-            known.paused_until = 0.0
-            self._judged.add(host)
-        known.penalty -= known.penalty * PENALTY_DECAY
-        if known.penalty < LEAST_PENALTY:
-            known.penalty = 0.0
-        if known.penalty <= known.saved_penalty / 2:
-            known.saved_penalty = known.penalty
-            self._judged.add(host)
-        self._set_pace(host, known)
+        if not known.is_of_the_last_pause(self._clock.now(), started_at):
+            if known.recover():
+                self._judged.add(host)
+            self._set_pace(host, known)
 
     def strikes(self, host: str) -> int:
         """Consecutive pauses of `host` without a success in between."""
@@ -536,19 +372,19 @@ class Throttle:
 
     # -- memory -------------------------------------------------------------------------------
 
-    def _add(self, host: str) -> _Host:
-        known = self._hosts[host] = _Host(self._first_limit, self._delay, self._first_asked)
+    def _add(self, host: str) -> Host:
+        known = self._hosts[host] = Host(self._first_limit, self._delay, self._first_asked)
         if self.shares:
             known.shares = self.shares.of(host)
-            self._set_limit(known)
+            known.set_limit(self._concurrency)
             known.pace *= WHOLE / known.shares
         return known
 
-    def _watch(self, host: str, known: _Host) -> None:
+    def _watch(self, host: str, known: Host) -> None:
         """See to it that an idle host is forgotten when its time is over."""
         if not known.is_watched:
             known.is_watched = True
-            heappush(self._idle, (_end(known), host))
+            heappush(self._idle, (known.matters_until, host))
 
     def _forget_idle(self) -> None:
         """Forget up to two hosts whose time is over: more than can come at one call."""
@@ -561,11 +397,11 @@ class Throttle:
             known.is_watched = False
             if known.in_flight:
                 continue
-            if _end(known) > now:
+            if known.matters_until > now:
                 self._watch(host, known)
                 continue
             del self._hosts[host]
-            if known.strikes or known.penalty:
+            if known.is_in_trouble:
                 self._judged.add(host)
 
     # -- a persisted part ---------------------------------------------------------------------
@@ -576,109 +412,26 @@ class Throttle:
         The clock may have been set back in between; neither gets any longer by that.
         """
         now = self._clock.now()
-        slices = []
-        keys = saved.keys()
-        for key in keys:
-            kind, _, name = key.partition("/")
-            if kind == "starts":
-                slices.append(name)
-            elif kind == "pauses":
-                pause: _Pause = saved.load(key=key, type=_Pause)
-                known = self._add(name)
-                known.paused_until = min(pause.until, now + pause.seconds)
-                known.paused_at = now
-                known.strikes = pause.strikes
-                known.penalty = known.saved_penalty = min(pause.penalty, self._max_delay)
-                known.pace = max(known.pace, known.penalty)
-                self._watch(name, known)
-        for name in sorted(slices):
-            starts: dict[str, tuple[float, float]] = saved.load(
-                key=f"starts/{name}", type=dict[str, tuple[float, float]]
-            )
-            last = now
-            for host, (start, seconds) in starts.items():
-                start = min(start, now + seconds)
-                last = max(last, start)
-                if start > now:
-                    known = self._hosts.get(host) or self._add(host)
-                    known.next_start = known.next_before = max(known.next_start, start)
-                    self._watch(host, known)
-            self._slices.append((last, name))
-            self._slice = max(self._slice, int(name.rpartition("-")[2]))
+        for key in tuple(saved.keys()):
+            kind, _, host = key.partition("/")
+            if kind == "pauses":
+                known = self._add(host)
+                known.resume(saved.load(key=key, type=Pause), now, self._max_delay)
+                self._watch(host, known)
+        for host, start in self._starts.restore(saved, now):
+            known = self._hosts.get(host) or self._add(host)
+            known.next_start = known.next_before = max(known.next_start, start)
+            self._watch(host, known)
 
     def collect(self, checkpoint: Checkpoint) -> None:
-        """Add what changed: a document for each pause, and one for all the starts since the last.
-
-        A slice of starts, ``{host: [next start, delay]}``, is removed once they are all over. So
-        each start is written once, however many hosts rest at the same time.
-        """
+        """Add what changed: a document for each pause, and one for all the next starts."""
         if self._worker:
-            self._say_rests(checkpoint)
-            self.shares.give(checkpoint, self._has_room)
-        if not (self._moved or self._judged or self._slices):
-            return
-        now = self._clock.now()
-        if self._judged:
-            for host in self._judged:
-                known = self._hosts.get(host)
-                if known is None or not (known.strikes or known.penalty):
-                    checkpoint.drop(f"pauses/{host}")
-                else:
-                    checkpoint.save(
-                        _Pause(
-                            known.paused_until,
-                            known.strikes,
-                            max(0.0, known.paused_until - known.paused_at),
-                            known.penalty,
-                        ),
-                        key=f"pauses/{host}",
-                    )
-            self._judged.clear()
-        while self._slices and self._slices[0][0] <= now:
-            checkpoint.drop(f"starts/{self._slices.popleft()[1]}")
-        if self._moved:
-            starts = {
-                host: (known.next_start, known.next_start - now)
-                for host in self._moved
-                if (known := self._hosts.get(host)) and known.next_start > now + LONG
-            }
-            self._moved.clear()
-            if starts:
-                self._slice += 1
-                name = f"{self._worker}-{self._slice}" if self._worker else str(self._slice)
-                checkpoint.save(starts, key=f"starts/{name}")
-                self._slices.append((max(start for start, _ in starts.values()), name))
-
-
-def _end(known: _Host) -> float:
-    """Unix time at which an idle host may be forgotten."""
-    memory = known.paused_until + STRIKE_MEMORY if known.strikes or known.penalty else 0.0
-    return max(known.next_start, known.keep_until, memory)
-
-
-def backoff(
-    retry_count: int,
-    *,
-    base: float = 0.5,
-    factor: float = 2.0,
-    maximum: float = MAX_DELAY,
-    rng: Callable[[], float] = random.random,
-) -> float:
-    """Seconds to wait before a request is tried again.
-
-    Exponential with "equal jitter": half of the time is certain, the other half is random, so that
-    requests that failed together do not come back together (M. Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog, 2015).
-
-    Args:
-        retry_count: How many times it was tried again before; 0 for the first time.
-        base: Seconds, before the jitter, for the first time.
-        factor: By how much each wait is longer than the one before.
-        maximum: Seconds at most.
-        rng: Gives numbers from 0 to 1.
-    """
-    try:
-        wait = min(maximum, base * factor**retry_count)
-    except OverflowError:
-        wait = maximum
-    return wait * (0.5 + 0.5 * rng())
+            self.shares.collect(checkpoint, self._hosts)
+        for host in self._judged:
+            known = self._hosts.get(host)
+            if known is None or not known.is_in_trouble:
+                checkpoint.drop(f"pauses/{host}")
+            else:
+                checkpoint.save(known.pause(), key=f"pauses/{host}")
+        self._judged.clear()
+        self._starts.collect(checkpoint, self._hosts, self._clock.now())
