@@ -11,30 +11,19 @@ has not is done again.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .checkpoint import Checkpoint, Loader
+from .checkpoint import Checkpoint
 from .clock import Clock
-from .errors import StoreError, StoreFencedError, StoreWriteError, one_line
-from .events import (
-    Aborting,
-    Event,
-    EventBus,
-    Exit,
-    Listener,
-    Migrating,
-    Persistent,
-    PersistState,
-    SystemInfo,
-)
-from .machine import Machine
-from .output import append
+from .events import Aborting, Event, EventBus, Exit, Listener, Migrating, Persistent
+from .running.measuring import measure
+from .running.presence import Presence
+from .running.saving import Saving
+from .running.stopping import Stopping
+from .running.trouble import Trouble
 from .stores import open_store
 from .stores.base import Receipt, Store
 from .triggers.base import Preemption, Trigger
@@ -42,24 +31,11 @@ from .triggers.signals import EXIT_UNFINISHED
 from .triggers.usual import usual_triggers
 from .triggers.watching import Watching
 from .values import State, Values
-from .workers.merging import Merges
-
-log = logging.getLogger("crawlkit.job")
 
 P = TypeVar("P", bound=Persistent)
 T = TypeVar("T")
 
 EXIT_FINISHED = 0
-RESERVE = 0.25
-"""Share of the grace that is kept for the last checkpoint and the end of the process."""
-LEAST_RESERVE = 0.5
-"""Seconds that are kept of a short grace, but never more than half of it."""
-PROBE = 0.1
-"""Seconds between two looks at whether the event loop is late. The worst of a second counts."""
-
-
-SETTLE_REST = 0.1
-"""Seconds between two looks at a store that is in trouble."""
 
 
 class Job:
@@ -92,6 +68,8 @@ class Job:
         mirror: Where a copy of an embedded run is kept, from which another machine can go on: a
             directory, or ``s3://bucket/path``.
         mirror_interval: Seconds between two shipments to the mirror.
+        worker: The name of this worker, where several write one run.
+        lease: Seconds for which what the worker has stays its own without a sign of life from it.
 
     Attributes:
         bus: Where events go through.
@@ -137,22 +115,13 @@ class Job:
         self._persist_interval = persist_interval
         self._grace = grace
         self._fresh = fresh
-        self._patience = store_patience
-        self._loader: Loader | None = None
-        self._merges = Merges(lambda: self.bus.parts)
         self._listens = signals
         self._watching = Watching([*usual_triggers(preemption), *triggers])
-        self._on_commit: list[Callable[[Checkpoint, Receipt], None]] = []
-        self._saving = asyncio.Lock()
-        self._unwritten: Checkpoint | None = None
-        self._uncollected: Exception | None = None
-        self._failing_since: float | None = None
-        self._stopping = asyncio.Event()
+        self._stopping = Stopping(self.bus)
+        self._trouble = Trouble(self._stopping, store_patience)
+        self._saving = Saving(self.bus, self.store, self.clock, self._stopping, self._trouble)
+        self._presence = Presence(self.store, self._stopping, self._trouble)
         self._is_migrating = False
-        self._deadline: float | None = None
-        self._reserve = inf
-        self._failure: Exception | None = None
-        self._body: asyncio.Task[Any] | None = None
         self._background: list[asyncio.Task[None]] = []
         self._notices: set[asyncio.Task[None]] = set()
         self.persist("state", self.state)
@@ -173,15 +142,8 @@ class Job:
 
         It is restored when the job opens, or at once where it is open already.
         """
-        self.bus.register(name, part)
-        if self._loader is not None:
-            self._restore(self._loader, name, part)
+        self._saving.add(name, part)
         return part
-
-    def _restore(self, loader: Loader, name: str, part: Persistent) -> None:
-        loader.restore(name, part)
-        if self.store.is_shared:
-            self._merges.restore(name, loader.snapshot)
 
     async def get_value(self, key: str, default: Any = None) -> Any:
         """The value that was kept under `key`, in this life or an earlier one."""
@@ -198,7 +160,7 @@ class Job:
     @property
     def is_stopping(self) -> bool:
         """Whether the job was told to stop: begin nothing new."""
-        return self._stopping.is_set()
+        return self._stopping.is_told
 
     @property
     def is_migrating(self) -> bool:
@@ -207,7 +169,7 @@ class Job:
 
     async def stopping(self) -> None:
         """Wait until the job is told to stop."""
-        await self._stopping.wait()
+        await self._stopping.told()
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -227,16 +189,18 @@ class Job:
         try:
             await self.store.open(fresh=fresh)
             try:
-                self._loader = Loader(await self.store.load())
-                for name, part in self.bus.parts.items():
-                    self._restore(self._loader, name, part)
+                await self._saving.begin()
             except BaseException:
                 await self.store.close()
                 raise
         except BaseException:
-            await self._watching.end(self._last_patience)
+            await self._watching.end(self._stopping.last_patience)
             raise
-        for work in (self._keep_saving(), self._keep_measuring(), self._keep_lease()):
+        for work in (
+            self._saving.every(self._persist_interval),
+            measure(self.emit),
+            self._presence.keep(),
+        ):
             self._background.append(asyncio.create_task(work))
 
     async def close(self, *, finished: bool) -> int:
@@ -250,25 +214,23 @@ class Job:
         """
         # Who was told of something may finish reacting to it; the rest has no end of its own.
         if self._notices:
-            await asyncio.wait(self._notices, timeout=self._last_patience)
+            await asyncio.wait(self._notices, timeout=self._stopping.last_patience)
         for task in (*self._background, *self._notices):
             task.cancel()
         await asyncio.gather(*self._background, *self._notices, return_exceptions=True)
         code = EXIT_FINISHED if finished else EXIT_UNFINISHED
         try:
-            await self._save_at_last()
-            await self.store.ship(self._time_to_ship)
-            await self.bus.emit(Exit(code), deadline=self._last_patience)
+            await self._saving.at_last()
+            await self.store.ship(self._stopping.time_to_ship)
+            await self.bus.emit(Exit(code), deadline=self._stopping.last_patience)
         finally:
-            await self._watching.end(self._last_patience)
+            await self._watching.end(self._stopping.last_patience)
             await self.store.close()
         return code
 
     async def __aenter__(self) -> Self:
         await self.open(fresh=self._fresh, signals=self._listens)
-        self._body = asyncio.current_task()
-        if self._deadline is not None:  # it was told to stop while it opened
-            asyncio.get_running_loop().call_at(self._deadline, self._cancel_body)
+        self._stopping.will_interrupt(asyncio.current_task())
         return self
 
     async def __aexit__(
@@ -277,15 +239,15 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        body, self._body = self._body, None
+        body = self._stopping.let_go()
         is_told_to_stop = self.is_stopping and (
             error is None or isinstance(error, asyncio.CancelledError)
         )
         if is_told_to_stop and body is not None and error is not None:
             body.uncancel()
         code = await self.close(finished=error is None and not self.is_stopping)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if is_told_to_stop:
             raise SystemExit(code)
 
@@ -293,12 +255,7 @@ class Job:
 
     def stop(self, grace: float | None = None) -> None:
         """Tell the job to stop: begin nothing new, finish what runs within `grace` seconds."""
-        seconds = self._grace if grace is None else grace
-        deadline = asyncio.get_running_loop().time() + max(0.0, seconds)
-        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
-        self._stopping.set()
-        if self._body is not None:
-            asyncio.get_running_loop().call_at(self._deadline, self._cancel_body)
+        self._stopping.within(self._grace if grace is None else grace)
 
     async def migrate(self, time_remaining: float | None = None) -> None:
         """The machine is about to go: tell everyone, commit, and stop.
@@ -322,48 +279,29 @@ class Job:
         await asyncio.shield(self._notify(self.bus.emit(Aborting())))
 
     def _stop_within(self, grace: float) -> None:
-        """Stop, and have something of the grace left for the last checkpoint.
-
-        A listener that hangs may take some of the grace, not all of it: one that is called while
-        pages finish may take the time of the reserve, one that is called in the reserve a part.
-        """
-        reserve = reserve_of(grace)
-        self.stop(grace - reserve)
-        self.bus.hurry(reserve)
-        self._reserve = min(self._reserve, reserve)
+        self._stopping.within_grace(grace)
         self._watching.end_within(grace)
-
-    @property
-    def _last_patience(self) -> float:
-        """Seconds that listeners have once the work has ended."""
-        return min(self.bus.deadline, self._reserve / 4)
-
-    @property
-    def _time_to_ship(self) -> float | None:
-        """Seconds that the last checkpoint has to get elsewhere; `None` where nobody waits."""
-        return None if self._reserve == inf else self.grace_left + self._reserve / 2
 
     @property
     def grace_left(self) -> float:
         """Seconds that running work still has; infinite while nobody has asked to stop."""
-        if self._deadline is None:
-            return inf
-        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+        return self._stopping.grace_left
 
-    def _cancel_body(self) -> None:
-        if self._body is not None:
-            self._body.cancel()
+    @property
+    def failure(self) -> Exception | None:
+        """Why the job cannot go on, if it cannot."""
+        return self._stopping.failure
 
     # -- checkpoints --------------------------------------------------------------------------
 
     def on_commit(self, listener: Callable[[Checkpoint, Receipt], None]) -> None:
         """Call `listener` with each checkpoint that was committed, and its receipt. For parts."""
-        self._on_commit.append(listener)
+        self._saving.on_commit(listener)
 
     @property
     def can_save(self) -> bool:
         """Whether the store works, as far as is known. Claim no new work while it does not."""
-        return self._failing_since is None
+        return self._trouble.is_over
 
     async def checkpoint(
         self, *, is_migrating: bool = False, deadline: float | None = None
@@ -382,59 +320,21 @@ class Job:
             Exception: What a part raised that could not be collected. There is no checkpoint after
                 that: the run stays at its last one.
         """
-        # In a task of its own: a commit that was begun ends, even if the one who asked is gone.
-        saving = asyncio.create_task(self._save(is_migrating, deadline))
-        saving.add_done_callback(_take_note)
-        await asyncio.shield(saving)
-
-    async def _save(self, is_migrating: bool, deadline: float | None) -> None:
-        async with self._saving:
-            if self._uncollected is not None:
-                raise self._uncollected
-            if self._unwritten is not None:
-                await self._write(self._unwritten)
-            await self.bus.emit(PersistState(is_migrating), deadline=deadline)
-            checkpoint = Checkpoint(at=self.clock.now(), is_migrating=is_migrating)
-            # What the parts hand over without the one that failed is no instant of the run. It goes
-            # with this process, and the next one starts from the last checkpoint.
-            self._uncollected = self.bus.collect(checkpoint)
-            if self._uncollected is not None:
-                raise self._uncollected
-            if checkpoint:
-                await self._write(checkpoint)
-
-    async def _write(self, checkpoint: Checkpoint) -> None:
-        if self.store.is_shared and self._unwritten is None:
-            self._merges.prepare(checkpoint)
-        self._unwritten = checkpoint
-        if checkpoint.appends:
-            await asyncio.to_thread(append, checkpoint.appends)
-        receipt = await self.store.commit(checkpoint)
-        self._unwritten = None
-        if checkpoint.merges:
-            self._merges.settle(checkpoint, receipt)
-        for listener in self._on_commit:
-            listener(checkpoint, receipt)
+        await self._saving.checkpoint(is_migrating=is_migrating, deadline=deadline)
 
     async def try_checkpoint(self, *, is_migrating: bool = False) -> None:
         """Take a checkpoint; a failure is left to `trouble`."""
-        if self._loader is None:
-            return  # nothing is open yet, so nothing has changed
-        try:
-            await self.checkpoint(is_migrating=is_migrating)
-        except Exception as error:
-            self.trouble(error)
-        else:
-            if self._failing_since is not None:
-                log.info("the store works again, and nothing was lost")
-            self._failing_since = None
+        await self._saving.attempt(is_migrating=is_migrating)
 
     async def settle(self) -> None:
         """Take a checkpoint, and come back once one was taken: for those who would fill memory."""
-        await self.try_checkpoint()
-        # A commit that works sets nothing that could be awaited, and this is a rare sight.
-        while not (self.can_save or self.is_stopping):  # noqa: ASYNC110
-            await asyncio.sleep(SETTLE_REST)
+        await self._saving.settle()
+
+    # -- the store, in trouble or silent ------------------------------------------------------
+
+    def trouble(self, error: Exception) -> None:
+        """Something could not be saved or read: stop the job, with patience where that may help."""
+        self._trouble.report(error)
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What the store answers; it is asked again while it is in trouble.
@@ -442,60 +342,12 @@ class Job:
         Raises:
             StoreError: The store is beyond repair, or was in trouble for too long.
         """
-        while True:
-            try:
-                return await ask()
-            except StoreWriteError as error:
-                self.trouble(error)
-                if self._failure is not None or self.is_stopping:
-                    raise
-            await asyncio.sleep(SETTLE_REST)
-
-    def trouble(self, error: Exception) -> None:
-        """Something could not be saved or read: stop the job, with patience where that may help."""
-        now = asyncio.get_running_loop().time()
-        if not isinstance(error, StoreWriteError):
-            self._fail(error)
-        elif self._failing_since is None:
-            self._failing_since = now
-            log.error("%s; nothing is lost, trying again", one_line(error))
-        elif now - self._failing_since >= self._patience:
-            self._fail(error)
-
-    async def _save_at_last(self) -> None:
-        """The last checkpoint. It has a few attempts, as nobody comes after it."""
-        if isinstance(self._failure, StoreFencedError):
-            return  # what it would hold is another worker's to do
-        for attempt in range(3):
-            try:
-                await self.checkpoint(is_migrating=self.is_stopping, deadline=self._last_patience)
-                return
-            except StoreWriteError:
-                if attempt == 2 or self._failure is not None:
-                    raise
-                await asyncio.sleep(0.1 * 4**attempt)
-
-    def _fail(self, error: Exception) -> None:
-        if self._failure is None:
-            self._failure = error
-            self.stop(0.0)
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why the job cannot go on, if it cannot."""
-        return self._failure
-
-    # -- in the background --------------------------------------------------------------------
-
-    async def _keep_saving(self) -> None:
-        while True:
-            await asyncio.sleep(self._persist_interval)
-            await self.try_checkpoint()
+        return await self._trouble.patiently(ask)
 
     @property
     def is_overdue(self) -> bool:
         """Whether what this worker has may be another one's by now, as far as this one knows."""
-        return time.monotonic() - self.store.heard >= self.store.lease
+        return self._presence.is_overdue
 
     async def be_heard(self) -> None:
         """Have the store confirm that this worker still has what it had, or be told to stop.
@@ -503,49 +355,9 @@ class Job:
         A process that was frozen, or whose store was away, begins nothing new before that: its
         hosts may be asked by another worker, and must not be asked by both.
         """
-        while self.is_overdue and not self.is_stopping:
-            try:
-                await self.store.extend()
-            except StoreError as error:
-                self.trouble(error)
-                await asyncio.sleep(SETTLE_REST)
+        await self._presence.confirm()
 
-    async def _keep_lease(self) -> None:
-        """Be heard of, however long it takes until there is something to save."""
-        if not self.store.is_shared:
-            return
-        while True:
-            await asyncio.sleep(self.store.lease / 3)
-            try:
-                await self.store.extend()
-            except StoreError as error:
-                self.trouble(error)
-
-    async def _keep_measuring(self) -> None:
-        loop = asyncio.get_running_loop()
-        machine = Machine()
-        used, at = time.process_time(), loop.time()
-        while True:
-            now, delay = at, 0.0
-            while now < at + 1.0:
-                due = now + PROBE
-                await asyncio.sleep(PROBE)
-                now = loop.time()
-                delay = max(delay, now - due)
-            used_before, used = used, time.process_time()
-            share = (used - used_before) / (now - at)
-            at = now
-            memory = machine.memory()
-            await self.emit(
-                SystemInfo(
-                    share,
-                    machine.resident(),
-                    delay,
-                    machine.cores(),
-                    None if memory is None else memory.limit,
-                    None if memory is None else memory.used,
-                )
-            )
+    # -- events -------------------------------------------------------------------------------
 
     async def emit(self, event: Event) -> None:
         """Bring an event to its listeners, if there are any."""
@@ -562,15 +374,3 @@ class Job:
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
         return task
-
-
-def reserve_of(grace: float) -> float:
-    """Seconds of the grace that are not for running work: the last checkpoint has to be written."""
-    return max(grace * RESERVE, min(LEAST_RESERVE, grace / 2))
-
-
-def _take_note(saving: asyncio.Task[None]) -> None:
-    # Where the one who asked is gone, asyncio would print a traceback of what the next checkpoint
-    # reports anyway.
-    if not saving.cancelled():
-        saving.exception()

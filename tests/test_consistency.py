@@ -48,7 +48,7 @@ from crawlkit.queue import RequestQueue
 from crawlkit.request import Request
 from crawlkit.response import Response
 from crawlkit.statistics import Statistics
-from crawlkit.stores import open_store, sqlite
+from crawlkit.stores import database, open_store
 from crawlkit.stores.base import Claim, Receipt, Store
 from crawlkit.testing import FaultyStore, ManualClock
 
@@ -884,7 +884,7 @@ def test_after_any_history_all_of_a_run_is_at_its_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A few checkpoints fill the log, so that histories have merges in them.
-    monkeypatch.setattr(sqlite, "MERGE_LOG_AT", 200_000)
+    monkeypatch.setattr(database, "MERGE_LOG_AT", 200_000)
     run_state_machine_as_test(
         Crawl,
         settings=settings(

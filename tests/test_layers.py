@@ -45,6 +45,7 @@ BARE = (
     "observing",
     "politeness",
     "rendering",
+    "running",
     "triggers",
     "workers",
 )

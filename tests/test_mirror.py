@@ -23,8 +23,7 @@ from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Document
 from crawlkit.cli import main
 from crawlkit.errors import MirrorTakenError, StoreDamagedError, StoreError, UsageError
-from crawlkit.stores import open_store
-from crawlkit.stores import sqlite as sqlite_module
+from crawlkit.stores import database, open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.mirror import shipping
 from crawlkit.stores.mirror import store as mirrored_module
@@ -111,8 +110,7 @@ class Machine:
 
 
 def commits_of(store: SqliteStore) -> int:
-    assert store._connection is not None
-    ((commits,),) = store._connection.execute("SELECT commits FROM progress")
+    ((commits,),) = store._db.execute("SELECT commits FROM progress")
     return int(commits)
 
 
@@ -469,7 +467,7 @@ async def test_a_machine_that_dies_at_any_step_of_shipping_leaves_a_whole_checkp
     """Also the machine itself goes on, where only the process has died."""
     monkeypatch.setattr(shipping, "SNAPSHOT_AT", 300_000)
     monkeypatch.setattr(shipping, "PART", 8)
-    monkeypatch.setattr(sqlite_module, "MERGE_LOG_AT", 200_000)
+    monkeypatch.setattr(database, "MERGE_LOG_AT", 200_000)
     mirror, deaths = tmp_path / "mirror", tmp_path / "deaths"
     machine: Machine
 
@@ -762,7 +760,7 @@ async def test_however_the_log_is_merged_and_begun_anew_the_mirror_has_it_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     rng = random.Random(seed)
-    monkeypatch.setattr(sqlite_module, "MERGE_LOG_AT", rng.choice([1, 50_000, 400_000]))
+    monkeypatch.setattr(database, "MERGE_LOG_AT", rng.choice([1, 50_000, 400_000]))
     monkeypatch.setattr(shipping, "SNAPSHOT_AT", rng.choice([1, 10**6, 10**9]))
     mirror = str(tmp_path / "mirror")
     async with Machine(tmp_path / "run", mirror) as machine:

@@ -430,7 +430,9 @@ async def test_where_memory_is_short_the_crawl_goes_on_with_one_request_at_a_tim
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, used = 2**30, 2**30 - 2**20
-    monkeypatch.setattr("crawlkit.job.Machine.memory", lambda self: Memory(limit, used))
+    monkeypatch.setattr(
+        "crawlkit.running.measuring.Machine.memory", lambda self: Memory(limit, used)
+    )
     site.add_page("/", links=[f"/{number}" for number in range(8)])
     for number in range(8):
         site.add_page(f"/{number}", delay=0.05)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from crawlkit.errors import StoreError, StoreVersionError, StoreWriteError
-from crawlkit.stores import open_reader, schema, sqlite
+from crawlkit.stores import database, open_reader, schema
 from crawlkit.stores.pages import PAGE, PageChecksums
 from crawlkit.stores.sqlite import SqliteStore
 
@@ -48,7 +48,7 @@ async def test_a_run_that_was_closed_consists_of_the_database_alone(run: Path) -
 async def test_the_log_is_merged_when_it_is_long_and_then_begun_anew(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "MERGE_LOG_AT", 300_000)
+    monkeypatch.setattr(database, "MERGE_LOG_AT", 300_000)
     store = SqliteStore(str(run))
     await store.open()
     sizes = []
@@ -65,7 +65,7 @@ async def test_the_log_is_merged_when_it_is_long_and_then_begun_anew(
 async def test_a_reader_that_takes_its_time_holds_up_neither_commits_nor_merges(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "MERGE_LOG_AT", 100_000)
+    monkeypatch.setattr(database, "MERGE_LOG_AT", 100_000)
     store = SqliteStore(str(run))
     await store.open()
     await commit(store, items=[item(n) for n in range(300)], add={"items_saved": 300})
@@ -159,7 +159,7 @@ async def test_half_a_merge_without_its_log_is_never_taken_for_a_run(
 async def test_a_merge_that_fails_is_finished_before_anything_else_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite, "MERGE_LOG_AT", 50_000)
+    monkeypatch.setattr(database, "MERGE_LOG_AT", 50_000)
     store = SqliteStore(str(run))
     await store.open()
     with monkeypatch.context() as broken:

@@ -285,9 +285,9 @@ import asyncio, sys
 from crawlkit.checkpoint import Checkpoint, Document, Item, Outcome, Pending
 from crawlkit.request import Request
 from crawlkit.stores import open_store
-from crawlkit.stores import sqlite
+from crawlkit.stores import database
 
-sqlite.MERGE_LOG_AT = 200_000  # so that merges, too, are interrupted
+database.MERGE_LOG_AT = 200_000  # so that merges, too, are interrupted
 
 async def main():
     store = open_store(sys.argv[1])

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, Snapshot
 from .base import Reader, Receipt
+from .database import Database
 from .directory import Record
 from .reader import SqliteReader
 from .records import RunRecord
@@ -23,11 +24,33 @@ from .sweep import QUEUED
 from .transaction import Bundle
 
 
+class _InMemory(Database):
+    """A database without files, which stays as it is when it is closed."""
+
+    def open(self) -> None:
+        self._connection = sqlite3.connect(
+            ":memory:", isolation_level=None, check_same_thread=False
+        )
+        prepare(self._connection)
+        QUEUED.restore(self._connection)
+        self._record = Record()
+
+    def close(self) -> None:
+        pass
+
+    def _refuse_if_gone(self) -> None:
+        pass
+
+    def _merge_log_if_long(self) -> None:
+        pass
+
+
 class MemoryStore(SqliteStore):
     """A run in memory. It outlives `close`, so that a test can look at it, and open it again."""
 
     def __init__(self) -> None:
         super().__init__("memory:")
+        self._database = _InMemory(self.address, self.directory)
         self._lock = RLock()
 
     def reader(self) -> Reader:
@@ -37,16 +60,11 @@ class MemoryStore(SqliteStore):
         return _MemoryReader(self._db, self.address, self._lock)
 
     def _open(self, fresh: bool) -> None:
-        if fresh or self._connection is None:
-            self._connection = sqlite3.connect(
-                ":memory:", isolation_level=None, check_same_thread=False
-            )
-            prepare(self._connection)
-            QUEUED.restore(self._connection)
+        if fresh or not self._database.is_open:
+            self._database.open()
             self._seen = SeenSet()
-            self._seen.open(self._connection)
-            self._record = Record()
-        elif is_unfinished(self._connection):
+            self._seen.open(self._db)
+        elif is_unfinished(self._db):
             raise unfinished(self.address)
 
     def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
@@ -57,15 +75,6 @@ class MemoryStore(SqliteStore):
     def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
         with self._lock:
             super()._take_in(records, is_last)
-
-    def _refuse_if_gone(self) -> None:
-        pass
-
-    def _merge_log_if_long(self) -> None:
-        pass
-
-    def _close(self) -> None:
-        self._claimed.clear()
 
 
 class _MemoryReader(SqliteReader):

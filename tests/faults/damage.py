@@ -31,11 +31,11 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import crawlkit.stores.database
 from crawlkit import Crawler, CrawlkitError, Page, Request, Response, Session, open_run
 from crawlkit.errors import StoreDamagedError
 from crawlkit.fetching import Fetcher
 from crawlkit.run import OutcomeName, Run
-from crawlkit.stores import sqlite
 from crawlkit.stores.pages import Contents, PageChecksums, WriteAheadLog
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +158,7 @@ def killed_in_a_merge(directory: Path) -> list[Path]:
     with (
         mock.patch.object(WriteAheadLog, "read", remember),
         mock.patch.object(PageChecksums, "update", copy),
-        mock.patch.object(sqlite, "MERGE_LOG_AT", 150_000),
+        mock.patch.object(crawlkit.stores.database, "MERGE_LOG_AT", 150_000),
     ):
         Made(store=crawl, output=crawl / "items.jsonl", persist_interval=0.01).run()
     (whole, _), (half, old) = merges[:2]

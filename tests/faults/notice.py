@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from crawlkit.job import EXIT_UNFINISHED, reserve_of
+from crawlkit.job import EXIT_UNFINISHED
+from crawlkit.running.stopping import reserve_of
 
 from .common import (
     Crawl,

@@ -35,7 +35,7 @@ from unittest import mock
 
 import crawlkit.crawler
 import crawlkit.runner
-import crawlkit.stores.sqlite
+import crawlkit.stores.database
 from crawlkit import open_run
 from crawlkit.cli import main as crawlkit_main
 from crawlkit.cli import run as _  # noqa: F401 - loaded here, and not in each of the processes
@@ -110,7 +110,7 @@ class ForkedCrawl(Crawl):
         quick = partial(crawlkit.crawler.backoff, base=BACKOFF)
         with (
             mock.patch.object(crawlkit.crawler, "backoff", quick),
-            mock.patch.object(crawlkit.stores.sqlite, "MERGE_LOG_AT", MERGE_AT),
+            mock.patch.object(crawlkit.stores.database, "MERGE_LOG_AT", MERGE_AT),
         ):
             crawlkit_main(arguments, prog_name="crawlkit")
 

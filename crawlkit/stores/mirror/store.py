@@ -132,7 +132,7 @@ class MirroredStore(SqliteStore):
                     await asyncio.sleep(0.2)
         except TimeoutError:
             pass
-        behind = await self._run(self._behind)
+        behind = await self.do(self._behind)
         if behind:
             log.warning(
                 "the mirror %s is %d checkpoints behind: they are in %s only; start there, and "
@@ -252,18 +252,18 @@ class MirroredStore(SqliteStore):
             # It is known to be what the mirror holds only where it was closed in good order.
             self._is_gap &= not self._mirrored.ended or self._mirrored.ended != _ending(before)
         self._mirrored.ended = ""
-        frames = super()._merge_log()
+        frames = self._database.merge_log()
         self._log_name = self.directory.log.name()
         self._log_read = self.directory.log.size_of(frames)
         self._backlog = Changes(self._commits(), self._commits(), 0, {})
         self._is_reading = True
 
     def _close(self) -> None:
-        has_shipped = self._connection is not None and not self._is_gap and not self._behind()
+        has_shipped = self._database.is_open and not self._is_gap and not self._behind()
         self._is_reading = False
         super()._close()
         if has_shipped and not self._taken:
-            self._mirrored.ended = _ending(self._record)
+            self._mirrored.ended = _ending(self._database.record)
             with contextlib.suppress(OSError):
                 self._mirrored.write(self.directory.path)
 
@@ -273,13 +273,11 @@ class MirroredStore(SqliteStore):
         ((commits,),) = self._db.execute("SELECT commits FROM progress")
         return int(commits)
 
-    def _merge_log(self) -> int:
-        frames = super()._merge_log()
+    def _on_merge(self, frames: int) -> None:
         if self._is_reading:
             # The log is still there: it begins anew with the next commit.
             self._read_log(self.directory.log.size_of(frames))
             self._is_in_doubt = False
-        return frames
 
     def _read_log(self, size: int) -> None:
         its_log = self.directory.log
@@ -297,13 +295,13 @@ class MirroredStore(SqliteStore):
 
     def _gather(self) -> None:
         if self._is_in_doubt:
-            self._merge_log()
+            self._database.merge_log()
         else:
             self._read_log(self.directory.log.size())
 
     def _take(self) -> Changes | None:
         """What came since the last time; `None` where only a snapshot can go on."""
-        with self._reporting():
+        with self._database.reading():
             self._gather()
         if self._is_gap or self._backlog is None:
             return None
@@ -316,7 +314,7 @@ class MirroredStore(SqliteStore):
 
     def _begin_snapshot(self) -> tuple[sqlite3.Connection, int]:
         """A connection that sees the run as of now, for as long as it is open."""
-        with self._reporting():
+        with self._database.reading():
             self._gather()
             uri = f"{self.directory.database.absolute().as_uri()}?mode=ro"
             connection = sqlite3.connect(
@@ -387,7 +385,7 @@ class MirroredStore(SqliteStore):
         return not self._is_gap
 
     async def _ship_changes(self) -> None:
-        changes = await self._run(self._take)
+        changes = await self.do(self._take)
         if changes:
             await self._in_shipper(self._shipping.ship, changes)
         elif changes is None:
@@ -398,7 +396,7 @@ class MirroredStore(SqliteStore):
         shipping = self._shipping
         await self._in_shipper(shipping.probe)
         copy = self.directory.path / SNAPSHOT
-        connection, commits = await self._run(self._begin_snapshot)
+        connection, commits = await self.do(self._begin_snapshot)
         is_gap = self._is_gap
         try:
             await self._in_shipper(_copy, connection, copy)
@@ -415,7 +413,7 @@ class MirroredStore(SqliteStore):
         finally:
             copy.unlink(missing_ok=True)
         if is_gap:
-            await self._run(self._gap_is_closed)
+            await self.do(self._gap_is_closed)
         try:
             await self._in_shipper(shipping.prune)
         except OSError as error:
