@@ -17,7 +17,7 @@ from crawlkit.discovery import sitemaps
 from crawlkit.fetching import MAX_RETRY_AFTER
 from crawlkit.http import cookies, decoding, failures, limits, protocol
 from crawlkit.politeness import host, robots, robotstext, rules
-from crawlkit.rendering import loading, visit
+from crawlkit.rendering import loading, visit, window
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
 FIRST, LONGEST = host.FIRST_PAUSE, host.MAX_OWN_PAUSE / 60
@@ -55,7 +55,7 @@ ROWS = {
     "its nesting": f"{sitemaps._MAX_DEPTH} levels",
     "gzip in gzip": f"{sitemaps._MAX_GZIP_LAYERS} times",
     "all that a page loads": f"{visit.PAGES_OF_BYTES} times",
-    "a page that never gets idle": f"{visit.SETTLE:g} s",
+    "a page that never gets idle": f"{window.SETTLE:g} s",
     "something of its own host": f"{loading.HELD:g} s",
     "a pause of its host": f"{SHORT:g} s",
     "body in it": f"{entry.MAX_BODY >> 20} MiB",
