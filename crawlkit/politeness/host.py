@@ -95,7 +95,7 @@ class Host:
         paused_until: When it ends.
         strikes: Consecutive pauses without a success in between.
         penalty: Seconds of delay that follow from them, and shrink with each success.
-        saved_penalty: The same as the last checkpoint that says it has it.
+        saved_penalty: The same when it was last worth saving; half of that is worth it again.
         tempo: How quickly it answers, where it was asked for more than one thing at a time.
         keep_until: Until when it is remembered although it is idle.
         is_watched: Whether it stands in the heap of hosts to be forgotten.
