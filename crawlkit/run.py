@@ -325,7 +325,7 @@ class Run:
 
     def _paused_until(self, host: str) -> float | None:
         """Until when a host is left alone, as Unix time, where it is."""
-        until, *_ = self.saved(f"throttle/pauses/{host}") or [0.0]  # see `throttle._Pause`
+        until, *_ = self.saved(f"throttle/pauses/{host}") or [0.0]  # see `host.Pause`
         return until if until > Clock().now() else None
 
     def _uncounted(self) -> str | None:

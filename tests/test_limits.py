@@ -16,8 +16,8 @@ from crawlkit.crawling.resources import SHORT
 from crawlkit.discovery import sitemaps
 from crawlkit.fetching import MAX_RETRY_AFTER
 from crawlkit.http import cookies, decoding, failures, limits, protocol
-from crawlkit.politeness import host, robots, rules
-from crawlkit.rendering import loading, visit
+from crawlkit.politeness import host, robots, robotstext, rules
+from crawlkit.rendering import loading, visit, window
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
 FIRST, LONGEST = host.FIRST_PAUSE, host.MAX_OWN_PAUSE / 60
@@ -43,11 +43,11 @@ ROWS = {
     "links that are followed": f"{page.MAX_LINKS:,}",
     "a pause that the host does not time": f"{FIRST:g} s, doubling to {LONGEST:g} min",
     "a host whose robots.txt answers": f"{robots.TROUBLE:g} s",
-    "robots.txt": f"{rules.MAX_BODY >> 10} KiB",
+    "robots.txt": f"{robotstext.MAX_BODY >> 10} KiB",
     "reading it": f"{robots.PARSE_DEADLINE:g} s",
-    "`Crawl-delay`, `Request-rate`": f"{rules.MAX_CRAWL_DELAY:g} s",
+    "`Crawl-delay`, `Request-rate`": f"{robotstext.MAX_CRAWL_DELAY:g} s",
     "rules with wildcards": f"{rules.MAX_TRIED:,}",
-    "sitemaps that one names": f"{rules.MAX_SITEMAPS:,}",
+    "sitemaps that one names": f"{robotstext.MAX_SITEMAPS:,}",
     "sitemap, decompressed": f"{sitemaps.MAX_SIZE >> 20} MiB",
     "indexes in one another": f"{sitemaps.MAX_LEVELS} levels",
     "sitemaps that one index leads to": f"{sitemaps.MAX_SITEMAPS:,}",
@@ -55,7 +55,7 @@ ROWS = {
     "its nesting": f"{sitemaps._MAX_DEPTH} levels",
     "gzip in gzip": f"{sitemaps._MAX_GZIP_LAYERS} times",
     "all that a page loads": f"{visit.PAGES_OF_BYTES} times",
-    "a page that never gets idle": f"{visit.SETTLE:g} s",
+    "a page that never gets idle": f"{window.SETTLE:g} s",
     "something of its own host": f"{loading.HELD:g} s",
     "a pause of its host": f"{SHORT:g} s",
     "body in it": f"{entry.MAX_BODY >> 20} MiB",

@@ -9,7 +9,8 @@ import pytest
 
 from crawlkit.crawling.gate import HostPaused
 from crawlkit.crawling.resources import Resources
-from crawlkit.politeness.rules import Rules, parse
+from crawlkit.politeness.robotstext import parse
+from crawlkit.politeness.rules import Rules
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.rendering import loading

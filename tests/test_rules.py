@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from protego import Protego
 
-from crawlkit.politeness.rules import (
+from crawlkit.politeness.robotstext import (
     MAX_BODY,
     MAX_CRAWL_DELAY,
     MAX_SITEMAPS,
     RobotsText,
     Rule,
-    Rules,
     parse,
     product_token,
 )
+from crawlkit.politeness.rules import Rules
 from crawlkit.urls import canonical
 
 SITE = "https://shop.example"

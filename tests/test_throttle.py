@@ -676,3 +676,27 @@ def test_nothing_is_said_of_rests_where_one_process_writes_the_run(clock: Manual
     throttle.started(HOST)
     throttle.pause(HOST, 5)
     assert checkpoint_of(throttle).rests == {}
+
+
+def test_a_penalty_that_a_host_came_with_from_another_worker_outlives_the_process(
+    clock: ManualClock,
+) -> None:
+    throttle = shared(clock)
+    throttle.rest(HOST, clock.now(), 8.0)
+    for _ in range(30):  # enough of them to halve it, which is worth saving
+        throttle.succeeded(HOST)
+
+    again = next_life(throttle, clock)
+    assert is_ready(again, clock)  # the host itself was never paused here
+    again.started(HOST)
+    assert clock.now() + 2 < again.ready_at(HOST) < clock.now() + 4
+
+
+def test_a_pause_that_was_saved_without_its_length_is_no_damage(clock: ManualClock) -> None:
+    """Earlier versions saved such a penalty so, and then refused to go on with the run."""
+    saves = Saves()
+    saves.documents[f"throttle/pauses/{HOST}"] = Document(1, b"[0.0,0,null,3.5]")
+    throttle = saves.restored(clock)
+    assert is_ready(throttle, clock)
+    throttle.started(HOST)
+    assert throttle.ready_at(HOST) == clock.now() + 3.5

@@ -1,1 +1,1 @@
-"""What statistics consist of: durations, errors in groups, lives, samples."""
+"""What statistics consist of: counters, durations, errors in groups, lives, samples."""

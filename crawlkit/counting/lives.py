@@ -147,10 +147,9 @@ class Lives:
             last = self._kept.earlier
             number = first.number - 1
             life = _Life(number, started_at or 0.0, {})
-            if last is not None:
-                life.version, life.end = last.version, last.end
             ended_at = None
             if last is not None:
+                life.version, life.end = last.version, last.end
                 ran = first.before.get("runtime_seconds", 0.0)
                 ended_at = last.started_at + ran - last.before.get("runtime_seconds", 0.0)
             told.append(_told(life, first.before, number, ended_at))

@@ -27,7 +27,7 @@ from ..options import Options
 from ..output import ItemWriter, is_live
 from ..politeness.budgets import Budgets
 from ..politeness.robots import Robots
-from ..politeness.rules import MAX_BODY
+from ..politeness.robotstext import MAX_BODY
 from ..politeness.throttle import Throttle
 from ..queue import RequestQueue
 from ..rendering.picking import RenderingFetcher

@@ -19,8 +19,6 @@ from ..stores.base import Allotment
 MAX_HOSTS = 10_000
 """Hosts whose counts are kept in memory; those that nothing is in flight for are read again from
 the store when they are needed."""
-
-
 LOOK_AGAIN = 0.1
 """Seconds between two looks at whether another worker has left something of a budget."""
 

@@ -34,11 +34,18 @@ UNKNOWN = -1.0
 
 
 class Pause(msgspec.Struct, array_like=True, frozen=True):
-    """A pause as it is saved."""
+    """A pause as it is saved, or the penalty alone that a host came with from another worker.
+
+    Attributes:
+        until: When it ends, as Unix time; 0 where there is none.
+        strikes: Consecutive pauses without a success in between.
+        seconds: How long it is. Earlier versions saved ``None`` where there is none.
+        penalty: Seconds of delay that follow.
+    """
 
     until: float
     strikes: int
-    seconds: float
+    seconds: float | None
     penalty: float
 
 
@@ -88,7 +95,7 @@ class Host:
         paused_until: When it ends.
         strikes: Consecutive pauses without a success in between.
         penalty: Seconds of delay that follow from them, and shrink with each success.
-        saved_penalty: The same as the last checkpoint that says it has it.
+        saved_penalty: The same when it was last worth saving; half of that is worth it again.
         tempo: How quickly it answers, where it was asked for more than one thing at a time.
         keep_until: Until when it is remembered although it is idle.
         is_watched: Whether it stands in the heap of hosts to be forgotten.
@@ -246,12 +253,13 @@ class Host:
 
     def pause(self) -> Pause:
         """Its last pause, to be saved."""
-        seconds = max(0.0, self.paused_until - self.paused_at)
+        # A host that was never paused here has no beginning of a pause, either.
+        seconds = max(0.0, self.paused_until - self.paused_at) if self.paused_until else 0.0
         return Pause(self.paused_until, self.strikes, seconds, self.penalty)
 
     def resume(self, pause: Pause, now: float, max_delay: float) -> None:
         """Go on with a pause of an earlier life; it gets no longer where the clock was set back."""
-        self.paused_until = min(pause.until, now + pause.seconds)
+        self.paused_until = min(pause.until, now + (pause.seconds or 0.0))
         self.paused_at = now
         self.strikes = pause.strikes
         self.penalty = self.saved_penalty = min(pause.penalty, max_delay)

@@ -1,6 +1,7 @@
 """Robots: the robots.txt of each origin, fetched once and kept (RFC 9309).
 
-What a robots.txt says is in `rules`. Here is when it is asked for, and what the answer means:
+What a robots.txt says is in `robotstext`, what it forbids in `rules`. Here is when it is asked for,
+and what the answer means:
 
 - 2xx: the rules that it has. 4xx but 429, and redirects without end: there are none, everything is
   allowed (section 2.3.1.3).
@@ -24,7 +25,8 @@ from ..errors import FetchError, RedirectError, RobotsError
 from ..fetching import retry_after
 from ..request import host_of
 from ..response import Response
-from .rules import RobotsText, Rules, parse, product_token
+from .robotstext import RobotsText, parse, product_token
+from .rules import Rules
 
 MAX_AGE = 24 * 3600.0
 """Seconds after which a robots.txt is asked for again (section 2.4)."""

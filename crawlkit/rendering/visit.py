@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from ..errors import (
     RedirectError,
     RenderError,
     UrlError,
-    UsageError,
 )
 from ..http.failures import too_many_headers
 from ..http.hops import origin_of
@@ -34,17 +32,12 @@ from ..urls import Base, canonical
 from .errand import Elsewhere, Errand, failure_of, merged, own_url, with_port
 from .guard import Access
 from .loading import Loading
-from .scripts import AWAIT, READ
+from .scripts import READ
+from .window import Window
 
 if TYPE_CHECKING:
     from playwright.async_api import CDPSession
 
-SETTLE = 5.0
-"""Seconds after its load event for which a page is waited for that never gets idle."""
-SCREENSHOT_TIMEOUT = 5.0
-"""Seconds that a picture of a page may take."""
-MOST_WAIT = 5.0
-"""Seconds more for one that could not load at once what it wants, as its host had no slot free."""
 PAGES_OF_BYTES = 8
 """All that a page loads may be so many times the limit of a body."""
 
@@ -52,7 +45,6 @@ _HTML = ("text/html", "application/xhtml+xml")
 _NO_CONTENT = frozenset({204, 205, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BLOCK = 256 * 1024
-_WORLD = "crawlkit"
 # Not of use to who reads the DOM. `Other` is the icon of the site. Images and fonts are turned off
 # by the browser's flags, which costs nothing and leaves the DOM as it is.
 _UNWANTED = ("Media", "Ping", "Other")
@@ -93,14 +85,9 @@ class Visit:
         self._origin = origin_of(errand.url)
         self._is_home = True  # the window has not left the origin of the request
         self._is_first = True
-        self._is_navigating = True
-        self._is_committed = False  # there is a document that we asked for
         self._status = 0
         self._headers: list[tuple[str, str]] = []
-        self._frame = ""
-        self._loader = ""
-        self._events: set[str] = set()  # of the document: load, networkIdle
-        self._changed = asyncio.Event()
+        self._window = Window(cdp)
         self._bytes = 0
         self._document_bytes = 0
         self._tasks: set[asyncio.Task[object]] = set()
@@ -143,20 +130,19 @@ class Visit:
         wait = self._errand.wait
         while True:
             # What is no success need not have what a page is waited for.
-            await self._settle("load" if self._status >= 400 else wait)
+            await self._window.settle("load" if self._status >= 400 else wait, self._loading)
             response = await self._read()
-            if response is not None and not self._is_navigating:
+            if response is not None and not self._window.is_navigating:
                 if self._errand.wants_screenshot(self._status):
-                    response.screenshot = await self._screenshot()
+                    response.screenshot = await self._window.screenshot()
                 return response
 
     async def _prepare(self) -> None:
         cdp, errand = self._cdp, self._errand
         cdp.on("Fetch.requestPaused", self._on_paused)
         cdp.on("Fetch.authRequired", self._on_auth_required)
-        cdp.on("Page.lifecycleEvent", self._on_lifecycle)
-        cdp.on("Page.frameNavigated", self._on_navigated)
         cdp.on("Network.dataReceived", self._on_data)
+        self._window.watch()
         patterns = [
             {"urlPattern": "*", "resourceType": "Document", "requestStage": "Request"},
             {"urlPattern": "*", "resourceType": "Document", "requestStage": "Response"},
@@ -179,58 +165,16 @@ class Visit:
             cdp.send("Network.enable", {"maxTotalBufferSize": 0, "maxResourceBufferSize": 0}),
             cdp.send("Fetch.enable", {"patterns": patterns, "handleAuthRequests": True}),
         )
-        frame = answers[0]["frameTree"]["frame"]
-        self._frame, self._loader = frame["id"], frame["loaderId"]
+        self._window.opened(answers[0]["frameTree"]["frame"])
 
-    # -- when it is done ----------------------------------------------------------------------
-
-    async def _settle(self, wait: str) -> None:
-        """Until the page is done, as `wait` says."""
-        loop = asyncio.get_running_loop()
-        loaded_at: float | None = None
-        ends_at = 0.0
-        loader = ""
-        while True:
-            if loader != self._loader:
-                loader, loaded_at = self._loader, None
-            now = loop.time()
-            if "load" in self._events and loaded_at is None:
-                loaded_at, ends_at = now, now + SETTLE
-            if loaded_at is not None and self._loading is not None and self._loading.is_waiting:
-                # It waits for us: that is not on its time, within reason.
-                ends_at = max(ends_at, min(now, loaded_at + MOST_WAIT) + SETTLE)
-            if not self._is_navigating:
-                if wait not in ("load", "networkidle"):
-                    # Its document may go away meanwhile; then there is a next one to look at.
-                    if await self._find(wait) and not self._is_navigating:
-                        return
-                elif loaded_at is not None and (
-                    wait == "load" or "networkIdle" in self._events or now >= ends_at
-                ):
-                    return
-            self._changed.clear()
-            timeout = None if loaded_at is None else max(0.05, ends_at - loop.time())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._changed.wait()
-
-    async def _find(self, selector: str) -> bool:
-        """Wait for an element; false where the document went away before there was one."""
-        text = base64.b64encode(selector.encode()).decode()  # of ASCII, whatever it holds
-        decoded = f'new TextDecoder().decode(Uint8Array.from(atob("{text}"), c => c.charCodeAt()))'
-        answer = await self._evaluate(AWAIT % decoded)
-        if answer is None:
-            return False
-        if "exceptionDetails" in answer:
-            raise UsageError(
-                f"{selector!r} is no CSS selector to wait for; give load, networkidle or a selector"
-            )
-        return True
+    # -- what it comes to ---------------------------------------------------------------------
 
     async def _read(self) -> Response | None:
         """The page as it is now; `None` where it went away meanwhile."""
         limits = self._errand.limits
-        answer = await self._evaluate(READ % ("true" if limits.truncate else "false", limits.body))
+        answer = await self._window.evaluate(
+            READ % ("true" if limits.truncate else "false", limits.body)
+        )
         if answer is None:
             return None
         if "exceptionDetails" in answer:  # the longest string that there is was not long enough
@@ -246,19 +190,6 @@ class Visit:
         headers = [pair for pair in self._headers if pair[0].lower() not in _OF_THE_BODY]
         headers.append(("Content-Type", "text/html; charset=utf-8"))
         return self._response(self._address(found["url"]), headers, body)
-
-    async def _screenshot(self) -> bytes | None:
-        """What the window shows, as JPEG; `None` where the browser cannot say."""
-        from playwright.async_api import Error  # loaded already, as there is a page
-
-        try:
-            async with asyncio.timeout(SCREENSHOT_TIMEOUT):
-                answer = await self._cdp.send(
-                    "Page.captureScreenshot", {"format": "jpeg", "quality": 60}
-                )
-        except (Error, TimeoutError):
-            return None  # the page itself has come, and that is what counts
-        return base64.b64decode(answer["data"])
 
     def _address(self, url: str) -> str:
         """The URL of the document, which a script may have changed within its origin."""
@@ -280,51 +211,12 @@ class Visit:
             is_private=self._access.may_be_private,
         )
 
-    async def _evaluate(self, expression: str) -> dict[str, Any] | None:
-        """Run a script beside those of the page; `None` where its document went away."""
-        from playwright.async_api import Error  # loaded already, as there is a page
-
-        try:
-            world = await self._cdp.send(
-                "Page.createIsolatedWorld", {"frameId": self._frame, "worldName": _WORLD}
-            )
-            answer: dict[str, Any] = await self._cdp.send(
-                "Runtime.evaluate",
-                {
-                    "expression": expression,
-                    "contextId": world["executionContextId"],
-                    "returnByValue": True,
-                    "awaitPromise": True,
-                },
-            )
-        except Error as error:
-            if "context" in error.message or "navigated" in error.message:
-                return None
-            raise
-        return answer
-
     # -- events of the browser ----------------------------------------------------------------
-
-    def _on_lifecycle(self, event: dict[str, Any]) -> None:
-        if event["frameId"] != self._frame:
-            return
-        if event["name"] == "init":
-            self._loader = event["loaderId"]
-            self._events.clear()
-        elif event["loaderId"] == self._loader:
-            self._events.add(event["name"])
-        self._changed.set()
-
-    def _on_navigated(self, event: dict[str, Any]) -> None:
-        if event["frame"]["id"] == self._frame:
-            self._is_navigating = False
-            self._is_committed = True
-            self._changed.set()
 
     def _on_data(self, event: dict[str, Any]) -> None:
         size = event["dataLength"]
         self._bytes += size
-        if event["requestId"] == self._loader:
+        if event["requestId"] == self._window.loader:
             self._document_bytes += size
         limits = self._errand.limits
         if self._document_bytes > limits.body and not limits.truncate:
@@ -365,11 +257,11 @@ class Visit:
 
     def _on_paused(self, event: dict[str, Any]) -> None:
         is_response = "responseStatusCode" in event or "responseErrorReason" in event
-        is_window = event["frameId"] == self._frame and event["resourceType"] == "Document"
+        is_window = event["frameId"] == self._window.frame and event["resourceType"] == "Document"
         if is_window and is_response:
             self._begin(self._document_came(event))
         elif is_window:
-            self._is_navigating = True
+            self._window.is_navigating = True
             self._begin(self._document_asked_for(event))
         elif is_response:
             self._begin(self._pass(event))
@@ -434,7 +326,7 @@ class Visit:
         if (
             self._is_home
             and self._errand.secrets
-            and event["frameId"] == self._frame
+            and event["frameId"] == self._window.frame
             and url.startswith(f"{self._origin}/")
         ):
             override["headers"] = merged(event["request"]["headers"], self._errand.secrets)
@@ -443,7 +335,7 @@ class Visit:
     async def _document_came(self, event: dict[str, Any]) -> None:
         """The window is about to get a document."""
         if "responseErrorReason" in event:
-            if not self._is_committed:
+            if not self._window.is_committed:
                 await self._pass(event)  # `Page.navigate` tells more
             else:
                 self._stop(self._failure(event["responseErrorReason"]))
