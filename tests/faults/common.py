@@ -16,14 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
 from crawlkit.counting.lives import TOTALS
 from crawlkit.run import Run
 
+from ..blocks import Closes
 from .rough import BUSY, CONTROL, busy_items, items_of
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ LONGEST_LIFE = 120.0
 # -- processes ------------------------------------------------------------------------------------
 
 
-class SiteProcess:
+class SiteProcess(Closes):
     """The rough site in a process of its own, so that it does not take the crawler's time.
 
     Args:
@@ -95,22 +95,15 @@ class SiteProcess:
         finally:
             connection.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End it."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
 
-class Crawl:
+class Crawl(Closes):
     """One run of the rough crawl, through as many processes as it takes.
 
     Args:
@@ -166,15 +159,7 @@ class Crawl:
             )
         return self._process
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Leave no process behind, whatever went wrong."""
         if self._process is not None and self._process.poll() is None:
             kill(self._process)
