@@ -23,18 +23,9 @@ from random import Random
 from crawlkit import Run
 
 from .command import Command, rows, say
-from .common import (
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    ended,
-    happens,
-    kill,
-    result_of,
-    undisturbed,
-)
+from .common import Crawl, SiteProcess, Undisturbed, ended, happens, kill, undisturbed
 from .lanes import in_lanes
+from .results import differences, result_of
 from .rough import BUSY, BUSY_PAUSE, PAGES, RoughCrawl
 
 POINTS_A_RUN = 5

@@ -31,18 +31,9 @@ from crawlkit.triggers.usual import METADATA, PLATFORM
 from ..postgres import Server as PostgresServer
 from ..s3 import BUCKET, S3Server
 from .command import Command, say
-from .common import (
-    ROOT,
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    ended,
-    happens,
-    result_of,
-    undisturbed,
-)
+from .common import ROOT, Crawl, SiteProcess, Undisturbed, ended, happens, undisturbed
 from .network import Host, Network
+from .results import differences, result_of
 from .rough import RoughCrawl
 
 PAGES = 200

@@ -24,17 +24,9 @@ from crawlkit.job import EXIT_UNFINISHED
 from crawlkit.running.stopping import reserve_of
 
 from .command import Command, rows, say
-from .common import (
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    gone,
-    happens,
-    result_of,
-    undisturbed,
-)
+from .common import Crawl, SiteProcess, Undisturbed, gone, happens, undisturbed
 from .lanes import in_lanes
+from .results import differences, result_of
 from .rough import RoughCrawl, delay_of
 
 PAGES = 60

@@ -39,7 +39,8 @@ from crawlkit.cli import main as crawlkit_main
 from crawlkit.cli import run as _  # noqa: F401 - loaded here, and not in each of the processes
 
 from .command import Command, say
-from .common import Crawl, Result, SiteProcess, differences, missing_from_the_site, result_of
+from .common import Crawl, SiteProcess
+from .results import Result, differences, missing_from_the_site, result_of
 from .rough import RoughCrawl
 from .syscalls import CAN_FAIL, Fault, Trace, run
 
