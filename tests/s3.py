@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+from .blocks import Closes
 
 BUCKET = "crawls"
 
 
-class S3Server:
+class S3Server(Closes):
     """The server, with one bucket.
 
     Args:
@@ -83,14 +83,3 @@ class S3Server:
         """End it."""
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

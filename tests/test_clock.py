@@ -18,16 +18,8 @@ from crawlkit.request import Request, fingerprint
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import ManualClock
 
-from .faults.common import (
-    Crawl,
-    SiteProcess,
-    differences,
-    gone,
-    happens,
-    kill,
-    numbers,
-    result_of,
-)
+from .faults.common import Crawl, SiteProcess, gone, happens, kill
+from .faults.results import differences, numbers, result_of
 
 YEAR = 365 * 86400.0
 NOW = 1_700_000_000.0

@@ -18,7 +18,8 @@ from crawlkit import Crawler, Page, Request, open_run
 from crawlkit.discovery.sitemaps import Entry
 from crawlkit.testing import Site
 
-from .faults.common import COUNTERS, ended
+from .faults.common import ended
+from .faults.results import COUNTERS
 
 XMLNS = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
 

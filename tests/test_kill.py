@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .faults.common import Result, differences
 from .faults.kill import Check, table
+from .faults.results import Result, differences
 
 
 def test_twenty_kills_lose_nothing_double_nothing_and_change_no_counter(tmp_path: Path) -> None:

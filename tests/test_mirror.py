@@ -25,6 +25,7 @@ from crawlkit.cli import main
 from crawlkit.errors import MirrorTakenError, StoreDamagedError, StoreError, UsageError
 from crawlkit.stores import database, open_store
 from crawlkit.stores.base import Store
+from crawlkit.stores.mirror import backlog as backlog_module
 from crawlkit.stores.mirror import shipping
 from crawlkit.stores.mirror import store as mirrored_module
 from crawlkit.stores.mirror.note import read_note
@@ -561,7 +562,7 @@ async def test_whatever_fails_is_shipped_later_and_once(
 async def test_a_mirror_that_is_away_for_long_costs_a_bounded_amount_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirrored_module, "MOST_BACKLOG", 50)
+    monkeypatch.setattr(backlog_module, "MOST_BACKLOG", 50)
     mirror = tmp_path / "mirror"
     is_away = False
 
@@ -689,7 +690,7 @@ async def test_a_restore_that_is_killed_while_it_replaces_a_run_begins_anew(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("scan", "_sync"):
+    for name in ("scan", "sync_names"):
         with monkeypatch.context() as patch:
             patch.setattr(f"crawlkit.stores.mirror.restoring.{name}", die)
             with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +34,7 @@ from crawlkit.portable import import_run
 from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.postgres.address import masked, with_run
+from crawlkit.stores.postgres.store import PostgresStore
 from crawlkit.testing import Site
 
 from . import postgres
@@ -243,6 +245,19 @@ async def test_a_database_that_is_not_in_unicode(server: postgres.Server) -> Non
 async def test_an_address_that_is_none() -> None:
     error = await refusal("postgresql://user:secret@host/db?bogus=1#x")
     assert "write postgresql://user@host:port/database#RUN" in str(error)
+
+
+async def test_a_call_that_waits_while_the_run_is_closed_connects_no_more(run: Store) -> None:
+    assert isinstance(run, PostgresStore)
+    go_on = threading.Event()
+    busy = asyncio.create_task(run._thread.run(go_on.wait))
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(run.close()), asyncio.create_task(run.extend())]
+    await asyncio.sleep(0)
+    go_on.set()
+    _, refused = await asyncio.gather(*waiting, return_exceptions=True)
+    assert await busy
+    assert "is not open" in str(refused)
 
 
 async def test_a_fresh_start_is_refused_while_others_write(run: Store) -> None:

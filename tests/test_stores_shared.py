@@ -17,7 +17,7 @@ from crawlkit.errors import StoreError, StoreFencedError
 from crawlkit.stores.base import WHOLE, Store
 from crawlkit.workers.merging import merge
 
-from .backends import NOW, A, B, C, claim, claim_all, commit, done, everything, pages, urls
+from .backends import NOW, A, B, C, claim, claim_all, commit, content, done, pages, urls
 from .fleets import FLEETS, Fleet, fleets
 
 HOST_A, HOST_B = A.removeprefix("https://"), B.removeprefix("https://")
@@ -39,14 +39,6 @@ async def one(fleet: Fleet) -> Store:
 @pytest.fixture
 async def two(fleet: Fleet) -> Store:
     return await fleet.worker("two")
-
-
-def content(store: Store) -> dict[str, Any]:
-    reader = store.reader()
-    try:
-        return everything(reader)
-    finally:
-        reader.close()
 
 
 # -- leases ---------------------------------------------------------------------------------------

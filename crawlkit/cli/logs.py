@@ -10,8 +10,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ from ..counting.errorgroups import message_of
 from ..errors import one_line, printable
 from ..request import host_of
 from ..stores.postgres.address import masked
+from .listening import listening
 from .output import harmless
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
-    from ..events import RequestFailed, RequestHandled, RequestRetried, RequestSkipped
+    from ..events import Listener, RequestFailed, RequestHandled, RequestRetried, RequestSkipped
 
 log = logging.getLogger("crawlkit.requests")
 
@@ -117,23 +117,16 @@ def set_up(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-@contextmanager
-def requests_logged(crawler: Crawler, address: str) -> Iterator[None]:
+def requests_logged(crawler: Crawler, address: str) -> AbstractContextManager[None]:
     """Log what becomes of requests: those that are given up, and with ``debug`` all of them."""
-    listeners: dict[str, Any] = {"requestFailed": _Failures(address)}
+    listeners: dict[str, Listener] = {"requestFailed": _Failures(address)}
     if log.isEnabledFor(logging.DEBUG):
         listeners |= {
             "requestHandled": _on_handled,
             "requestRetried": _on_retried,
             "requestSkipped": _on_skipped,
         }
-    for event, listener in listeners.items():
-        crawler.on(event, listener)
-    try:
-        yield
-    finally:
-        for event, listener in listeners.items():
-            crawler.off(event, listener)
+    return listening(crawler, listeners)
 
 
 class _Failures:

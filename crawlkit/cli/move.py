@@ -60,5 +60,7 @@ def _shown() -> Iterator[Callable[[int], None] | None]:
     def tell(count: int) -> None:
         click.echo(f"\r{count:,} records ", nl=False, err=True)
 
-    yield tell
-    click.echo("\r\x1b[K", nl=False, err=True)
+    try:
+        yield tell
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
 from ..observing.progress import Pace, Standing, fit, line_of, told
+from .listening import listening
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -106,12 +107,8 @@ def progress_of(crawler: Crawler, *, live: bool = True) -> Iterator[None]:
         live: Whether it may be shown on lines that are written over, where that is possible.
     """
     showing = _on_screen if live and is_screen(sys.stderr) else _in_log
-    with showing(crawler) as listener:
-        crawler.on("crawlerStatus", listener)
-        try:
-            yield
-        finally:
-            crawler.off("crawlerStatus", listener)
+    with showing(crawler) as listener, listening(crawler, {"crawlerStatus": listener}):
+        yield
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -12,11 +12,12 @@ from rich.cells import cell_len, set_cell_size
 from ..discovery.scope import Scope
 from ..errors import one_line, printable
 from ..request import Identity, identity
+from .listening import listening
 from .output import columns, harmless, plural, say, span, styled
 
 if TYPE_CHECKING:
     from ..crawler import Crawler
-    from ..events import Listener, RequestFailed, RequestHandled, RequestRetried
+    from ..events import RequestFailed, RequestHandled, RequestRetried
     from ..page import Page
 
 ITEMS = 10
@@ -27,8 +28,7 @@ WIDTH = 200
 """Columns where there is no terminal that has any."""
 
 
-@contextmanager
-def pages_shown(crawler: Crawler) -> Iterator[None]:
+def pages_shown(crawler: Crawler) -> AbstractContextManager[None]:
     """Print each page's items and links while the crawl lasts, on standard output."""
 
     def on_handled(event: RequestHandled) -> None:
@@ -43,18 +43,10 @@ def pages_shown(crawler: Crawler) -> Iterator[None]:
     def on_failed(event: RequestFailed) -> None:
         say(_headline("failed", event.request.url, one_line(event.error), "red"))
 
-    listeners: dict[str, Listener] = {
-        "requestHandled": on_handled,
-        "requestRetried": on_retried,
-        "requestFailed": on_failed,
-    }
-    for event, listener in listeners.items():
-        crawler.on(event, listener)
-    try:
-        yield
-    finally:
-        for event, listener in listeners.items():
-            crawler.off(event, listener)
+    return listening(
+        crawler,
+        {"requestHandled": on_handled, "requestRetried": on_retried, "requestFailed": on_failed},
+    )
 
 
 def _headline(what: str, url: str, detail: str, colour: str) -> str:

@@ -167,9 +167,7 @@ def seat_options(address: str, worker: str, seat: int, lease: float) -> dict[str
     """Options of a crawler that is a worker of a run which another process has opened."""
     connection = socket.socket(fileno=seat)
     connection.set_inheritable(False)  # or a browser would keep it when this process is gone
-    return {
-        "store": RemoteStore(address, worker, connection, lease=lease),
-    }
+    return {"store": RemoteStore(address, worker, connection, lease=lease)}
 
 
 def _tell(line: str) -> None:

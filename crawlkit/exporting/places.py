@@ -18,6 +18,7 @@ except ImportError:  # where it does not exist, nobody is kept from exporting tw
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import CrawlkitError, OptionError, one_line
+from ..stores.files import sync_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,12 +111,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-    # The new name must outlive a loss of power, too.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_names(path.parent)
 
 
 def _locked(part: Path) -> IO[bytes]:

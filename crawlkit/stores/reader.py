@@ -18,6 +18,7 @@ from .bundle import with_host
 from .directory import RunDirectory
 from .inspection import Inspection
 from .pages import WriteAheadLog
+from .reading import OUTCOME, left_of, outcome_of, outcomes_after, skipped_with
 from .schema import (
     APPLICATION_ID,
     SQLITE_ERRORS,
@@ -30,16 +31,7 @@ from .schema import (
 from .sweep import QUEUED, SEEN
 
 _decode = msgspec.json.Decoder().decode
-_request = msgspec.json.Decoder(Request)
 _requests = msgspec.json.Decoder(list[Request])
-
-_OUTCOME = """
-SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.duration, o.retries,
-    o.error, o.detail, o.request
-FROM outcomes o JOIN hosts h ON h.id = o.host
-"""
-
-_HOST = "(SELECT id FROM hosts WHERE name = ?)"
 
 _IS_SEEN = """(
     EXISTS (
@@ -189,17 +181,9 @@ class SqliteReader(Reader):
     def outcomes_after(  # noqa: D102
         self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
     ) -> Iterator[Outcome]:
-        # In the order of the table, and of the index on those that were not handled.
-        query = f"{_OUTCOME} WHERE o.outcome = ?"
-        values: list[Any] = [outcome]
-        if host is not None:
-            query += f" AND o.host = {_HOST}"
-            values.append(host)
-        if after is not None:
-            query += f" AND (o.host, o.fingerprint) > ({_HOST}, ?)"
-            values += after
-        for row in self._rows(f"{query} ORDER BY o.host, o.fingerprint", *values):
-            yield _outcome(row)
+        query, values = outcomes_after(outcome, after, host, mark="?")
+        for row in self._rows(query, *values):
+            yield outcome_of(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
         for name, due, size, gone, stored_crc, text in self._rows(
@@ -215,16 +199,16 @@ class SqliteReader(Reader):
             """,
             host,
         ):
-            if crc(text) != stored_crc:
+            requests = _requests.decode(text) if crc(text) == stored_crc else []
+            if len(requests) != size:
                 raise _damaged(self.address, "a bundle of requests is not what was saved")
-            requests = with_host(_requests.decode(text), name)
-            yield from ((requests[i], due) for i in range(size) if not gone >> i & 1)
+            yield from ((request, due) for request in left_of(with_host(requests, name), gone))
 
     def outcome(self, host: str, fingerprint: int) -> Outcome | None:  # noqa: D102
         for row in self._rows(
-            f"{_OUTCOME} WHERE h.name = ? AND o.fingerprint = ?", host, fingerprint
+            f"{OUTCOME} WHERE h.name = ? AND o.fingerprint = ?", host, fingerprint
         ):
-            return _outcome(row)
+            return outcome_of(row)
         return None
 
     def seen(self, host: str, fingerprint: int) -> bool:  # noqa: D102
@@ -246,11 +230,8 @@ class SqliteReader(Reader):
 
     def skipped(self) -> Iterator[tuple[Outcome, bool]]:  # noqa: D102
         self._gather()
-        is_seen = _IS_SEEN.replace("one.", "o.")
-        for row in self._rows(
-            f"{_OUTCOME.replace('o.request', f'o.request, {is_seen}')} WHERE o.outcome = 'skipped'"
-        ):
-            yield _outcome(row[:-1]), bool(row[-1])
+        for row in self._rows(skipped_with(_IS_SEEN.replace("one.", "o."))):
+            yield outcome_of(row[:-1]), bool(row[-1])
 
     def each_counter(self) -> Iterator[tuple[str, Number]]:  # noqa: D102
         yield from self._rows("SELECT name, value FROM counters ORDER BY name")
@@ -385,24 +366,6 @@ class SqliteReader(Reader):
                 yield row
         except SQLITE_ERRORS as error:
             raise _damaged(self.address, error) from None
-
-
-def _outcome(row: tuple[Any, ...]) -> Outcome:
-    outcome, url, number, host, at, handler, status, duration, retries, error, detail, request = row
-    return Outcome(
-        outcome=outcome,
-        url=url,
-        fingerprint=number,
-        host=host,
-        at=at,
-        handler=handler,
-        status=status,
-        duration=duration,
-        retries=retries,
-        error=error,
-        detail=detail,
-        request=_request.decode(request) if request else None,
-    )
 
 
 def _damaged(address: str, reason: object) -> StoreDamagedError:

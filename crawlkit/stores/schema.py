@@ -7,13 +7,13 @@ not notice a flipped bit in a value.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StoreUnfinishedError, StoreVersionError
+from .files import sync_names
 from .pages import PAGE, PageChecksums, scan
 
 APPLICATION_ID = 0x63726B74  # "crkt"
@@ -110,11 +110,7 @@ def create(path: Path, checksums: PageChecksums) -> None:
         connection.close()
     checksums.write(scan(draft))
     draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the name, too, outlives a loss of power
-    finally:
-        os.close(directory)
+    sync_names(path.parent)
 
 
 def prepare(connection: sqlite3.Connection) -> None:

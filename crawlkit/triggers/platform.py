@@ -124,7 +124,7 @@ class Platform:
         data = data if isinstance(data, dict) else {}
         match message.get("name"):
             case "migrating":
-                seconds = _seconds(data.get("timeRemainingSecs"))
+                seconds = _number(data.get("timeRemainingSecs"))
                 left = "" if seconds is None else f", in {seconds:g} s"
                 log.info("the platform moves this crawl%s: finishing what runs, then saving", left)
                 await job.migrate(seconds)
@@ -145,14 +145,14 @@ class Platform:
 def cpu_info(data: Mapping[str, Any]) -> CpuInfo:
     """What ``cpuInfo`` or ``systemInfo`` says of the processor; its usage comes in percent."""
     overloaded = data.get("isCpuOverloaded")
-    usage = _seconds(data.get("cpuCurrentUsage"))
+    usage = _number(data.get("cpuCurrentUsage"))
     return CpuInfo(
         is_overloaded=overloaded if isinstance(overloaded, bool) else None,
         cpu=None if usage is None else usage / 100,
     )
 
 
-def _seconds(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     """A number that is not negative, or `None` for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value) if abs(value) < 2**53 else float("inf")

@@ -24,7 +24,8 @@ from pathlib import Path
 from random import Random
 
 from ..postgres import Server, terminate
-from .common import LONGEST_LIFE, ROOT, Result, differences, result_of
+from .common import LONGEST_LIFE, ROOT
+from .results import Result, differences, result_of
 from .workers import HostsProcess, impolite, normal, undisturbed
 
 WORKERS = 8

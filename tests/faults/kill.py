@@ -8,35 +8,24 @@ asked for again no more than what came after the last checkpoint before each kil
 
 from __future__ import annotations
 
-import argparse
 import math
-import random
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from crawlkit import Run
 
-from .common import (
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    ended,
-    happens,
-    kill,
-    result_of,
-    undisturbed,
-)
+from .command import Command, rows, say
+from .common import Crawl, SiteProcess, Undisturbed, ended, happens, kill, undisturbed
+from .lanes import in_lanes
+from .results import differences, result_of
 from .rough import BUSY, BUSY_PAUSE, PAGES, RoughCrawl
 
 POINTS_A_RUN = 5
@@ -279,12 +268,10 @@ class Check:
     def __init__(
         self, points: int, seed: int, *, lanes: int = 2, tell: Callable[[str], None] = print
     ) -> None:
-        self._left = points
+        self._points = points
         self._seed = seed
         self._lanes = lanes
         self._tell = tell
-        self._lock = threading.Lock()
-        self._numbers = 0
         self._reports: list[Report] = []
 
     def run(self, directory: Path) -> list[Report]:
@@ -295,39 +282,32 @@ class Check:
                 f"undisturbed: {whole.requests:,} requests, "
                 f"{whole.result.parts['items'].total():,} items, {whole.duration:.1f} s"
             )
-            with ThreadPoolExecutor(self._lanes) as pool:
-                lanes = [
-                    pool.submit(self._lane, site, directory, whole) for _ in range(self._lanes)
-                ]
-                for lane in as_completed(lanes):
-                    lane.result()
+            in_lanes(
+                range(self._points),
+                lambda number, points: self._disturbed(site, directory, whole, number, len(points)),
+                partial(self._done, directory),
+                each=POINTS_A_RUN,
+                lanes=self._lanes,
+            )
         return self._reports
 
-    def _lane(self, site: SiteProcess, directory: Path, whole: Undisturbed) -> None:
-        while taken := self._take():
-            number, points = taken
-            interval = INTERVALS[number % len(INTERVALS)]
-            options = [site.busy_url]
-            if interval != 1.0:
-                options += ["--set", f"persist_interval={interval}"]
-            with Crawl(site, directory / str(number), f"run-{number}", *options) as crawl:
-                rng = Random(f"{self._seed}/{number}")
-                report = KilledRun(crawl, whole, interval, rng).disturb(points)
-            with self._lock:
-                self._left += points - len(report.kills)
-                self._reports.append(report)
-                self._tell(_line(number, report))
-            if not report.wrong:
-                shutil.rmtree(directory / str(number))
+    def _disturbed(
+        self, site: SiteProcess, directory: Path, whole: Undisturbed, number: int, points: int
+    ) -> Report:
+        interval = INTERVALS[number % len(INTERVALS)]
+        options = [site.busy_url]
+        if interval != 1.0:
+            options += ["--set", f"persist_interval={interval}"]
+        with Crawl(site, directory / str(number), f"run-{number}", *options) as crawl:
+            rng = Random(f"{self._seed}/{number}")
+            return KilledRun(crawl, whole, interval, rng).disturb(points)
 
-    def _take(self) -> tuple[int, int] | None:
-        """The number of the next run and how often to kill it."""
-        with self._lock:
-            points = min(self._left, POINTS_A_RUN)
-            self._left -= points
-            number = self._numbers
-            self._numbers += 1
-            return (number, points) if points else None
+    def _done(self, directory: Path, number: int, report: Report) -> int:
+        self._reports.append(report)
+        self._tell(_line(number, report))
+        if not report.wrong:
+            shutil.rmtree(directory / str(number))
+        return len(report.kills)
 
 
 def _line(number: int, report: Report) -> str:
@@ -343,7 +323,7 @@ def _line(number: int, report: Report) -> str:
 def table(reports: Sequence[Report]) -> str:
     """All runs in a few lines."""
     moments = Counter(killed.moment for report in reports for killed in report.kills)
-    rows = [
+    lines = [
         ("kills", f"{moments.total()} ({', '.join(f'{moments[m]} {m}' for m in MOMENTS)})"),
         ("runs", f"{len(reports)}, of which {sum(not r.wrong for r in reports)} equal"),
         ("", f"{sum(r.uncommitted for r in reports)} kills between the output file and the commit"),
@@ -353,7 +333,7 @@ def table(reports: Sequence[Report]) -> str:
         kills = sum(len(report.kills) for report in those)
         back = [seconds for report in those for seconds in report.back]
         if kills:
-            rows.append(
+            lines.append(
                 (
                     f"every {interval:g} s",
                     f"{kills} kills undid {max(back):.2f} s at most, {sum(back) / kills:.2f} s on "
@@ -361,30 +341,19 @@ def table(reports: Sequence[Report]) -> str:
                     f"{sum(r.allowed for r in those) / kills:.0f} might have been",
                 )
             )
-    return "\n".join(f"{name:<14}{text}" for name, text in rows)
+    return rows(lines)
 
 
 def main() -> int:
     """The command; 1 where any run differs from the undisturbed one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.kill", description=(__doc__ or "").partition("\n\n")[0]
-    )
-    parser.add_argument("--points", type=int, default=20, help="how many kills (default 20)")
-    parser.add_argument("--seed", type=int, help="choose the same moments again")
-    parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default 2)")
-    given = parser.parse_args()
-    seed = random.randrange(10**6) if given.seed is None else given.seed
-    directory = Path(tempfile.mkdtemp(prefix="crawlkit-kill-"))
-    print(f"seed {seed}, in {directory}", flush=True)
-    check = Check(given.points, seed, lanes=given.lanes, tell=lambda line: print(line, flush=True))
-    began = time.monotonic()
-    reports = check.run(directory)
-    print(f"\n{table(reports)}\n{'time':<14}{time.monotonic() - began:.0f} s")
-    if any(report.wrong for report in reports):
-        print(f"there are differences; the runs that have them are in {directory}")
-        return 1
-    shutil.rmtree(directory)
-    return 0
+    command = Command("kill", __doc__)
+    command.parser.add_argument("--points", type=int, default=20, help="how many (default 20)")
+    command.parser.add_argument("--lanes", type=int, default=2, help="runs at once (default 2)")
+    command.begin()
+    given = command.given
+    reports = Check(given.points, command.seed, lanes=given.lanes, tell=say).run(command.directory)
+    say(f"\n{table(reports)}\n{'time':<14}{command.seconds:.0f} s")
+    return command.end(is_wrong=any(report.wrong for report in reports))
 
 
 if __name__ == "__main__":

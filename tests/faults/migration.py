@@ -12,13 +12,9 @@ In PostgreSQL, what a dead worker of another host had is free when its lease run
 
 from __future__ import annotations
 
-import argparse
-import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,18 +30,10 @@ from crawlkit.triggers.usual import METADATA, PLATFORM
 
 from ..postgres import Server as PostgresServer
 from ..s3 import BUCKET, S3Server
-from .common import (
-    ROOT,
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    ended,
-    happens,
-    result_of,
-    undisturbed,
-)
+from .command import Command, say
+from .common import ROOT, Crawl, SiteProcess, Undisturbed, ended, happens, undisturbed
 from .network import Host, Network
+from .results import differences, result_of
 from .rough import RoughCrawl
 
 PAGES = 200
@@ -378,39 +366,24 @@ class _Carried:
         return at
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def main() -> int:
     """The command; 1 where anything is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.migration", description=(__doc__ or "").partition("\n\n")[0]
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each move (default 3)")
-    parser.add_argument("--homes", default=",".join(HOMES), help="what the crawl is kept in")
-    parser.add_argument("--pages", type=int, default=PAGES, help="pages of the site")
-    parser.add_argument("--hops", type=int, default=2, help="hosts that go, each time (default 2)")
-    parser.add_argument("--lanes", type=int, default=2, help="moves at once (default 2)")
-    parser.add_argument("--seed", type=int, help="choose the same moments again")
-    given = parser.parse_args()
-    seed = random.randrange(10**6) if given.seed is None else given.seed
-    directory = Path(tempfile.mkdtemp(prefix="crawlkit-hosts-"))
-    print(f"seed {seed}, in {directory}", flush=True)
-    check = Check(
-        seed, tell=lambda line: print(line, flush=True), pages=given.pages, hops=given.hops
-    )
+    command = Command("migration", __doc__)
+    add = command.parser.add_argument
+    add("--rounds", type=int, default=3, help="how often each move (default 3)")
+    add("--homes", default=",".join(HOMES), help="what the crawl is kept in")
+    add("--pages", type=int, default=PAGES, help="pages of the site")
+    add("--hops", type=int, default=2, help="hosts that go, each time (default 2)")
+    add("--lanes", type=int, default=2, help="moves at once (default 2)")
+    command.begin()
+    given = command.given
+    check = Check(command.seed, tell=say, pages=given.pages, hops=given.hops)
     homes = given.homes.split(",")
     moves = [(home, trigger) for home in homes for trigger in TRIGGERS] * given.rounds
-    began = time.monotonic()
-    done = check.run(directory, moves, lanes=given.lanes)
+    done = check.run(command.directory, moves, lanes=given.lanes)
     wrong = sum(bool(move.wrong) for move in done)
-    print(f"\n{len(done)} moves, {len(done) - wrong} equal, {time.monotonic() - began:.0f} s")
-    if wrong:
-        print(f"something is wrong; what is left is in {directory}")
-        return 1
-    shutil.rmtree(directory)
-    return 0
+    say(f"\n{len(done)} moves, {len(done) - wrong} equal, {command.seconds:.0f} s")
+    return command.end(is_wrong=wrong > 0)
 
 
 if __name__ == "__main__":

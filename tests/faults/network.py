@@ -15,8 +15,8 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from ..blocks import Closes
 
 
 class Host:
@@ -61,7 +61,7 @@ class Host:
             _ip("netns", "del", self.name)
 
 
-class Network:
+class Network(Closes):
     """Hosts that reach each other, and are reached from here.
 
     Args:
@@ -132,17 +132,6 @@ class Network:
                 host.disconnect()
             _ip("link", "del", self._bridge)
         self._hosts.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _sweep() -> None:

@@ -8,35 +8,25 @@ nothing is there twice. In some lives a listener of `migrating` hangs.
 
 from __future__ import annotations
 
-import argparse
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from crawlkit.job import EXIT_UNFINISHED
 from crawlkit.running.stopping import reserve_of
 
-from .common import (
-    Crawl,
-    SiteProcess,
-    Undisturbed,
-    differences,
-    gone,
-    happens,
-    result_of,
-    undisturbed,
-)
+from .command import Command, rows, say
+from .common import Crawl, SiteProcess, Undisturbed, gone, happens, undisturbed
+from .lanes import in_lanes
+from .results import differences, result_of
 from .rough import RoughCrawl, delay_of
 
 PAGES = 60
@@ -259,8 +249,6 @@ class Check:
         self._lanes = lanes
         self._lives = lives
         self._tell = tell
-        self._lock = threading.Lock()
-        self._numbers = 0
         self._reports: list[Report] = []
 
     def run(self, directory: Path) -> list[Report]:
@@ -268,35 +256,27 @@ class Check:
         with SiteProcess("--pages", str(PAGES), "--slow", *map(str, SLOW)) as site:
             whole = undisturbed(site, directory / "undisturbed", PAGES, hurry=True)
             self._tell(f"undisturbed: {whole.requests} requests, without delays")
-            with ThreadPoolExecutor(self._lanes) as pool:
-                lanes = [
-                    pool.submit(self._lane, site, directory, whole) for _ in range(self._lanes)
-                ]
-                for lane in as_completed(lanes):
-                    lane.result()
+            in_lanes(
+                self._kinds,
+                partial(self._noticed, site, directory, whole),
+                partial(self._done, directory),
+                each=self._lives,
+                lanes=self._lanes,
+            )
         return self._reports
 
-    def _lane(self, site: SiteProcess, directory: Path, whole: Undisturbed) -> None:
-        while taken := self._take():
-            number, kinds = taken
-            with Crawl(site, directory / str(number), f"run-{number}") as crawl:
-                rng = Random(f"{self._seed}/{number}")
-                report = NoticedRun(crawl, whole, rng).disturb(kinds)
-            with self._lock:
-                self._kinds += kinds[len(report.notices) :]
-                self._reports.append(report)
-                self._tell(_line(number, report))
-            if not report.wrong:
-                shutil.rmtree(directory / str(number))
+    def _noticed(
+        self, site: SiteProcess, directory: Path, whole: Undisturbed, number: int, kinds: list[str]
+    ) -> Report:
+        with Crawl(site, directory / str(number), f"run-{number}") as crawl:
+            return NoticedRun(crawl, whole, Random(f"{self._seed}/{number}")).disturb(kinds)
 
-    def _take(self) -> tuple[int, list[str]] | None:
-        """The number of the next run and the notices that it is to get."""
-        with self._lock:
-            kinds = self._kinds[: self._lives]
-            del self._kinds[: self._lives]
-            number = self._numbers
-            self._numbers += 1
-            return (number, kinds) if kinds else None
+    def _done(self, directory: Path, number: int, report: Report) -> int:
+        self._reports.append(report)
+        self._tell(_line(number, report))
+        if not report.wrong:
+            shutil.rmtree(directory / str(number))
+        return len(report.notices)
 
 
 def _line(number: int, report: Report) -> str:
@@ -315,7 +295,7 @@ def table(reports: Sequence[Report]) -> str:
     kinds = Counter(notice.kind for notice in notices)
     codes = Counter((notice.kind, notice.code) for notice in notices)
     hung = sum(notice.target != "RoughCrawl" and not notice.is_early for notice in notices)
-    rows = [
+    lines = [
         ("notices", ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items()))),
         ("exit codes", ", ".join(f"{n} x {c} ({k})" for (k, c), n in sorted(codes.items()))),
         ("listeners", f"{hung} hung"),
@@ -325,7 +305,7 @@ def table(reports: Sequence[Report]) -> str:
     for grace in GRACES:
         those = [n.seconds for n in notices if n.grace == grace and n.kind != INTERRUPT_TWICE]
         if those:
-            rows.append(
+            lines.append(
                 (
                     f"grace {grace:g} s",
                     f"{len(those)} times: gone after {sum(those) / len(those):.2f} s on average, "
@@ -334,31 +314,20 @@ def table(reports: Sequence[Report]) -> str:
             )
     twice = [n.seconds for n in notices if n.kind == INTERRUPT_TWICE]
     if twice:
-        rows.append(("Ctrl-C twice", f"gone after {max(twice):.2f} s at most, from the first on"))
-    return "\n".join(f"{name:<14}{text}" for name, text in rows)
+        lines.append(("Ctrl-C twice", f"gone after {max(twice):.2f} s at most, from the first on"))
+    return rows(lines)
 
 
 def main() -> int:
     """The command; 1 where anything is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.notice", description=(__doc__ or "").partition("\n\n")[0]
-    )
-    parser.add_argument("--times", type=int, default=10, help="how many SIGTERMs (default 10)")
-    parser.add_argument("--seed", type=int, help="choose the same moments again")
-    parser.add_argument("--lanes", type=int, default=8, help="runs side by side (default 8)")
-    given = parser.parse_args()
-    seed = random.randrange(10**6) if given.seed is None else given.seed
-    directory = Path(tempfile.mkdtemp(prefix="crawlkit-notice-"))
-    print(f"seed {seed}, in {directory}", flush=True)
-    check = Check(given.times, seed, lanes=given.lanes, tell=lambda line: print(line, flush=True))
-    began = time.monotonic()
-    reports = check.run(directory)
-    print(f"\n{table(reports)}\n{'time':<14}{time.monotonic() - began:.0f} s")
-    if any(report.wrong for report in reports):
-        print(f"something is wrong; the runs where it is are in {directory}")
-        return 1
-    shutil.rmtree(directory)
-    return 0
+    command = Command("notice", __doc__)
+    command.parser.add_argument("--times", type=int, default=10, help="SIGTERMs (default 10)")
+    command.parser.add_argument("--lanes", type=int, default=8, help="runs at once (default 8)")
+    command.begin()
+    given = command.given
+    reports = Check(given.times, command.seed, lanes=given.lanes, tell=say).run(command.directory)
+    say(f"\n{table(reports)}\n{'time':<14}{command.seconds:.0f} s")
+    return command.end(is_wrong=any(report.wrong for report in reports))
 
 
 if __name__ == "__main__":

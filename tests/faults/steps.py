@@ -16,14 +16,12 @@ killed at its K-th call.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import multiprocessing
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +38,9 @@ from crawlkit import open_run
 from crawlkit.cli import main as crawlkit_main
 from crawlkit.cli import run as _  # noqa: F401 - loaded here, and not in each of the processes
 
-from .common import Crawl, Result, SiteProcess, differences, missing_from_the_site, result_of
+from .command import Command, say
+from .common import Crawl, SiteProcess
+from .results import Result, differences, missing_from_the_site, result_of
 from .rough import RoughCrawl
 from .syscalls import CAN_FAIL, Fault, Trace, run
 
@@ -326,45 +326,38 @@ def table_of(done: Sequence[Trial]) -> str:
 
 def main() -> int:
     """The command; 1 where any run differs from the undisturbed one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.steps", description=(__doc__ or "").partition("\n\n")[0]
-    )
-    parser.add_argument("--first", type=int, default=1, help="the first call (default 1)")
-    parser.add_argument("--last", type=int, help="the last call (default: of the longest run)")
-    parser.add_argument("--every", type=int, default=1, help="only every so-many-th (default 1)")
-    parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind")
-    parser.add_argument(
-        "--earlier", type=int, default=0, help="resume a run that was killed at this call"
-    )
-    parser.add_argument("--lanes", type=int, default=2, help="runs side by side (default 2)")
-    given = parser.parse_args()
+    command = Command("steps", __doc__, is_random=False)
+    add = command.parser.add_argument
+    add("--first", type=int, default=1, help="the first call (default 1)")
+    add("--last", type=int, help="the last call (default: of the longest run)")
+    add("--every", type=int, default=1, help="only every so-many-th (default 1)")
+    add("--kind", action="append", choices=KINDS, help="only this kind")
+    add("--earlier", type=int, default=0, help="resume a run that was killed at this call")
+    add("--lanes", type=int, default=2, help="runs side by side (default 2)")
+    command.begin()
+    given = command.given
     if not CAN_FAIL:
         print("needs Linux on x86-64", file=sys.stderr)
+        command.end(is_wrong=False)
         return 2
-    directory = Path(tempfile.mkdtemp(prefix="crawlkit-steps-"))
-    began = time.monotonic()
     done: list[Trial] = []
     kinds = tuple(given.kind or KINDS)
     for trial in trials(
-        directory,
+        command.directory,
         first=given.first,
         last=given.last,
         every=given.every,
         earlier=given.earlier,
         kinds=kinds,
         lanes=given.lanes,
-        tell=partial(print, flush=True),
+        tell=say,
     ):
         done.append(trial)
         if len(done) % len(kinds) == 0:
-            print(row_of(done[-len(kinds) :]), flush=True)
-    seconds = time.monotonic() - began
-    print(f"\n{table_of(done)}\n{seconds:.0f} s, {seconds / max(1, len(done)):.2f} s a run")
-    if any(trial.wrong for trial in done):
-        print(f"there are differences; the runs that have them are in {directory}")
-        return 1
-    shutil.rmtree(directory)
-    return 0
+            say(row_of(done[-len(kinds) :]))
+    seconds = command.seconds
+    say(f"\n{table_of(done)}\n{seconds:.0f} s, {seconds / max(1, len(done)):.2f} s a run")
+    return command.end(is_wrong=any(trial.wrong for trial in done))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from .common import ROOT, Crawl, Result, differences, ended, happens, kill, result_of
+from .common import ROOT, Crawl, ended, happens, kill
 from .hosts import HOSTS, LIMIT, PACE, PAGES
+from .results import Result, differences, result_of
 from .rough import CONTROL
 
 WORKERS = 3

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ...errors import UsageError
+from ..files import sync_names
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes of object stores."""
-
 
 ABANDONED = 24 * 3600.0
 """Seconds after which nobody is writing a file any more that was not finished."""
@@ -97,7 +97,7 @@ class Directory:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(target.parent.parent)
+            sync_names(target.parent.parent)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.new")
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -109,7 +109,7 @@ class Directory:
                 os.link(draft, target)  # unlike a rename, it never takes the place of another
             except FileExistsError:
                 return False
-            _sync(target.parent)
+            sync_names(target.parent)
             return True
         finally:
             with contextlib.suppress(OSError):
@@ -201,11 +201,3 @@ class Bucket:
 def _first_line(error: Exception) -> str:
     """What obstore says, without the debugging output that it adds in further lines."""
     return str(error).partition("\n")[0]
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

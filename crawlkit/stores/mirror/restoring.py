@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import StoreDamagedError
 from ..directory import Record, RunDirectory
+from ..files import sync_names
 from ..pages import PAGE, scan
 from .places import Place, place_of
 from .records import Header, decode, name_of, pages_of
@@ -42,7 +43,7 @@ def restore(place: Place, last: Header, directory: RunDirectory) -> bool:
     directory.checksums.write(scan(draft))
     directory.note(Record(commits=commits, merged=commits, log="restored"), sync=True)
     os.replace(draft, directory.database)
-    _sync(directory.path)
+    sync_names(directory.path)
     return True
 
 
@@ -122,11 +123,3 @@ def _confirm(place: Place, draft: Path, commits: int) -> None:
             f"{place.address} does not hold the run that it should ({found} instead of {commits} "
             "checkpoints); put back a copy of it, or go on from a local run with another --mirror"
         )
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,8 @@
 """MirroredStore: an embedded run that is shipped elsewhere while it goes on.
 
-The database's write-ahead log has, after each checkpoint, every page that the checkpoint changed.
-Every few seconds the store's thread reads what came since the last time, which takes a few
-milliseconds, and another thread ships it as a segment. What is read before the log begins anew is
-gathered in memory, the last content of each page once; where that becomes too much, as the mirror
-cannot be reached, it is thrown away, and a snapshot has to follow.
+Every few seconds the store's thread reads from the database's log what came since the last time,
+which takes a few milliseconds, and another thread ships it as a segment. A snapshot, which is a
+copy of the whole, goes first, and where there is a gap.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ from ...clock import isoformat
 from ...errors import MirrorTakenError, StoreError, one_line
 from ..base import Claim, Receipt
 from ..directory import Record
-from ..pages import PAGE
 from ..sqlite import SqliteStore
 from ..transaction import Bundle
+from .backlog import Backlog
 from .note import MirrorNote, read_note
 from .places import place_of
 from .records import Changes, Header
@@ -39,8 +37,6 @@ log = logging.getLogger("crawlkit.mirror")
 
 T = TypeVar("T")
 
-MOST_BACKLOG = 2**25 // PAGE
-"""Changed pages that are kept in memory for a mirror that cannot be reached: 32 MB."""
 MOST_REST = 60.0
 """Seconds between two attempts to reach it."""
 SNAPSHOT = "mirror-snapshot.new"
@@ -49,8 +45,6 @@ PATIENCE = 30.0
 """Seconds for the last shipment of a run that is not told to go."""
 ATTEMPTS = 3
 """How often a start tries to reach the mirror, with a second in between."""
-
-
 TAKEOVERS = 10
 """How often a start tries to become the mirror's writer where others are quicker."""
 
@@ -85,13 +79,7 @@ class MirroredStore(SqliteStore):
         self._is_ending = False
         self._failures = 0
         self._mirrored = MirrorNote(self._shipping.place.address, "", [])
-        # These belong to the store's thread.
-        self._log_name = "-"
-        self._log_read = 0
-        self._is_reading = False
-        self._is_in_doubt = False
-        self._backlog: Changes | None = None
-        self._is_gap = False
+        self._backlog = Backlog(self.directory.log, self._commits, self._database.merge_log)
 
     # -- the contract -----------------------------------------------------------------------------
 
@@ -110,8 +98,7 @@ class MirroredStore(SqliteStore):
         try:
             receipt = super().commit_from(claimed, checkpoint)
         except BaseException:
-            # The log may have frames behind its end that belong to no checkpoint.
-            self._is_in_doubt = True
+            self._backlog.failed()
             raise
         if checkpoint.is_migrating and self._loop is not None:
             # So that little is left to be shipped at the end.
@@ -194,7 +181,7 @@ class MirroredStore(SqliteStore):
                 f"other machines begin to write the mirror {address} right now; let one of them "
                 "do it, or choose another --mirror"
             )
-        self._is_gap = True
+        self._backlog.is_gap = True
         if last and own.is_restoring:
             self._restore(last, "was superseded" if has_run else "is not here")
         own.writers, own.is_restoring = [shipping.writer], False
@@ -214,7 +201,7 @@ class MirroredStore(SqliteStore):
                 isoformat(last.at),
                 last.where,
             )
-            self._is_gap = False
+            self._backlog.is_gap = False
         else:
             log.info("the mirror %s does not hold a whole run yet: starting anew", address)
 
@@ -250,64 +237,32 @@ class MirroredStore(SqliteStore):
             super()._open(False)
         elif before and commits == shipping.commits and shipping.has_snapshot:
             # It is known to be what the mirror holds only where it was closed in good order.
-            self._is_gap &= not self._mirrored.ended or self._mirrored.ended != _ending(before)
+            ended = self._mirrored.ended
+            self._backlog.is_gap &= not ended or ended != _ending(before)
         self._mirrored.ended = ""
-        frames = self._database.merge_log()
-        self._log_name = self.directory.log.name()
-        self._log_read = self.directory.log.size_of(frames)
-        self._backlog = Changes(self._commits(), self._commits(), 0, {})
-        self._is_reading = True
+        self._backlog.begin(self._database.merge_log())
 
     def _close(self) -> None:
-        has_shipped = self._database.is_open and not self._is_gap and not self._behind()
-        self._is_reading = False
+        has_shipped = self._database.is_open and not self._backlog.is_gap and not self._behind()
+        self._backlog.end()
         super()._close()
         if has_shipped and not self._taken:
             self._mirrored.ended = _ending(self._database.record)
             with contextlib.suppress(OSError):
                 self._mirrored.write(self.directory.path)
 
-    # -- reading the log, in the store's thread ---------------------------------------------------
+    # -- what there is to ship, in the store's thread ---------------------------------------------
+
+    def _on_merge(self, frames: int) -> None:
+        self._backlog.merged(frames)
 
     def _commits(self) -> int:
         ((commits,),) = self._db.execute("SELECT commits FROM progress")
         return int(commits)
 
-    def _on_merge(self, frames: int) -> None:
-        if self._is_reading:
-            # The log is still there: it begins anew with the next commit.
-            self._read_log(self.directory.log.size_of(frames))
-            self._is_in_doubt = False
-
-    def _read_log(self, size: int) -> None:
-        its_log = self.directory.log
-        name = its_log.name()
-        if name != self._log_name:
-            self._log_name, self._log_read = name, its_log.size_of(0)
-        if name == "-" or size <= self._log_read:
-            return
-        pages, count, self._log_read = its_log.committed(self._log_read, size)
-        backlog = self._backlog
-        if count and backlog is not None:
-            backlog.add(Changes(backlog.commits, self._commits(), count, pages))
-            if len(backlog.pages) > MOST_BACKLOG:
-                self._backlog, self._is_gap = None, True
-
-    def _gather(self) -> None:
-        if self._is_in_doubt:
-            self._database.merge_log()
-        else:
-            self._read_log(self.directory.log.size())
-
     def _take(self) -> Changes | None:
-        """What came since the last time; `None` where only a snapshot can go on."""
         with self._database.reading():
-            self._gather()
-        if self._is_gap or self._backlog is None:
-            return None
-        taken = self._backlog
-        self._backlog = Changes(taken.commits, taken.commits, taken.size, {})
-        return taken
+            return self._backlog.take()
 
     def _behind(self) -> int:
         return self._commits() - self._shipping.commits
@@ -315,20 +270,15 @@ class MirroredStore(SqliteStore):
     def _begin_snapshot(self) -> tuple[sqlite3.Connection, int]:
         """A connection that sees the run as of now, for as long as it is open."""
         with self._database.reading():
-            self._gather()
+            self._backlog.gather()
             uri = f"{self.directory.database.absolute().as_uri()}?mode=ro"
             connection = sqlite3.connect(
                 uri, uri=True, isolation_level=None, check_same_thread=False
             )
             connection.execute("BEGIN")
             ((commits,),) = connection.execute("SELECT commits FROM progress")
-            if self._is_gap:
-                self._backlog = Changes(commits, commits, 0, {})
+            self._backlog.snapshot_begins(commits)
             return connection, commits
-
-    def _gap_is_closed(self) -> None:
-        # Unless there was too much in the meantime, and it has to begin anew.
-        self._is_gap = self._backlog is None
 
     # -- shipping ---------------------------------------------------------------------------------
 
@@ -359,7 +309,7 @@ class MirroredStore(SqliteStore):
         shipping = self._shipping
         try:
             await self._in_shipper(shipping.retry)
-            if self._is_gap:
+            if self._backlog.is_gap:
                 await self._ship_snapshot()
             await self._ship_changes()
             if shipping.wants_snapshot:
@@ -369,7 +319,7 @@ class MirroredStore(SqliteStore):
         except Exception as error:
             if not isinstance(error, OSError | StoreError):
                 log.exception("shipping to the mirror %s", shipping.place.address)
-                self._is_gap = True  # whatever has happened, a snapshot mends it
+                self._backlog.is_gap = True  # whatever has happened, a snapshot mends it
             self._failures += 1
             if self._failures == 1:
                 log.warning(
@@ -382,7 +332,7 @@ class MirroredStore(SqliteStore):
         if self._failures:
             log.info("the mirror %s is written again, and holds everything", shipping.place.address)
         self._failures = 0
-        return not self._is_gap
+        return not self._backlog.is_gap
 
     async def _ship_changes(self) -> None:
         changes = await self.do(self._take)
@@ -397,7 +347,7 @@ class MirroredStore(SqliteStore):
         await self._in_shipper(shipping.probe)
         copy = self.directory.path / SNAPSHOT
         connection, commits = await self.do(self._begin_snapshot)
-        is_gap = self._is_gap
+        is_gap = self._backlog.is_gap
         try:
             await self._in_shipper(_copy, connection, copy)
             header, steps = await self._in_shipper(shipping.parts, copy, commits)
@@ -413,7 +363,7 @@ class MirroredStore(SqliteStore):
         finally:
             copy.unlink(missing_ok=True)
         if is_gap:
-            await self.do(self._gap_is_closed)
+            await self.do(self._backlog.snapshot_ended)
         try:
             await self._in_shipper(shipping.prune)
         except OSError as error:

@@ -18,6 +18,7 @@ from ...errors import StoreDamagedError, StoreError
 from ...request import Request
 from ..base import Reader, StoredItem
 from ..bundle import with_host
+from ..reading import OUTCOME, left_of, outcome_of, outcomes_after, skipped_with
 from ..schema import unfinished
 from .address import Address
 from .checking import check
@@ -34,7 +35,6 @@ BATCH = 500
 """Rows that a stream holds in memory."""
 
 _decode = msgspec.json.Decoder().decode
-_request = msgspec.json.Decoder(Request)
 
 _COUNTERS = """
 SELECT name, CASE max(kind) WHEN 0 THEN sum(value) WHEN 1 THEN min(value) ELSE max(value) END
@@ -51,12 +51,6 @@ SELECT
         kind, place, message, count, first_at, last_at, examples)), '[]')::text
      FROM ({_ERRORS}) e)
 """
-_OUTCOME = """
-SELECT o.outcome, o.url, o.fingerprint, h.name, o.at, o.handler, o.status, o.duration, o.retries,
-    o.error, o.detail, o.request
-FROM outcomes o JOIN hosts h ON h.id = o.host
-"""
-_HOST = "(SELECT id FROM hosts WHERE name = %s)"
 
 
 def open_run(address: Address) -> PostgresReader:
@@ -226,28 +220,20 @@ class PostgresReader(Reader):
 
     def outcomes(self, outcome: str, *, host: str | None = None) -> Iterator[Outcome]:  # noqa: D102
         rows = self._stream(
-            f"{_OUTCOME} WHERE o.outcome = %s AND (%s::text IS NULL OR h.name = %s)",
+            f"{OUTCOME} WHERE o.outcome = %s AND (%s::text IS NULL OR h.name = %s)",
             outcome,
             host,
             host,
         )
         for row in rows:
-            yield _outcome(row)
+            yield outcome_of(row)
 
     def outcomes_after(  # noqa: D102
         self, outcome: str, after: tuple[str, int] | None = None, *, host: str | None = None
     ) -> Iterator[Outcome]:
-        # In the order of the primary key.
-        statement = f"{_OUTCOME} WHERE o.outcome = %s"
-        values: list[Any] = [outcome]
-        if host is not None:
-            statement += f" AND o.host = {_HOST}"
-            values.append(host)
-        if after is not None:
-            statement += f" AND (o.host, o.fingerprint) > ({_HOST}, %s)"
-            values += after
-        for row in self._stream(f"{statement} ORDER BY o.host, o.fingerprint", *values):
-            yield _outcome(row)
+        statement, values = outcomes_after(outcome, after, host, mark="%s")
+        for row in self._stream(statement, *values):
+            yield outcome_of(row)
 
     def pending(self, *, host: str | None = None) -> Iterator[tuple[Request, float]]:  # noqa: D102
         for bundle, name, due, size, gone, crc, text in self._stream(
@@ -258,15 +244,14 @@ class PostgresReader(Reader):
             host,
         ):
             requests = with_host(decoded(bundle, size, crc, text), name)
-            yield from ((requests[i], due) for i in range(size) if not gone >> i & 1)
+            yield from ((request, due) for request in left_of(requests, gone))
 
     def skipped(self) -> Iterator[tuple[Outcome, bool]]:  # noqa: D102
         is_seen = (
             "EXISTS (SELECT FROM seen s WHERE s.host = o.host AND s.fingerprint = o.fingerprint)"
         )
-        statement = _OUTCOME.replace("o.request", f"o.request, {is_seen}")
-        for row in self._stream(f"{statement} WHERE o.outcome = 'skipped'"):
-            yield _outcome(row[:-1]), row[-1]
+        for row in self._stream(skipped_with(is_seen)):
+            yield outcome_of(row[:-1]), row[-1]
 
     def each_counter(self) -> Iterator[tuple[str, Number]]:  # noqa: D102
         statement = _COUNTERS.format(where="")
@@ -288,11 +273,11 @@ class PostgresReader(Reader):
 
     def outcome(self, host: str, fingerprint: int) -> Outcome | None:  # noqa: D102
         rows = self._rows(
-            f"{_OUTCOME} WHERE h.name = %s AND o.fingerprint = %s",
+            f"{OUTCOME} WHERE h.name = %s AND o.fingerprint = %s",
             utf8(host).decode(),
             fingerprint,
         )
-        return _outcome(rows[0]) if rows else None
+        return outcome_of(rows[0]) if rows else None
 
     def seen(self, host: str, fingerprint: int) -> bool:  # noqa: D102
         return bool(
@@ -375,21 +360,3 @@ class PostgresReader(Reader):
             f"{what} of {self._where.shown} is not what was saved; see 'crawlkit check', put back "
             "a backup, or start anew with 'run --fresh'"
         )
-
-
-def _outcome(row: tuple[Any, ...]) -> Outcome:
-    outcome, url, number, host, at, handler, status, duration, retries, error, detail, request = row
-    return Outcome(
-        outcome=outcome,
-        url=url,
-        fingerprint=number,
-        host=host,
-        at=at,
-        handler=handler,
-        status=status,
-        duration=duration,
-        retries=retries,
-        error=error,
-        detail=detail,
-        request=_request.decode(request) if request else None,
-    )
