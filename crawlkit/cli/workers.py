@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Loader
@@ -92,14 +92,24 @@ class Workers:
         await hub.open(fresh=fresh)
         try:
             Loader(await store.load()).restore("items", writer)
-            await self._supervise(hub, hub)
-            await store.ship(crawler.grace * (1 - SHARE))
+            await self._supervise(hub, hub, store.ship)
         finally:
             await hub.close()
 
-    async def _supervise(self, hub: Hub | None, status: Hub | _Stored) -> None:
+    async def _supervise(
+        self,
+        hub: Hub | None,
+        status: Hub | _Stored,
+        ship: Callable[[float | None], Awaitable[None]] | None = None,
+    ) -> None:
         crawler = self._crawler
-        server = None if hub is None else StoreServer(hub, on_reaped=lambda n: supervisor.reaped(n))
+        server = None
+        if hub is not None:
+            server = StoreServer(
+                hub,
+                on_reaped=lambda name: supervisor.reaped(name),
+                on_lost=lambda error: supervisor.lost(error),
+            )
         supervisor = Supervisor(
             self._command_of,
             self._count,
@@ -110,6 +120,7 @@ class Workers:
             tell=_tell,
             watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
             grace=crawler.grace,
+            ship=ship,
         )
         if server is not None:
             await server.open()

@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
-from ..errors import StoreError, WorkersError
+from ..errors import CrawlkitError, StoreError, WorkersError
 from ..events import CrawlerStatus, Event
 from ..triggers.signals import EXIT_UNFINISHED
 from ..triggers.watching import Watching
@@ -54,6 +54,8 @@ class Supervisor:
         tell: Takes each line that a worker logs.
         watching: The triggers, to be watched.
         grace: Seconds until everything is gone after it was told to stop.
+        ship: Called when all workers have ended, to bring elsewhere what they have saved, with the
+            seconds that are left for it; ``None`` where nobody waits.
 
     Attributes:
         exit_code: 0 where the crawl is finished, 75 where it was stopped.
@@ -71,6 +73,7 @@ class Supervisor:
         tell: Callable[[str], None],
         watching: Watching,
         grace: float,
+        ship: Callable[[float | None], Awaitable[None]] | None = None,
     ) -> None:
         self.exit_code = 1
         self._command = command
@@ -82,9 +85,11 @@ class Supervisor:
         self._tell = tell
         self._watching = watching
         self._grace = grace
+        self._ship = ship
+        self._ends_at: float | None = None
         self._workers: dict[str, WorkerProcess] = {}
         self._is_stopping = asyncio.Event()
-        self._failure: WorkersError | None = None
+        self._failure: CrawlkitError | None = None
         self._deaths = 0
         self._done = -1
 
@@ -93,6 +98,7 @@ class Supervisor:
 
         Raises:
             WorkersError: They die, over and over.
+            StoreError: The run is lost to them all, see `lost`.
         """
         await self._watching.begin(self, signals=True)
         showing = asyncio.create_task(self._keep_showing())
@@ -102,6 +108,9 @@ class Supervisor:
                     tasks.create_task(self._keep(str(number + 1))) for number in range(self._count)
                 ]
                 tasks.create_task(self._end_stragglers(keepers))
+            # Before the triggers end: it may take long, and who is told to go then has to hear it.
+            if self._ship is not None and self._failure is None:
+                await self._ship(self._time_to_ship)
         finally:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -144,7 +153,8 @@ class Supervisor:
             wait = min(FIRST_WAIT * 2 ** (self._deaths - 2), LONGEST_WAIT)
         log.warning("worker %s %s; another takes its place", worker.name, how)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_stopping.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._is_stopping.wait()
 
     async def _has_begun(self) -> bool:
         try:
@@ -164,6 +174,12 @@ class Supervisor:
             words = next((line for line in reversed(worker.last_words) if line.strip()), "")
             said = f": {words}" if words else ", without a word"
             self._failure = WorkersError(f"worker {worker.name} {how}{said}")
+            self._stop(signal.SIGTERM)
+
+    def lost(self, error: StoreError) -> None:
+        """The run cannot be gone on with here, whoever tries: that is the end."""
+        if self._failure is None:
+            self._failure = error
             self._stop(signal.SIGTERM)
 
     def reaped(self, name: str) -> None:
@@ -193,7 +209,17 @@ class Supervisor:
 
     # -- the end ------------------------------------------------------------------------------
 
+    @property
+    def _time_to_ship(self) -> float | None:
+        if self._ends_at is None:
+            return None
+        # Something of the rest is for closing the store; and a little there is always.
+        rest, left = self._grace * (1 - SHARE), self._ends_at - asyncio.get_running_loop().time()
+        return max(rest / 2, left - rest / 3)
+
     def _stop(self, number: signal.Signals) -> None:
+        ends_at = asyncio.get_running_loop().time() + self._grace
+        self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
         self._watching.end_within(self._grace)
         self._is_stopping.set()
         for worker in self._workers.values():
