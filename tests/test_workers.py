@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import random
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 from crawlkit import open_run
 from crawlkit.testing import Site
 
-from .faults.common import ended, happens
+from .faults.common import ended, happens, kill
 from .faults.workers import check, workers_of
 
 CRAWL = """
@@ -127,6 +129,130 @@ def test_told_to_go_the_workers_go_in_order_and_the_command_says_75(
         assert found.statistics.requests_finished == 61
         assert found.statistics.lives == 2
         assert len(list(found.items())) == 61
+
+
+# -- the file of items ----------------------------------------------------------------------------
+
+
+def urls_in(file: Path) -> list[str]:
+    """The URL of each item in a file of items, in their order; what is no item is an error."""
+    text = file.read_text()
+    if file.suffix == ".jsonl":
+        assert not text or text.endswith("\n"), "a torn line"
+        return [json.loads(line)["url"] for line in text.splitlines()]
+    head, *rows = csv.reader(text.splitlines())
+    assert head == ["url", "pid"]
+    assert all(len(row) == 2 and row[1].isdigit() for row in rows)
+    return [row[0] for row in rows]
+
+
+def check_items(directory: Path, file: Path, count: int = 61) -> None:
+    """The file has each item of the run, once and in their order, and they are so many."""
+    with open_run(directory / "run") as found:
+        stored = [item["url"] for item in found.items()]
+        assert list(found.check()) == []
+    assert urls_in(file) == stored
+    assert len(set(stored)) == len(stored) == count
+    litter = {path.name for path in directory.iterdir()} - {"shop.py", "run", "__pycache__"}
+    assert litter == {file.name}
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of a supervisor and its workers, before any of them can react to that."""
+    workers = workers_of(process.pid)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    kill(process)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+
+
+files = pytest.mark.parametrize("name", ["items.jsonl", "items.csv"])
+
+
+@files
+def test_the_file_has_each_item_once_also_where_a_worker_was_killed(
+    tmp_path: Path, pages: str, site: Site, name: str
+) -> None:
+    written(tmp_path)
+    options = ("--workers", "2", "--output", str(tmp_path / name))
+    process = subprocess.Popen(
+        command(tmp_path, pages, *options, "--set", "concurrency_per_host=2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    for share in (10, 30):
+        assert happens(process, lambda share=share: site.hits() > share)  # type: ignore[misc]
+        workers = workers_of(process.pid)
+        assert workers
+        os.kill(random.choice(workers), signal.SIGKILL)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert said.decode().count("another takes its place") == 2
+    check_items(tmp_path, tmp_path / name)
+
+
+@files
+def test_the_file_has_each_item_once_also_where_all_of_it_was_killed(
+    tmp_path: Path, pages: str, site: Site, name: str
+) -> None:
+    written(tmp_path)
+    options = ("--workers", "2", "--output", str(tmp_path / name))
+    for share in (15, 40):
+        process = subprocess.Popen(
+            command(tmp_path, pages, *options, "--set", "concurrency_per_host=2"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert happens(process, lambda share=share: site.hits() > share)  # type: ignore[misc]
+        kill_all(process)
+    done = run(tmp_path, pages, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"(and in {tmp_path / name})" in done.stdout
+    check_items(tmp_path, tmp_path / name)
+
+
+@files
+def test_a_run_that_goes_on_has_its_items_in_the_file_beside_the_earlier_ones(
+    tmp_path: Path, pages: str, name: str
+) -> None:
+    written(tmp_path)
+    options = ("--workers", "2", "--output", str(tmp_path / name))
+    assert run(tmp_path, pages, *options, "--max-pages", "20").returncode == 0
+    check_items(tmp_path, tmp_path / name, 20)
+    assert run(tmp_path, pages, *options).returncode == 0
+    check_items(tmp_path, tmp_path / name)
+    # As if it had been killed when all was crawled and the file was not made yet.
+    (tmp_path / name).unlink()
+    assert run(tmp_path, pages, *options).returncode == 0
+    check_items(tmp_path, tmp_path / name)
+
+
+@pytest.mark.parametrize(("number", "is_made"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_file_that_is_made_at_the_end_is_made_where_there_is_time_for_it(
+    tmp_path: Path, pages: str, site: Site, number: signal.Signals, is_made: bool
+) -> None:
+    """As with one process: after Ctrl-C there is, and after SIGTERM there is not."""
+    written(tmp_path)
+    file = tmp_path / "items.csv"
+    options = ("--workers", "2", "--output", str(file), "--set", "concurrency_per_host=2")
+    process = subprocess.Popen(
+        command(tmp_path, pages, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert happens(process, lambda: site.hits() > 10)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 75
+    assert file.exists() == is_made
+    assert (f"(and in {file})" in said.decode()) == is_made
+    if is_made:
+        with open_run(tmp_path / "run") as found:
+            check_items(tmp_path, file, found.statistics.items_saved)
+
+
+# -- what cannot be, and what goes wrong ----------------------------------------------------------
 
 
 def test_a_run_in_memory_cannot_be_shared(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Workers:
         self.exit_code = 1
         self._crawler = crawler
         self._count = count
+        self._is_migrating = False
         self._command = command
         store = crawler.job.store
         self._is_shared = store.is_shared
@@ -78,7 +79,7 @@ class Workers:
                 await store.open(fresh=True)
                 await store.close()
             await self._supervise(None, _Stored(store.address))
-        if self._late is not None and not self.exit_code:
+        if self._late is not None and not self._is_migrating:
             await export_stored(store.reader, self._late)
             self._crawler.is_output_written = True
         self._crawler.statistics = load_statistics(store.address)
@@ -127,6 +128,7 @@ class Workers:
         try:
             self.exit_code = await supervisor.run()
         finally:
+            self._is_migrating = supervisor.is_migrating
             if server is not None:
                 await server.close()
 

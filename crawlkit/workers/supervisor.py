@@ -59,6 +59,7 @@ class Supervisor:
 
     Attributes:
         exit_code: 0 where the crawl is finished, 75 where it was stopped.
+        is_migrating: Whether the machine is about to go: no time for what can be done later.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Supervisor:
         ship: Callable[[float | None], Awaitable[None]] | None = None,
     ) -> None:
         self.exit_code = 1
+        self.is_migrating = False
         self._command = command
         self._count = count
         self._server = server
@@ -191,6 +193,7 @@ class Supervisor:
 
     async def migrate(self, time_remaining: float | None = None) -> None:
         """The machine is about to go: have all workers finish what runs, and save."""
+        self.is_migrating = True
         if time_remaining is not None and time_remaining < self._grace:
             self._grace = time_remaining
             for worker in self._workers.values():
