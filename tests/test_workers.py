@@ -16,6 +16,7 @@ import pytest
 from crawlkit import open_run
 from crawlkit.testing import Site
 
+from . import postgres
 from .faults.common import ended, happens, kill
 from .faults.workers import check, workers_of
 
@@ -250,6 +251,67 @@ def test_a_file_that_is_made_at_the_end_is_made_where_there_is_time_for_it(
     if is_made:
         with open_run(tmp_path / "run") as found:
             check_items(tmp_path, file, found.statistics.items_saved)
+
+
+# -- a password -----------------------------------------------------------------------------------
+
+HIDES = """import os
+        if any("hush" in value for value in os.environ.values()):
+            raise RuntimeError("whatever a handler starts would get to know it")"""
+
+
+@pytest.mark.needs("postgresql")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_password_in_the_address_of_the_store_is_seen_by_nobody(
+    tmp_path: Path, pages: str, site: Site, log_format: str
+) -> None:
+    """Not in the process list, where every user of the machine could read it, nor in any output."""
+    server = postgres.server()
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'quiet'"):
+        server.execute("CREATE ROLE quiet LOGIN PASSWORD 'hush'")
+        server.execute("CREATE DATABASE quiets OWNER quiet")
+    address = server.address(user="quiet:hush", database="quiets")
+    written(tmp_path, HIDES).write_text(
+        # Not even the command line of the user has it.
+        f"{(tmp_path / 'shop.py').read_text()}    store = {address!r}\n"
+    )
+    command = [sys.executable, "-m", "crawlkit", "run", str(tmp_path / "shop.py"), pages]
+    command += ["--workers", "2", "--log-level", "debug", "--log-format", log_format]
+    process = subprocess.Popen(
+        [*command, "--no-progress", "--set", "concurrency_per_host=2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    seen = []
+    for share in (5, 20):
+        assert happens(process, lambda share=share: site.hits() > share)  # type: ignore[misc]
+        workers = workers_of(process.pid)
+        seen += [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers]
+        # One that takes the place of another is told in the same way.
+        os.kill(workers[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said.decode()
+    assert len(seen) >= 3
+    assert all(b"--supervised" in words for words in seen)
+    assert not any(b"hush" in words for words in seen)
+    assert b"hush" not in said
+    assert b"quiet:***@" in said
+    with open_run(address) as found:
+        assert found.statistics.requests_finished == 61
+
+
+@pytest.mark.needs("postgresql")
+def test_a_password_that_is_wrong_is_told_without_it(tmp_path: Path, pages: str) -> None:
+    written(tmp_path)
+    server = postgres.server()
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'quiet'"):
+        server.execute("CREATE ROLE quiet LOGIN PASSWORD 'hush'")
+    address = server.address(user="quiet:wrongword", database="quiets")
+    done = run(tmp_path, pages, "--workers", "2", "--store", address)
+    assert done.returncode == 1
+    assert "refuses the password" in done.stderr
+    assert "wrongword" not in done.stderr + done.stdout
 
 
 # -- what cannot be, and what goes wrong ----------------------------------------------------------

@@ -174,6 +174,10 @@ def run(
     from .progress import progress_of
     from .target import load_target
 
+    if supervised:
+        from ..workers.orders import Orders, taken_store
+
+        store = taken_store() or store
     kind = load_target(target)
     options = dict(_parsed(kind, settings))
     options |= {name: value for name, value in given.items() if value is not None}
@@ -188,8 +192,6 @@ def run(
     if seat is not None:
         options |= _seat(seat, options, kind)
     if supervised:
-        from ..workers.orders import Orders
-
         # What is left out is the supervisor's.
         options |= {"triggers": (Orders(),), "preemption": None, "output": None}
     crawler = kind(**options)
@@ -209,7 +211,9 @@ def run(
         # Imported here, as few crawls need it.
         from .workers import Workers
 
-        each = {"store": address, "output": None, "grace": None, "no_progress": True, "show": show}
+        # A store that is elsewhere is told in another way, as its address may have a password.
+        each: dict[str, Any] = {"store": None if crawler.job.store.is_shared else address}
+        each |= {"output": None, "grace": None, "no_progress": True, "show": show}
         each |= {"log_level": log_level, "log_format": log_format}
         python = f"{shlex.quote(sys.executable)} -m crawlkit"
         runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))

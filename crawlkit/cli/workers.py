@@ -22,6 +22,7 @@ from ..triggers.usual import usual_triggers
 from ..triggers.watching import Watching
 from ..workers.copying import Copier
 from ..workers.hub import Hub
+from ..workers.orders import STORE
 from ..workers.remote import RemoteStore
 from ..workers.serving import StoreServer
 from ..workers.supervisor import SHARE, Supervisor
@@ -37,7 +38,8 @@ class Workers:
         crawler: The crawler, which is not run itself: it says what the run is, and its listeners
             of `crawlerStatus` are told where the crawl stands.
         count: How many workers.
-        command: The command of each, but for its name and its store.
+        command: The command of each, but for its name and what it needs to find the store where
+            others on other machines may find it, too.
 
     Raises:
         UsageError: There is no such run for several processes.
@@ -122,6 +124,7 @@ class Workers:
             watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
             grace=crawler.grace,
             ship=ship,
+            environment={STORE: crawler.job.store.address} if self._is_shared else {},
         )
         if server is not None:
             await server.open()

@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from ..triggers.usual import PLATFORM
 
@@ -23,12 +24,19 @@ class WorkerProcess:
     Args:
         name: The worker's name.
         tell: Takes each line that it logs.
+        environment: What it is to have in its environment beside what is there.
     """
 
-    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        tell: Callable[[str], None],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._tell = tell
+        self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._sent: signal.Signals | None = None
 
@@ -48,7 +56,10 @@ class WorkerProcess:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=() if seat is None else (seat.fileno(),),
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name != PLATFORM},
+                env={
+                    **{name: value for name, value in os.environ.items() if name != PLATFORM},
+                    **self._environment,
+                },
             )
         finally:
             if seat is not None:

@@ -12,7 +12,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from ..errors import CrawlkitError, StoreError, WorkersError
 from ..events import CrawlerStatus, Event
@@ -56,6 +57,7 @@ class Supervisor:
         grace: Seconds until everything is gone after it was told to stop.
         ship: Called when all workers have ended, to bring elsewhere what they have saved, with the
             seconds that are left for it; ``None`` where nobody waits.
+        environment: What workers are to have in their environment beside what is there.
 
     Attributes:
         exit_code: 0 where the crawl is finished, 75 where it was stopped.
@@ -75,6 +77,7 @@ class Supervisor:
         watching: Watching,
         grace: float,
         ship: Callable[[float | None], Awaitable[None]] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.exit_code = 1
         self.is_migrating = False
@@ -88,6 +91,7 @@ class Supervisor:
         self._watching = watching
         self._grace = grace
         self._ship = ship
+        self._environment = environment
         self._ends_at: float | None = None
         self._workers: dict[str, WorkerProcess] = {}
         self._is_stopping = asyncio.Event()
@@ -129,7 +133,7 @@ class Supervisor:
     async def _keep(self, name: str) -> bool:
         """See to it that there is such a worker; whether it has seen the end of the crawl."""
         while not self._is_stopping.is_set():
-            worker = self._workers[name] = WorkerProcess(name, self._tell)
+            worker = self._workers[name] = WorkerProcess(name, self._tell, self._environment)
             joins = name != FIRST or await self._has_begun()
             here, there = socket.socketpair() if self._server is not None else (None, None)
             if self._server is not None and here is not None:
