@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from crawlkit.testing import Site
 from . import postgres
 from .faults.common import ended, happens, kill
 from .faults.workers import check, workers_of
+from .pseudoterminal import watch
 
 CRAWL = """
 import os, sys
@@ -251,6 +253,38 @@ def test_a_file_that_is_made_at_the_end_is_made_where_there_is_time_for_it(
     if is_made:
         with open_run(tmp_path / "run") as found:
             check_items(tmp_path, file, found.statistics.items_saved)
+
+
+# -- what is seen of it ---------------------------------------------------------------------------
+
+
+def test_on_a_terminal_it_looks_as_with_one_process(tmp_path: Path, pages: str, site: Site) -> None:
+    """How many workers there are is said; and once that it stops, not by each of them."""
+    written(tmp_path, "import logging; logging.getLogger('shop').warning('here I am')")
+    _, *words = command(tmp_path, pages, "--workers", "2", "--set", "concurrency_per_host=2")
+    words.remove("--no-progress")
+    terminal = watch(words, cwd=tmp_path, columns=160, interrupt=lambda _: site.hits() > 10)
+    assert terminal.code == 75
+    shown = terminal.lines
+    assert shown[0] == f"starting shop with 2 workers in {tmp_path / 'run'}"[:160]
+    assert len([line for line in shown if "stopping: finishing what runs" in line]) == 1
+    hello = [line for line in shown if "here I am" in line]
+    assert len(hello) == 2
+    for line in hello:
+        assert re.match(r"\[[12]\] \d\d:\d\d:\d\d WARNING shop: here I am$", line), line
+    assert any("pages/s" in line for frame in terminal.frames for line in frame)
+
+
+def test_a_log_for_machines_has_an_object_a_line_with_the_name_of_the_worker(
+    tmp_path: Path, pages: str
+) -> None:
+    written(tmp_path, "import logging; logging.getLogger('shop').warning('here I am')")
+    done = run(tmp_path, pages, "--workers", "2", "--log-format", "json")
+    assert done.returncode == 0
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert sorted(r["worker"] for r in records if r["message"] == "here I am") == ["1", "2"]
+    (last,) = [r for r in records if r["message"] == "finished shop"]
+    assert "worker" not in last
 
 
 # -- a password -----------------------------------------------------------------------------------

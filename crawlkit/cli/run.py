@@ -120,6 +120,7 @@ def _complete_option(
 @click.option("--seat", type=int, hidden=True)
 @click.option("--joins", is_flag=True, hidden=True)
 @click.option("--supervised", is_flag=True, hidden=True)
+@click.option("--undated", is_flag=True, hidden=True)
 @click.option(
     "--dashboard",
     metavar="[HOST:]PORT",
@@ -155,6 +156,7 @@ def run(
     seat: int | None,
     joins: bool,
     supervised: bool,
+    undated: bool,
     dashboard: str | None,
     no_progress: bool,
     log_level: str,
@@ -198,13 +200,17 @@ def run(
     crawler.joins = joins
     address = crawler.job.store.address
     if supervised:
-        with _told(crawler, log_level, log_format, show=show):
+        # That it stops is said once, by the supervisor, of whom Ctrl-C is heard.
+        logging.getLogger("crawlkit.triggers").setLevel(logging.WARNING)
+        with _told(crawler, log_level, log_format, show=show, dated=False if undated else None):
             return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
         _confirm_mirror(crawler.mirror)
-    say(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
+    with_workers = f" with {workers} workers" if workers is not None and workers > 1 else ""
+    named = f"{crawler.name}{with_workers}"
+    say(_opening(named, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
@@ -243,11 +249,13 @@ def run(
 
 
 @contextmanager
-def _told(crawler: Crawler, log_level: str, log_format: str, *, show: bool) -> Iterator[None]:
+def _told(
+    crawler: Crawler, log_level: str, log_format: str, *, show: bool, dated: bool | None = None
+) -> Iterator[None]:
     """Log what happens, and print each page if that is wanted."""
     from .logs import requests_logged, set_up
 
-    set_up(log_level, log_format)
+    set_up(log_level, log_format, dated=dated)
     with ExitStack() as stack:
         stack.enter_context(requests_logged(crawler, crawler.job.store.address))
         if show:

@@ -140,6 +140,8 @@ class Workers:
         command += ["--grace", str(self._crawler.grace * SHARE)]
         if joins:
             command.append("--joins")
+        if sys.stderr.isatty():
+            command.append("--undated")  # as the lines are that this process logs
         if seat is not None:
             command += ["--seat", str(seat.fileno())]
         return command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ from ..triggers.usual import PLATFORM
 LAST_WORDS = 20
 """Lines of its log that are kept of a worker, to be shown where it will not live."""
 CHUNK = 2**16
+JSON = '{"time":'
+"""How a line begins that ``--log-format json`` has made."""
 
 
 class WorkerProcess:
@@ -93,7 +96,7 @@ class WorkerProcess:
     def _say(self, line: bytes) -> None:
         text = line.decode(errors="replace")
         self.last_words.append(text)
-        self._tell(f"[{self.name}] {text}")
+        self._tell(_signed(text, self.name))
 
     def order(self, line: bytes) -> None:
         """Tell it something; see `Orders`."""
@@ -110,3 +113,10 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it on the spot."""
         self.send(signal.SIGKILL)
+
+
+def _signed(line: str, name: str) -> str:
+    """A line of a worker with its name: in front, or as a field where it is a JSON object."""
+    if line.startswith(JSON):
+        return f'{{"worker":{json.dumps(name)},{line[1:]}'
+    return f"[{name}] {line}"

@@ -147,7 +147,7 @@ class Supervisor:
 
     async def _replace(self, worker: WorkerProcess, code: int) -> None:
         """A worker has ended that should not: decide what becomes of it."""
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        how = _signal_of(-code) if code < 0 else f"ended with {code}"
         done = await self._done_so_far()
         self._deaths = self._deaths + 1 if done == self._done else 1
         self._done = done
@@ -178,7 +178,7 @@ class Supervisor:
     def _fail(self, worker: WorkerProcess, how: str) -> None:
         if self._failure is None:
             words = next((line for line in reversed(worker.last_words) if line.strip()), "")
-            said = f": {words}" if words else ", without a word"
+            said = f": {words.removeprefix('crawlkit: ')}" if words else ", without a word"
             self._failure = WorkersError(f"worker {worker.name} {how}{said}")
             self._stop(signal.SIGTERM)
 
@@ -253,3 +253,12 @@ class Supervisor:
             except StoreError:
                 continue  # who writes meets it too, and says so
             await self._show(status)
+
+
+def _signal_of(number: int) -> str:
+    hint = ", as the system does where memory is short" if number == signal.SIGKILL else ""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"was ended by {name}{hint}"
