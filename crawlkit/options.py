@@ -51,7 +51,8 @@ class Options:
         budgets: How many pages to fetch of the URLs that match a pattern, by pattern.
         max_depth: How many links a page may be away from the start.
         max_retries: How often a request that failed is tried again.
-        max_pauses: Consecutive pauses (429, 503) of a host that cost no retry.
+        max_pauses: Consecutive pauses (429, 503) of a host that cost no retry; and pauses because
+            of one request, where others are answered well in between.
         max_links: Links of one page that are followed.
         max_body: Bytes of a decoded body.
         max_elements: Elements of an HTML page; a larger one is a failure.

@@ -19,6 +19,13 @@ class Quickstart(Crawler):
     delay = 0.03  # seconds between two requests, so that there is time to press Ctrl-C
 
     async def on_start(self) -> None:
+        if self.start_urls:
+            return  # a shop that is served elsewhere
+        if self.worker:
+            raise UsageError(
+                "each worker would have a shop of its own; serve one with 'python -m "
+                "crawlkit.testing.shop --port 8000', and add http://127.0.0.1:8000/ to the command"
+            )
         # The shop lives in this process. Its port is saved with the crawl, so that after a restart
         # the URLs that wait in the queue lead to the same shop again.
         shop = ShopSite(port=await self.get_value("port", 0))

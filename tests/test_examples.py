@@ -118,6 +118,33 @@ def test_the_quickstart_says_what_to_do_when_its_port_was_taken_meanwhile(tmp_pa
     assert "Traceback" not in output
 
 
+def test_the_quickstart_says_what_several_workers_need(tmp_path: Path) -> None:
+    example = Example(tmp_path, "quickstart.py")
+    with example.started("--workers", "2") as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "serve one with 'python -m crawlkit.testing.shop --port 8000'" in output
+    assert "Traceback" not in output
+
+
+def test_the_quickstart_crawls_a_shop_that_is_served_elsewhere_with_several_workers(
+    tmp_path: Path,
+) -> None:
+    example = Example(tmp_path, "quickstart.py")
+    shop = [sys.executable, "-m", "crawlkit.testing.shop", "--calm"]
+    with subprocess.Popen(shop, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            example.command.append(process.stdout.readline().strip())
+            example.run("--workers", "2", *QUICKLY)
+        finally:
+            process.kill()
+    found = Counter(
+        (item["product"], item["seller"], item["price"]) for item in example.items("quickstart")
+    )
+    assert found == expected_offers(ShopSite(slow=False, faults=False))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_plain_program_keeps_its_place(tmp_path: Path, number: signal.Signals) -> None:
     text = tmp_path / "text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -16,12 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from crawlkit import Crawler, Page, open_run
-from crawlkit.checkpoint import Document
+from crawlkit.checkpoint import Checkpoint, Document
 from crawlkit.cli import main
+from crawlkit.clock import isoformat
 from crawlkit.errors import MirrorTakenError, StoreDamagedError, StoreError, UsageError
 from crawlkit.stores import database, open_store
 from crawlkit.stores.base import Store
@@ -39,6 +42,8 @@ from crawlkit.testing.shop import ShopSite
 from .backends import NOW, A, claim_all, content, done, findings, item, pages
 from .killed import copied
 from .s3 import BUCKET, S3Server
+
+ROOT = Path(__file__).parent.parent
 
 NEVER = 3600.0
 """An interval in which nothing is shipped by itself."""
@@ -826,9 +831,30 @@ async def test_how_far_the_mirror_is_behind_can_be_seen(tmp_path: Path) -> None:
         assert abs(note.at - time.time()) < 10
         shown = CliRunner().invoke(main, ["stats", str(tmp_path / "run")]).output
         assert f"mirror      {tmp_path}/mirror: 2 checkpoints behind; shipped at 20" in shown
+        told = stats_of(tmp_path / "run")["mirror"]
+        assert (told["address"], told["checkpoints_behind"]) == (str(tmp_path / "mirror"), 2)
+        assert told["shipped_at"] == isoformat(note.at)
         await machine.ship()
+        assert stats_of(tmp_path / "run")["mirror"]["checkpoints_behind"] == 0
         shown = CliRunner().invoke(main, ["stats", str(tmp_path / "run")]).output
         assert f"mirror      {tmp_path}/mirror: holds everything; shipped at 20" in shown
+
+
+async def test_a_run_without_a_mirror_says_nothing_of_one(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "run"))
+    await store.open()
+    await store.commit(Checkpoint(add={"lives": 1}))
+    await store.close()
+    assert "mirror" not in stats_of(tmp_path / "run")
+
+
+def stats_of(path: Path) -> dict[str, Any]:
+    """What ``stats --json`` prints, which is as its schema says."""
+    shown = CliRunner().invoke(main, ["stats", str(path), "--json"])
+    found: dict[str, Any] = json.loads(shown.output)
+    schema = json.loads((ROOT / "docs" / "statistics.schema.json").read_text())
+    jsonschema.validate(found, schema)
+    return found
 
 
 async def test_a_mirror_that_cannot_be_reached_at_the_start_is_one_clear_error(

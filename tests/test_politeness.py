@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -14,10 +15,13 @@ import pytest
 from aiohttp import web
 
 from crawlkit import Crawler, Page, open_run
+from crawlkit.crawling.gate import Gate, HostPaused
+from crawlkit.errors import StatusError
 from crawlkit.events import SystemInfo
 from crawlkit.machine import Memory
 from crawlkit.politeness import robots as robots_module
-from crawlkit.testing import Hit, Site
+from crawlkit.politeness.throttle import Throttle
+from crawlkit.testing import Hit, ManualClock, Site
 
 from .faults.common import ended, happens, kill
 
@@ -349,6 +353,135 @@ async def test_a_host_that_refuses_on_and_on_is_given_up_in_the_end(site: Site) 
     assert site.hits("/") == 4
     assert (statistics.requests_failed, statistics.requests_retried) == (1, 1)
     assert statistics.pending == 0
+
+
+REST = 150
+
+
+@pytest.fixture
+def one_refuses(site: Site) -> str:
+    """A site with a page that is always refused, and others one after the other; its URL."""
+    site.add_page("/", links=["/refused", "/0"])
+    # So late that another page is answered in between.
+    site.add_page("/refused", status=429, headers={"Retry-After": "0"}, delay=0.1)
+    for number in range(REST):
+        site.add_page(f"/{number}", links=[f"/{number + 1}"] * (number + 1 < REST), delay=0.005)
+    return site.url("/refused")
+
+
+QUICK: dict[str, Any] = {"max_depth": 1000, "max_pauses": 3, "max_retries": 1, "max_delay": 0.01}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_page_that_is_always_refused_is_given_up_though_its_host_is_well(
+    site: Site, one_refuses: str, tmp_path: Path, status: int
+) -> None:
+    """Three pauses of its own are free, the fourth uses up its retry, and the fifth is the end."""
+    left = []
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        left.append(REST - sum(site.hits(f"/{number}") for number in range(REST)))
+        return web.Response(status=status, headers={"Retry-After": "0"})
+
+    site.add_page("/refused", answer, delay=0.1)
+    crawler = Titles(start_urls=[site.url("/")], store=tmp_path / "run", **QUICK)
+    async with asyncio.timeout(60):
+        statistics = await crawler.crawl()
+    assert (statistics.requests_finished, statistics.requests_failed) == (1 + REST, 1)
+    assert (statistics.requests_retried, statistics.pending) == (1, 0)
+    assert len(left) == 5
+    assert left[-1] > 0, "not only when nothing else was left to be asked for"
+    assert all(site.hits(f"/{number}") == 1 for number in range(REST))
+    with open_run(tmp_path / "run") as run:
+        (failed,) = run.requests("failed")
+    assert (failed.url, failed.status, failed.retries) == (one_refuses, status, 1)
+    assert failed.error == ("BlockedError" if status == 429 else "StatusError")
+
+
+async def test_a_page_that_is_always_refused_is_given_up_over_lives_too(
+    site: Site, one_refuses: str, tmp_path: Path
+) -> None:
+    """A life counts its pauses from none, but what they have cost of its retries stays."""
+    limits = {**QUICK, "max_pauses": 1, "max_retries": 2, "start_urls": [site.url("/")]}
+    lives = 0
+    while True:
+        lives += 1
+        hits = site.hits("/refused")
+        crawler = Titles(store=tmp_path / "run", **limits)
+        crawling = asyncio.create_task(crawler.crawl())
+        async with asyncio.timeout(30):
+            # The first is free, and the second costs a retry.
+            while not crawling.done() and site.hits("/refused") < hits + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            crawler.job.stop(1.0)
+            statistics = await crawling
+        if not statistics.pending:
+            break
+        assert lives < 9
+    assert lives > 1
+    assert (statistics.requests_failed, statistics.requests_retried) == (1, 2)
+    assert statistics.requests_finished == 1 + REST
+
+
+async def test_no_page_of_a_host_with_a_limit_of_its_own_is_given_up(site: Site) -> None:
+    """It answers a few, then refuses all for a while, over and over: that is no page's fault."""
+    answers, full_until = 0, 0.0
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        nonlocal answers, full_until
+        answers += 1
+        if answers % 4 == 0:
+            full_until = time.monotonic() + 0.5
+        if time.monotonic() < full_until:
+            return web.Response(status=429, headers={"Retry-After": "1"})
+        return web.Response(text="<h1>well</h1>", content_type="text/html")
+
+    site.add_page("/", links=[f"/{number}" for number in range(12)])
+    for number in range(12):
+        site.add_page(f"/{number}", answer, delay=0.01)
+    crawler = Titles(start_urls=[site.url("/")], **QUICK | {"max_pauses": 2, "max_retries": 0})
+    statistics = await crawler.crawl()
+    assert (statistics.requests_finished, statistics.requests_failed) == (13, 0)
+    assert statistics.status_codes[429] >= 6
+
+
+def test_what_a_host_refuses_together_with_all_else_is_held_against_no_page() -> None:
+    clock = ManualClock()
+    throttle = Throttle(clock)
+    unused: dict[str, Any] = dict.fromkeys(("scope", "queue", "budgets", "robots", "fetch_robots"))
+    gate = Gate(clock=clock, throttle=throttle, max_pauses=2, **unused)
+    throttle.started("shop.example")
+
+    def is_free(asked: int) -> bool:
+        try:
+            gate.pause("shop.example", StatusError("HTTP 503", 503), 1.0, clock.now(), asked)
+        except HostPaused:
+            return True
+        return False
+
+    def succeed() -> None:
+        clock.advance(5)
+        throttle.succeeded("shop.example", started_at=clock.now())
+        clock.advance(5)
+
+    for number in range(20):
+        assert is_free(100 + number)
+        assert is_free(5)  # in the same pause
+        clock.advance(5)
+        assert is_free(5)  # in the second in a row
+        succeed()
+    # That others are answered well, and it is refused again and again, is another thing.
+    free = []
+    for _ in range(4):
+        free.append(is_free(6))
+        succeed()
+    assert free == [True, True, False, False]
+    # And a host that refuses on and on is given up, whatever it is asked for.
+    free = []
+    for number in range(4):
+        free.append(is_free(200 + number))
+        clock.advance(5)
+    assert free == [True, True, False, False]
 
 
 async def test_while_one_host_is_left_alone_the_crawl_of_the_others_goes_on(

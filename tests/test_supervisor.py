@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from crawlkit.errors import WorkersError
+from crawlkit.errors import MirrorTakenError, WorkersError
 from crawlkit.events import CrawlerStatus
+from crawlkit.triggers.base import Watched
 from crawlkit.triggers.watching import Watching
 from crawlkit.workers.orders import Orders, migrate_within
 from crawlkit.workers.supervisor import PATIENCE, Supervisor
@@ -36,8 +37,7 @@ class Workers:
             look=self.look,
             show=self.show,
             tell=self.said.append,
-            watching=Watching(()),
-            **{"grace": 5.0, **options},
+            **{"watching": Watching(()), "grace": 5.0, **options},
         )
 
     def command(self, name: str, seat: object, joins: bool) -> list[str]:
@@ -71,7 +71,9 @@ async def test_the_first_worker_begins_the_life_of_the_run_until_one_has() -> No
 
 async def test_workers_that_die_are_replaced_as_long_as_something_gets_done() -> None:
     workers = Workers("import os; os.kill(os.getpid(), 9)", count=1, done=[1, 2, 3, 4, 5, 6])
-    with pytest.raises(WorkersError, match="worker 1 was ended by signal 9, without a word"):
+    with pytest.raises(
+        WorkersError, match=r"worker 1 was ended by SIGKILL, as .* short, without a word"
+    ):
         await workers.supervisor.run()
     assert len(workers.joins) == 6 + PATIENCE + 1
 
@@ -125,6 +127,71 @@ async def test_workers_that_do_not_go_are_ended_within_the_grace() -> None:
             await asyncio.sleep(0.01)
         await workers.supervisor.abort()
         assert await running == 75
+
+
+async def test_what_is_shipped_at_the_end_has_all_the_time_where_nobody_waits() -> None:
+    given: list[float | None] = []
+
+    async def ship(within: float | None) -> None:
+        given.append(within)
+
+    assert await Workers("pass", ship=ship).supervisor.run() == 0
+    assert given == [None]
+
+
+async def test_what_is_shipped_at_the_end_has_what_is_left_of_the_grace() -> None:
+    given: list[float | None] = []
+
+    async def ship(within: float | None) -> None:
+        given.append(within)
+
+    workers = Workers(SLOW, ship=ship, grace=10.0)
+    running = asyncio.create_task(workers.supervisor.run())
+    async with asyncio.timeout(20):
+        while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+        await workers.supervisor.migrate(6.0)
+        assert await running == 75
+    (within,) = given
+    assert within is not None
+    assert 3.0 < within < 6.0
+
+
+class Rung:
+    """A trigger that says that the machine goes, when it is time."""
+
+    def __init__(self, rings: asyncio.Event, has_rung: asyncio.Event) -> None:
+        self._rings = rings
+        self._has_rung = has_rung
+
+    async def watch(self, job: Watched) -> None:
+        await self._rings.wait()
+        await job.migrate(60.0)
+        self._has_rung.set()
+
+
+async def test_who_is_told_to_go_while_the_last_of_it_is_shipped_hears_that() -> None:
+    is_shipping, may_end = asyncio.Event(), asyncio.Event()
+
+    async def ship(within: float | None) -> None:
+        is_shipping.set()
+        await may_end.wait()
+
+    workers = Workers("pass", ship=ship, watching=Watching([Rung(is_shipping, may_end)]))
+    async with asyncio.timeout(20):
+        assert await workers.supervisor.run() == 0
+
+
+async def test_a_run_that_is_lost_to_all_workers_is_the_end_at_once() -> None:
+    workers = Workers(STUBBORN, grace=0.5)
+    running = asyncio.create_task(workers.supervisor.run())
+    async with asyncio.timeout(20):
+        while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+        workers.supervisor.lost(MirrorTakenError("it is another machine's"))
+        with pytest.raises(MirrorTakenError):
+            await running
+    assert len(workers.joins) == 2
 
 
 class Told:

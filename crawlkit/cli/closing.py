@@ -54,7 +54,7 @@ def log_closing(crawler: Crawler, address: str, code: int) -> None:
         "finished" if code == 0 else "stopped",
         crawler.name,
         extra={
-            "run": address,
+            "run": masked(address),
             "exit_code": code,
             "runtime_seconds": s.runtime_seconds,
             "lives": s.lives,

@@ -102,15 +102,16 @@ def _json(fields: dict[str, Any]) -> str:
 _HEAD = ("time", "level", "logger", "message")
 
 
-def set_up(level: str, form: str) -> None:
+def set_up(level: str, form: str, *, dated: bool | None = None) -> None:
     """Log on standard error, unless the crawler's file has set up logging by itself.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         form: ``text`` or ``json``.
+        dated: Whether lines of text tell the day; by default where no terminal shows them.
     """
     handler = logging.StreamHandler(sys.stderr)
-    lines = LineFormatter(dated=not sys.stderr.isatty())
+    lines = LineFormatter(dated=not sys.stderr.isatty() if dated is None else dated)
     handler.setFormatter(JsonFormatter() if form == "json" else lines)
     if not logging.getLogger().handlers:
         logging.captureWarnings(True)  # as what they are about may be what a page wrote

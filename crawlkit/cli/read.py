@@ -74,9 +74,11 @@ def stats(
     limit = hosts if hosts is not None else 100 if as_json else 10
     statistics, is_live = _statistics(address, limit)
     if as_json:
-        print_json(statistics.to_dict())
+        mirror = _mirror(address)
+        print_json(statistics.to_dict() | ({} if mirror is None else {"mirror": mirror}))
     else:
-        click.echo("\n".join((*_report(address, statistics, is_live), *_mirror(address))))
+        lines = (*_report(address, statistics, is_live), *_mirror_lines(_mirror(address)))
+        click.echo("\n".join(lines))
 
 
 def _print_lives(address: str, life: int | None, other: str | None, as_json: bool) -> None:
@@ -159,14 +161,25 @@ def _report(address: str, s: Statistics, is_live: bool) -> Iterator[str]:
             yield f"  and {plural(len(s.errors) - 10, 'group')} more; see them with --json"
 
 
-def _mirror(address: str) -> Iterator[str]:
-    """How far the mirror of an embedded run is."""
+def _mirror(address: str) -> dict[str, Any] | None:
+    """How far the mirror of an embedded run is; ``None`` where it has none."""
     note, record = read_note(Path(address)), RunDirectory(address).noted()
-    if note is not None and record is not None:
-        behind = max(0, record.commits - note.commits)
+    if note is None or record is None:
+        return None
+    return {
+        "address": note.address,
+        "checkpoints_behind": max(0, record.commits - note.commits),
+        "shipped_at": isoformat(note.at) if note.at else None,
+    }
+
+
+def _mirror_lines(mirror: dict[str, Any] | None) -> Iterator[str]:
+    if mirror is not None:
+        behind, at = mirror["checkpoints_behind"], mirror["shipped_at"]
         state = f"{plural(behind, 'checkpoint')} behind" if behind else "holds everything"
+        shipped = "nothing was shipped yet" if at is None else f"shipped at {at}"
         yield ""
-        yield f"mirror      {printable(note.address)}: {state}; shipped at {isoformat(note.at)}"
+        yield f"mirror      {printable(mirror['address'])}: {state}; {shipped}"
 
 
 def _line(title: str, numbers: list[tuple[str, int]]) -> str:

@@ -120,6 +120,7 @@ def _complete_option(
 @click.option("--seat", type=int, hidden=True)
 @click.option("--joins", is_flag=True, hidden=True)
 @click.option("--supervised", is_flag=True, hidden=True)
+@click.option("--undated", is_flag=True, hidden=True)
 @click.option(
     "--dashboard",
     metavar="[HOST:]PORT",
@@ -155,6 +156,7 @@ def run(
     seat: int | None,
     joins: bool,
     supervised: bool,
+    undated: bool,
     dashboard: str | None,
     no_progress: bool,
     log_level: str,
@@ -174,6 +176,10 @@ def run(
     from .progress import progress_of
     from .target import load_target
 
+    if supervised:
+        from ..workers.orders import Orders, taken_store
+
+        store = taken_store() or store
     kind = load_target(target)
     options = dict(_parsed(kind, settings))
     options |= {name: value for name, value in given.items() if value is not None}
@@ -188,28 +194,32 @@ def run(
     if seat is not None:
         options |= _seat(seat, options, kind)
     if supervised:
-        from ..workers.orders import Orders
-
         # What is left out is the supervisor's.
         options |= {"triggers": (Orders(),), "preemption": None, "output": None}
     crawler = kind(**options)
     crawler.joins = joins
     address = crawler.job.store.address
     if supervised:
-        with _told(crawler, log_level, log_format, show=show):
+        # That it stops is said once, by the supervisor, of whom Ctrl-C is heard.
+        logging.getLogger("crawlkit.triggers").setLevel(logging.WARNING)
+        with _told(crawler, log_level, log_format, show=show, dated=False if undated else None):
             return run_crawler(crawler)
     earlier = _earlier(address)
     if fresh and not yes:
         _confirm(address, earlier)
         _confirm_mirror(crawler.mirror)
-    say(_opening(crawler.name, address, None if fresh else earlier, crawler.mirror))
+    with_workers = f" with {workers} workers" if workers is not None and workers > 1 else ""
+    named = f"{crawler.name}{with_workers}"
+    say(_opening(named, address, None if fresh else earlier, crawler.mirror))
     same = {**given, "store": store, "set": settings, "offline": offline}
     runnable: Runnable = crawler
     if workers is not None and workers > 1:
         # Imported here, as few crawls need it.
         from .workers import Workers
 
-        each = {"store": address, "output": None, "grace": None, "no_progress": True, "show": show}
+        # A store that is elsewhere is told in another way, as its address may have a password.
+        each: dict[str, Any] = {"store": None if crawler.job.store.is_shared else address}
+        each |= {"output": None, "grace": None, "no_progress": True, "show": show}
         each |= {"log_level": log_level, "log_format": log_format}
         python = f"{shlex.quote(sys.executable)} -m crawlkit"
         runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))
@@ -239,11 +249,13 @@ def run(
 
 
 @contextmanager
-def _told(crawler: Crawler, log_level: str, log_format: str, *, show: bool) -> Iterator[None]:
+def _told(
+    crawler: Crawler, log_level: str, log_format: str, *, show: bool, dated: bool | None = None
+) -> Iterator[None]:
     """Log what happens, and print each page if that is wanted."""
     from .logs import requests_logged, set_up
 
-    set_up(log_level, log_format)
+    set_up(log_level, log_format, dated=dated)
     with ExitStack() as stack:
         stack.enter_context(requests_logged(crawler, crawler.job.store.address))
         if show:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Loader
@@ -22,6 +22,7 @@ from ..triggers.usual import usual_triggers
 from ..triggers.watching import Watching
 from ..workers.copying import Copier
 from ..workers.hub import Hub
+from ..workers.orders import STORE
 from ..workers.remote import RemoteStore
 from ..workers.serving import StoreServer
 from ..workers.supervisor import SHARE, Supervisor
@@ -37,7 +38,8 @@ class Workers:
         crawler: The crawler, which is not run itself: it says what the run is, and its listeners
             of `crawlerStatus` are told where the crawl stands.
         count: How many workers.
-        command: The command of each, but for its name and its store.
+        command: The command of each, but for its name and what it needs to find the store where
+            others on other machines may find it, too.
 
     Raises:
         UsageError: There is no such run for several processes.
@@ -47,6 +49,7 @@ class Workers:
         self.exit_code = 1
         self._crawler = crawler
         self._count = count
+        self._is_migrating = False
         self._command = command
         store = crawler.job.store
         self._is_shared = store.is_shared
@@ -78,7 +81,7 @@ class Workers:
                 await store.open(fresh=True)
                 await store.close()
             await self._supervise(None, _Stored(store.address))
-        if self._late is not None and not self.exit_code:
+        if self._late is not None and not self._is_migrating:
             await export_stored(store.reader, self._late)
             self._crawler.is_output_written = True
         self._crawler.statistics = load_statistics(store.address)
@@ -92,14 +95,24 @@ class Workers:
         await hub.open(fresh=fresh)
         try:
             Loader(await store.load()).restore("items", writer)
-            await self._supervise(hub, hub)
-            await store.ship(crawler.grace * (1 - SHARE))
+            await self._supervise(hub, hub, store.ship)
         finally:
             await hub.close()
 
-    async def _supervise(self, hub: Hub | None, status: Hub | _Stored) -> None:
+    async def _supervise(
+        self,
+        hub: Hub | None,
+        status: Hub | _Stored,
+        ship: Callable[[float | None], Awaitable[None]] | None = None,
+    ) -> None:
         crawler = self._crawler
-        server = None if hub is None else StoreServer(hub, on_reaped=lambda n: supervisor.reaped(n))
+        server = None
+        if hub is not None:
+            server = StoreServer(
+                hub,
+                on_reaped=lambda name: supervisor.reaped(name),
+                on_lost=lambda error: supervisor.lost(error),
+            )
         supervisor = Supervisor(
             self._command_of,
             self._count,
@@ -110,12 +123,15 @@ class Workers:
             tell=_tell,
             watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
             grace=crawler.grace,
+            ship=ship,
+            environment={STORE: crawler.job.store.address} if self._is_shared else {},
         )
         if server is not None:
             await server.open()
         try:
             self.exit_code = await supervisor.run()
         finally:
+            self._is_migrating = supervisor.is_migrating
             if server is not None:
                 await server.close()
 
@@ -124,6 +140,8 @@ class Workers:
         command += ["--grace", str(self._crawler.grace * SHARE)]
         if joins:
             command.append("--joins")
+        if sys.stderr.isatty():
+            command.append("--undated")  # as the lines are that this process logs
         if seat is not None:
             command += ["--seat", str(seat.fileno())]
         return command

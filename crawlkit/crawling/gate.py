@@ -54,7 +54,8 @@ class Gate:
         budgets: How much of the crawl one host, or one kind of URL, may take.
         robots: What each host asks crawlers to leave alone; ``None`` where nobody is asked.
         fetch_robots: Fetches a robots.txt for a request that waits for it.
-        max_pauses: Consecutive pauses of a host that cost no retry.
+        max_pauses: Consecutive pauses of a host that cost no retry; and pauses of a host that
+            answers others well, by one request.
     """
 
     def __init__(
@@ -77,6 +78,9 @@ class Gate:
         self._robots = robots
         self._fetch_robots = fetch_robots
         self._max_pauses = max_pauses
+        # By request, for those that a host refuses by themselves. Not saved: what it has cost of
+        # their retries is.
+        self._refusals: dict[tuple[str, int], int] = {}
 
     async def refusal(self, lease: Lease) -> tuple[str, str] | None:
         """Why a request is not fetched at all: the rule, and what it says; ``None`` if it may be.
@@ -108,6 +112,8 @@ class Gate:
 
     def ended(self, lease: Lease, *, has_outcome: bool) -> None:
         """A request that was let through has its outcome, or goes back into the queue."""
+        if has_outcome and self._refusals:
+            self._refusals.pop((lease.host, lease.fingerprint), None)
         if self._budgets.is_limited:
             settle = self._budgets.spend if has_outcome else self._budgets.give_back
             settle(lease.host, lease.request.url)
@@ -150,7 +156,12 @@ class Gate:
         self._throttle.finished(host)
 
     def pause(
-        self, host: str, failure: FetchError, seconds: float | None, started_at: float
+        self,
+        host: str,
+        failure: FetchError,
+        seconds: float | None,
+        started_at: float,
+        asked: int | None = None,
     ) -> None:
         """Leave a host alone for a while.
 
@@ -159,15 +170,26 @@ class Gate:
             failure: What it answered.
             seconds: For how long, where it said so.
             started_at: Unix time at which the request began that was so answered.
+            asked: The fingerprint of the request; ``None`` for a robots.txt.
 
         Raises:
-            HostPaused: It costs the request no retry, as the host has not asked for too many.
+            HostPaused: It costs the request no retry, as the host has not asked for too many
+                pauses, and not for too many because of this request.
         """
-        strikes = self._throttle.strikes(host)
-        left = self._throttle.pause(host, seconds, started_at=started_at) - self._clock.now()
-        if left >= LONG and self._throttle.strikes(host) > strikes:
+        before = self._throttle.strikes(host)
+        until = self._throttle.pause(host, seconds, started_at=started_at)
+        strikes, left = self._throttle.strikes(host), until - self._clock.now()
+        if left >= LONG and strikes > before:
             log.info("%s is left alone for %s: %s", host, span(left), one_line(failure))
-        if self._throttle.strikes(host) <= self._max_pauses:
+        refusals = 0
+        if asked is not None:
+            refusals = self._refusals.get((host, asked), 0)
+            if strikes > before == 0:
+                # The host has answered others well since its last pause: as far as one can tell, it
+                # is this request that it refuses.
+                refusals += 1
+                self._refusals[host, asked] = refusals
+        if strikes <= self._max_pauses and refusals <= self._max_pauses:
             raise HostPaused(failure)
 
     async def _robots_line(self, request: Request, url: str) -> str | None:

@@ -65,7 +65,7 @@ class Judge:
         if response.cache in ("hit", "stale"):
             self._throttle.refund(lease.host, started_at=started_at)
         else:
-            self._conclude(response, failure, lease.host, session, started_at)
+            self._conclude(response, failure, lease, session, started_at)
         if failure is not None:
             raise failure
 
@@ -80,10 +80,11 @@ class Judge:
         self,
         response: Response,
         failure: FetchError | None,
-        host: str,
+        lease: Lease,
         session: Session,
         started_at: float,
     ) -> None:
+        host = lease.host
         if response.cache == "revalidated":
             self._statistics.received(host, 304, 0)
         else:
@@ -100,4 +101,4 @@ class Judge:
             session.mark_bad()
         if response.status in PAUSING:
             seconds = retry_after(response.headers, self._clock.now())
-            self._gate.pause(host, failure, seconds, started_at)
+            self._gate.pause(host, failure, seconds, started_at, lease.fingerprint)

@@ -273,7 +273,8 @@ class Dashboard:
             now = asyncio.get_running_loop().time()
             try:
                 # All of them at the same moments, so that one look is enough.
-                await asyncio.wait_for(self._ending.wait(), rest - now % rest)
+                async with asyncio.timeout(rest - now % rest):
+                    await self._ending.wait()
             except TimeoutError:
                 pass
 

@@ -12,6 +12,17 @@ log = logging.getLogger("crawlkit.workers")
 
 STDIN = 0
 
+STORE = "CRAWLKIT_WORKER_STORE"
+"""The environment variable with the address of the store, for a worker of a supervisor.
+
+A password may stand in it, and every user of a machine can read the command lines of processes, but
+their environment only who has started them."""
+
+
+def taken_store() -> str | None:
+    """The address of the store that the supervisor has given, and nobody after this process."""
+    return os.environ.pop(STORE, None)
+
 
 def migrate_within(seconds: float) -> bytes:
     """The order to be gone in so many seconds."""

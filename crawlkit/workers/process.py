@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from ..triggers.usual import PLATFORM
 
 LAST_WORDS = 20
 """Lines of its log that are kept of a worker, to be shown where it will not live."""
 CHUNK = 2**16
+JSON = '{"time":'
+"""How a line begins that ``--log-format json`` has made."""
 
 
 class WorkerProcess:
@@ -23,12 +27,19 @@ class WorkerProcess:
     Args:
         name: The worker's name.
         tell: Takes each line that it logs.
+        environment: What it is to have in its environment beside what is there.
     """
 
-    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        tell: Callable[[str], None],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._tell = tell
+        self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._sent: signal.Signals | None = None
 
@@ -48,7 +59,10 @@ class WorkerProcess:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=() if seat is None else (seat.fileno(),),
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name != PLATFORM},
+                env={
+                    **{name: value for name, value in os.environ.items() if name != PLATFORM},
+                    **self._environment,
+                },
             )
         finally:
             if seat is not None:
@@ -82,7 +96,7 @@ class WorkerProcess:
     def _say(self, line: bytes) -> None:
         text = line.decode(errors="replace")
         self.last_words.append(text)
-        self._tell(f"[{self.name}] {text}")
+        self._tell(_signed(text, self.name))
 
     def order(self, line: bytes) -> None:
         """Tell it something; see `Orders`."""
@@ -99,3 +113,10 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it on the spot."""
         self.send(signal.SIGKILL)
+
+
+def _signed(line: str, name: str) -> str:
+    """A line of a worker with its name: in front, or as a field where it is a JSON object."""
+    if line.startswith(JSON):
+        return f'{{"worker":{json.dumps(name)},{line[1:]}'
+    return f"[{name}] {line}"

@@ -16,12 +16,21 @@ from functools import partial
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..errors import StoreError, one_line
+from ..errors import (
+    MirrorTakenError,
+    StoreDamagedError,
+    StoreError,
+    StoreVersionError,
+    one_line,
+)
 from ..stores.base import Receipt
 from . import wire
 from .hub import Hub, Member
 
 log = logging.getLogger("crawlkit.workers")
+
+LOST = (MirrorTakenError, StoreDamagedError, StoreVersionError)
+"""What another worker would meet as well."""
 
 
 class StoreServer:
@@ -30,11 +39,19 @@ class StoreServer:
     Args:
         hub: The run, opened.
         on_reaped: Called with the name of each worker that was not heard of for too long.
+        on_lost: Called with the reason when nobody can go on with the run from here.
     """
 
-    def __init__(self, hub: Hub, *, on_reaped: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        on_reaped: Callable[[str], None] = lambda name: None,
+        on_lost: Callable[[StoreError], None] = lambda error: None,
+    ) -> None:
         self._hub = hub
         self._on_reaped = on_reaped
+        self._on_lost = on_lost
         self._connections: set[asyncio.Task[None]] = set()
         self._reaping: asyncio.Task[None] | None = None
 
@@ -68,6 +85,8 @@ class StoreServer:
         try:
             while (message := await wire.read_frame(reader)) is not None:
                 writer.write(await store.do(desk.obey, message))
+                if desk.lost is not None:
+                    self._on_lost(desk.lost)
                 await writer.drain()
         except (StoreError, ConnectionError) as error:
             log.warning("a worker is hung up on: %s", one_line(error))
@@ -108,9 +127,13 @@ class _Desk:
     Args:
         hub: The run.
         notify: Tells the worker that there may be something to do.
+
+    Attributes:
+        lost: Why nobody can go on with the run from here, once it is so.
     """
 
     def __init__(self, hub: Hub, notify: Callable[[], None]) -> None:
+        self.lost: StoreError | None = None
         self._hub = hub
         self._notify = notify
         self._member: Member | None = None
@@ -149,6 +172,8 @@ class _Desk:
         except Exception as error:
             if not isinstance(error, StoreError):
                 log.exception("a call of a worker failed")
+            elif isinstance(error, LOST):
+                self.lost = error
             answer = wire.failure(error)
         return wire.frame(number, answer)
 

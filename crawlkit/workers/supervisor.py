@@ -12,9 +12,10 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from ..errors import StoreError, WorkersError
+from ..errors import CrawlkitError, StoreError, WorkersError
 from ..events import CrawlerStatus, Event
 from ..triggers.signals import EXIT_UNFINISHED
 from ..triggers.watching import Watching
@@ -54,9 +55,13 @@ class Supervisor:
         tell: Takes each line that a worker logs.
         watching: The triggers, to be watched.
         grace: Seconds until everything is gone after it was told to stop.
+        ship: Called when all workers have ended, to bring elsewhere what they have saved, with the
+            seconds that are left for it; ``None`` where nobody waits.
+        environment: What workers are to have in their environment beside what is there.
 
     Attributes:
         exit_code: 0 where the crawl is finished, 75 where it was stopped.
+        is_migrating: Whether the machine is about to go: no time for what can be done later.
     """
 
     def __init__(
@@ -71,8 +76,11 @@ class Supervisor:
         tell: Callable[[str], None],
         watching: Watching,
         grace: float,
+        ship: Callable[[float | None], Awaitable[None]] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.exit_code = 1
+        self.is_migrating = False
         self._command = command
         self._count = count
         self._server = server
@@ -82,9 +90,12 @@ class Supervisor:
         self._tell = tell
         self._watching = watching
         self._grace = grace
+        self._ship = ship
+        self._environment = environment
+        self._ends_at: float | None = None
         self._workers: dict[str, WorkerProcess] = {}
         self._is_stopping = asyncio.Event()
-        self._failure: WorkersError | None = None
+        self._failure: CrawlkitError | None = None
         self._deaths = 0
         self._done = -1
 
@@ -93,6 +104,7 @@ class Supervisor:
 
         Raises:
             WorkersError: They die, over and over.
+            StoreError: The run is lost to them all, see `lost`.
         """
         await self._watching.begin(self, signals=True)
         showing = asyncio.create_task(self._keep_showing())
@@ -102,6 +114,9 @@ class Supervisor:
                     tasks.create_task(self._keep(str(number + 1))) for number in range(self._count)
                 ]
                 tasks.create_task(self._end_stragglers(keepers))
+            # Before the triggers end: it may take long, and who is told to go then has to hear it.
+            if self._ship is not None and self._failure is None:
+                await self._ship(self._time_to_ship)
         finally:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -118,7 +133,7 @@ class Supervisor:
     async def _keep(self, name: str) -> bool:
         """See to it that there is such a worker; whether it has seen the end of the crawl."""
         while not self._is_stopping.is_set():
-            worker = self._workers[name] = WorkerProcess(name, self._tell)
+            worker = self._workers[name] = WorkerProcess(name, self._tell, self._environment)
             joins = name != FIRST or await self._has_begun()
             here, there = socket.socketpair() if self._server is not None else (None, None)
             if self._server is not None and here is not None:
@@ -132,7 +147,7 @@ class Supervisor:
 
     async def _replace(self, worker: WorkerProcess, code: int) -> None:
         """A worker has ended that should not: decide what becomes of it."""
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        how = _signal_of(-code) if code < 0 else f"ended with {code}"
         done = await self._done_so_far()
         self._deaths = self._deaths + 1 if done == self._done else 1
         self._done = done
@@ -144,7 +159,8 @@ class Supervisor:
             wait = min(FIRST_WAIT * 2 ** (self._deaths - 2), LONGEST_WAIT)
         log.warning("worker %s %s; another takes its place", worker.name, how)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_stopping.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._is_stopping.wait()
 
     async def _has_begun(self) -> bool:
         try:
@@ -162,8 +178,14 @@ class Supervisor:
     def _fail(self, worker: WorkerProcess, how: str) -> None:
         if self._failure is None:
             words = next((line for line in reversed(worker.last_words) if line.strip()), "")
-            said = f": {words}" if words else ", without a word"
+            said = f": {words.removeprefix('crawlkit: ')}" if words else ", without a word"
             self._failure = WorkersError(f"worker {worker.name} {how}{said}")
+            self._stop(signal.SIGTERM)
+
+    def lost(self, error: StoreError) -> None:
+        """The run cannot be gone on with here, whoever tries: that is the end."""
+        if self._failure is None:
+            self._failure = error
             self._stop(signal.SIGTERM)
 
     def reaped(self, name: str) -> None:
@@ -175,6 +197,7 @@ class Supervisor:
 
     async def migrate(self, time_remaining: float | None = None) -> None:
         """The machine is about to go: have all workers finish what runs, and save."""
+        self.is_migrating = True
         if time_remaining is not None and time_remaining < self._grace:
             self._grace = time_remaining
             for worker in self._workers.values():
@@ -193,7 +216,17 @@ class Supervisor:
 
     # -- the end ------------------------------------------------------------------------------
 
+    @property
+    def _time_to_ship(self) -> float | None:
+        if self._ends_at is None:
+            return None
+        # Something of the rest is for closing the store; and a little there is always.
+        rest, left = self._grace * (1 - SHARE), self._ends_at - asyncio.get_running_loop().time()
+        return max(rest / 2, left - rest / 3)
+
     def _stop(self, number: signal.Signals) -> None:
+        ends_at = asyncio.get_running_loop().time() + self._grace
+        self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
         self._watching.end_within(self._grace)
         self._is_stopping.set()
         for worker in self._workers.values():
@@ -220,3 +253,12 @@ class Supervisor:
             except StoreError:
                 continue  # who writes meets it too, and says so
             await self._show(status)
+
+
+def _signal_of(number: int) -> str:
+    hint = ", as the system does where memory is short" if number == signal.SIGKILL else ""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"was ended by {name}{hint}"
