@@ -197,7 +197,7 @@ class HostsSite:
         """For those who check: how a crawl has asked, or to let it wait for nothing from now on."""
         parts = urlsplit(wish)
         run = parse_qs(parts.query)["run"][0]
-        if parts.path.endswith("/hurry"):
+        if parts.path == "hurry":
             self._hurried.add(run)
         starts = self._starts[run]
         return web.json_response(
