@@ -628,7 +628,8 @@ class Throttle:
                         _Pause(
                             known.paused_until,
                             known.strikes,
-                            max(0.0, known.paused_until - known.paused_at),
+                            # Never paused, but paced by what another worker said: no time.
+                            max(0.0, known.paused_until - max(0.0, known.paused_at)),
                             known.penalty,
                         ),
                         key=f"pauses/{host}",
