@@ -11,6 +11,7 @@ has not is done again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -21,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 from .checkpoint import Checkpoint, Loader
 from .clock import Clock
-from .errors import StoreError, StoreFencedError, StoreWriteError, one_line
+from .errors import StoreError, StoreFencedError, StoreStaleError, StoreWriteError, one_line
 from .events import (
     Aborting,
     Event,
@@ -391,8 +392,7 @@ class Job:
         async with self._saving:
             if self._uncollected is not None:
                 raise self._uncollected
-            if self._unwritten is not None:
-                await self._write(self._unwritten)
+            await self._write_what_is_left()
             await self.bus.emit(PersistState(is_migrating), deadline=deadline)
             checkpoint = Checkpoint(at=self.clock.now(), is_migrating=is_migrating)
             # What the parts hand over without the one that failed is no instant of the run. It goes
@@ -403,13 +403,44 @@ class Job:
             if checkpoint:
                 await self._write(checkpoint)
 
+    async def commit_apart(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint that no part has collected, after what was kept of earlier ones.
+
+        One that cannot be written is kept, as every other one.
+
+        Raises:
+            StoreWriteError: It could not be written; it comes before the next one.
+            StoreStaleError: It was refused, and is forgotten.
+            StoreError: The store is beyond repair.
+        """
+        saving = asyncio.create_task(self._save_apart(checkpoint))
+        saving.add_done_callback(_take_note)
+        await asyncio.shield(saving)
+
+    async def _save_apart(self, checkpoint: Checkpoint) -> None:
+        async with self._saving:
+            await self._write_what_is_left()
+            await self._write(checkpoint)
+
+    async def _write_what_is_left(self) -> None:
+        if self._unwritten is not None:
+            # Who has asked for one that is refused was told that it could not be written.
+            with contextlib.suppress(StoreStaleError):
+                await self._write(self._unwritten)
+
     async def _write(self, checkpoint: Checkpoint) -> None:
         if self.store.is_shared and self._unwritten is None:
             self._merges.prepare(checkpoint)
         self._unwritten = checkpoint
         if checkpoint.appends:
             await asyncio.to_thread(append, checkpoint.appends)
-        receipt = await self.store.commit(checkpoint)
+        try:
+            receipt = await self.store.commit(checkpoint)
+        except StoreStaleError:
+            self._unwritten = None
+            for listener in self._on_commit:
+                listener(checkpoint, Receipt())
+            raise
         self._unwritten = None
         if checkpoint.merges:
             self._merges.settle(checkpoint, receipt)

@@ -31,12 +31,12 @@ from .workers import Freeze, HostsProcess, manners, normal, undisturbed
 WORKERS = 8
 PAGES, HOSTS = 20_000, 40
 LEASE = 3.0
-SLOW = (0.8, 1.8)
+SLOW = (0.5, 1.2)
 """Seconds that the site takes for an answer: as in life, less than a lease."""
-PACE, PACED_PAGES = 0.3, 350
+PACE, PACED_PAGES = 0.3, 300
 """Of the hosts that ask for a delay: seconds, and pages that last about as long as the crawl."""
-FAULTS, PAUSE = 130, 1.4
-MOMENTS = ("kill", "kill", "freeze", "freeze", "term", "start", "restart", "crash")
+FAULTS, PAUSE = 130, 1.6
+MOMENTS = (*3 * ("kill", "freeze"), *2 * ("term", "start"), "restart", "crash")
 """kill: kill -9 of a worker. freeze: SIGSTOP for up to three leases, then SIGCONT. term: SIGTERM to
 one. start: one more, for a while. restart, crash: the server is stopped and started, fast or
 immediately."""
@@ -124,7 +124,8 @@ class Chaos:
 
     def _disturb(self, faults: int) -> bool:
         """Whether it has come to its end."""
-        moment_at, last = time.monotonic() + 2.0, time.monotonic()
+        moment_at = last = time.monotonic() + 2.0
+        requests, look_at = 0, 0.0
         while True:
             now = time.monotonic()
             if self._look() or self.report.wrong:
@@ -134,8 +135,12 @@ class Chaos:
                 self._do(self._rng.choice(MOMENTS))
                 moment_at = time.monotonic() + self._rng.uniform(0, 2 * self._pause)
                 last = now
-            if now - last > 2 * LONGEST_LIFE:
-                self.report.wrong.append("it has not come to its end")
+            if now > look_at:
+                look_at = now + 5.0
+                before, requests = requests, self._site.seen(self.name)["requests"]
+                last = now if requests > before else last
+            if now - last > LONGEST_LIFE:
+                self.report.wrong.append(f"nothing was asked for in {LONGEST_LIFE:g} s")
             time.sleep(0.02)
 
     def _look(self) -> bool:

@@ -26,6 +26,7 @@ from ...errors import StoreError, StoreFencedError, StoreWriteError
 from ..base import Allotment, Claim, Reader, Receipt, Store
 from ..records import RunRecord
 from ..schema import unfinished
+from ..transaction import stale
 from .address import parse
 from .claims import Bundle, Claimed, claim, reconcile
 from .columns import Longs, Texts
@@ -41,9 +42,18 @@ from .commit import (
 from .connection import connect, is_lost, translated
 from .intake import Part, is_unfinished, refuse_run
 from .reader import open_run, read_document, read_snapshot
-from .routine import CHANGED, GIVEN_BACK
+from .routine import CHANGED, GIVEN_BACK, STALE
 from .schema import prepare
-from .workers import FENCED, LOST, dead, default_name, new_epoch, own_process
+from .workers import (
+    FENCED,
+    LOST,
+    Ask,
+    Grants,
+    dead,
+    default_name,
+    new_epoch,
+    own_process,
+)
 
 log = logging.getLogger("crawlkit.store")
 
@@ -107,6 +117,7 @@ class PostgresStore(Store):
         self._uncertain: tuple[Checkpoint, dict[int, Mapping[str, Document]]] | None = None
         self._has_lost_claims = False
         self._calls = itertools.count(1)
+        self._grants = Grants()
         self._is_told = False
 
     # -- the contract -----------------------------------------------------------------------------
@@ -242,6 +253,8 @@ class PostgresStore(Store):
             )
         if error.sqlstate == GIVEN_BACK:
             return given_back()
+        if error.sqlstate == STALE:
+            return stale()
         return translated(error, self._where, writing=True)
 
     def _connect(self) -> Connection[Any]:
@@ -328,6 +341,7 @@ class PostgresStore(Store):
         self._expired = []
         self._uncertain = None
         self._has_lost_claims = False
+        self._grants = Grants()
 
     def _join(self, connection: Connection[Any]) -> None:
         self.heard = time.monotonic()
@@ -563,12 +577,7 @@ class PostgresStore(Store):
         most: int,
         wanted: int,
     ) -> Allotment:
-        row = connection.execute(
-            "SELECT granted, is_spent FROM allot(%s, %s, %s, %s, %s)",
-            (self._epoch, call, Texts(counters), most, wanted),
-        ).fetchone()
-        assert row is not None
-        return Allotment(int(row[0]), bool(row[1]))
+        return self._grants.ask(connection, self._epoch, counters, Ask(call, most, wanted))
 
     def _release(self, connection: Connection[Any]) -> None:
         reconcile(connection, self._epoch, {})
