@@ -167,7 +167,9 @@ class Checkpoint:
         again: Requests to enqueue once more: retried, or given back.
         left: Tickets of requests that are done or were moved.
         outcomes: What became of requests.
-        forget: ``(host, fingerprint)`` of outcomes that no longer hold, as a request is retried.
+        forget: ``(host, fingerprint, at)`` of failed outcomes that no longer hold, as a request is
+            put back or dropped. Where one of them is not in the store, as another process was
+            quicker, the checkpoint is refused whole.
         skipped: Links that were not enqueued, with the rule.
         items: Items to keep.
         errors: Groups of errors, with what was added to each.
@@ -189,7 +191,7 @@ class Checkpoint:
     again: list[Pending] = field(default_factory=list)
     left: list[Ticket] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
-    forget: list[tuple[str, int]] = field(default_factory=list)
+    forget: list[tuple[str, int, float]] = field(default_factory=list)
     skipped: list[Outcome] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     errors: list[ErrorGroup] = field(default_factory=list)

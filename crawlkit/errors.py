@@ -11,6 +11,7 @@
     │   ├── StoreDamagedError    a file of the run does not hold what was written
     │   ├── StoreVersionError    saved by another version of crawlkit or of a part
     │   ├── StoreFencedError     another worker was given what this one had; exit code 75
+    │   ├── StoreStaleError      a request that was to be tried again has not failed any more
     │   ├── StoreUnfinishedError the run was being imported, and that was not finished
     │   ├── MirrorTakenError     another machine goes on with this run, from its mirror
     │   └── StoreWriteError      a checkpoint could not be committed; nothing was lost
@@ -106,6 +107,13 @@ class StoreFencedError(StoreError):
     """
 
     exit_code = 75
+
+
+class StoreStaleError(StoreError):
+    """A request that was to be put back or dropped is not the failed one that was read.
+
+    Another process was quicker. Nothing was changed: read what has failed by now, and decide anew.
+    """
 
 
 class StoreUnfinishedError(StoreError):

@@ -11,13 +11,14 @@ import msgspec
 from .checkpoint import Checkpoint, Outcome, Pending, Saved
 from .clock import Clock
 from .counting.errorgroups import ErrorStatistics, without_group
-from .errors import UsageError
+from .errors import StoreStaleError, UsageError
 from .job import Job
 from .queue import RequestQueue
 from .request import Request
 from .statistics import Statistics
 from .stores import open_store
-from .stores.base import Reader
+from .stores.base import Reader, Store
+from .workers.merging import Merges
 
 BATCH = 2000
 """Requests that are decided about in one transaction."""
@@ -84,18 +85,19 @@ def pending_again(failure: Outcome) -> Pending:
     return Pending(request.replace(retry_count=0), failure.fingerprint, failure.host)
 
 
-# -- a run that nobody is writing -----------------------------------------------------------------
+# -- a run of others ------------------------------------------------------------------------------
 
 
 def put_back(failure: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
     """Have a failed request tried again."""
-    checkpoint.forget.append((failure.host, failure.fingerprint))
+    checkpoint.forget.append((failure.host, failure.fingerprint, failure.at))
     checkpoint.again.append(pending_again(failure))
     statistics.put_back(failure)
 
 
 def drop(failure: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> None:
     """Call a failed request skipped."""
+    checkpoint.forget.append((failure.host, failure.fingerprint, failure.at))
     checkpoint.outcomes.append(
         Outcome(
             outcome="skipped",
@@ -111,7 +113,9 @@ def drop(failure: Outcome, checkpoint: Checkpoint, statistics: Statistics) -> No
 
 
 async def resolve(address: str, which: Which, decide: Decide) -> int:
-    """Decide about failed requests of a run that nobody is writing; how many there were.
+    """Decide about failed requests of a run, of which nobody else decides meanwhile; how many.
+
+    Where another process does, each request is decided about once, by one of them.
 
     Args:
         address: The run.
@@ -119,31 +123,53 @@ async def resolve(address: str, which: Which, decide: Decide) -> int:
         decide: `put_back` or `drop`.
 
     Raises:
-        StoreLockedError: A crawl is writing the run.
+        StoreLockedError: A crawl is writing the run, and that has one writer.
         StoreError: It cannot be read or written.
     """
     store = open_store(address)
     await store.open()  # refused while a crawl is writing
     try:
-        statistics = Statistics()
-        statistics.restore(Saved("statistics", await store.load()))
-        statistics.in_flight = 0
-        reader = store.reader()
-        try:
-            failures, count = which.find(reader), 0
-            while batch := list(islice(failures, BATCH)):
-                checkpoint = Checkpoint(at=Clock().now())
-                for failure in batch:
-                    decide(failure, checkpoint, statistics)
-                with checkpoint.of("statistics"):
-                    statistics.collect(checkpoint)
-                await store.commit(checkpoint)
-                count += len(batch)
-            return count
-        finally:
-            reader.close()
+        count, after = 0, None
+        while batch := read_batch(store, which, after):
+            try:
+                await store.commit(await decided(store, batch, decide))
+            except StoreStaleError:
+                continue  # some of them are another one's: those that are left, then
+            after = (batch[-1].host, batch[-1].fingerprint)
+            count += len(batch)
+        return count
     finally:
         await store.close()
+
+
+def read_batch(store: Store, which: Which, after: tuple[str, int] | None) -> list[Outcome]:
+    """Some of the failed requests that come after a place in the order of the store."""
+    reader = store.reader()
+    try:
+        return list(islice(which.find(reader, after), BATCH))
+    finally:
+        reader.close()
+
+
+async def decided(store: Store, batch: Iterable[Outcome], decide: Decide) -> Checkpoint:
+    """A checkpoint with what is decided about failed requests, and nothing else.
+
+    It is refused whole, where one of them is not what it was.
+    """
+    snapshot = await store.load()
+    statistics = Statistics(is_shared=store.is_shared)
+    statistics.restore(Saved("statistics", snapshot))
+    statistics.in_flight = 0
+    merges = Merges(lambda: {"statistics": statistics})
+    merges.restore("statistics", snapshot)
+    checkpoint = Checkpoint(at=Clock().now())
+    for failure in batch:
+        decide(failure, checkpoint, statistics)
+    with checkpoint.of("statistics"):
+        statistics.collect(checkpoint)
+    if store.is_shared:
+        merges.prepare(checkpoint)
+    return checkpoint
 
 
 # -- a run that goes on ---------------------------------------------------------------------------
@@ -153,7 +179,9 @@ class FailureRetry:
     """Puts failed requests of a crawl that goes on back into its queue.
 
     A request is enqueued, its outcome forgotten and its failure uncounted in the same checkpoint:
-    if the process dies before it, nothing was asked for, and after it the request is pending.
+    if the process dies before it, nothing was asked for, and after it the request is pending. Where
+    several workers write the run, that is a checkpoint of its own, which is refused where another
+    one was quicker with some of them.
 
     Args:
         job: The life of the run.
@@ -179,25 +207,37 @@ class FailureRetry:
         async with self._turn:
             await self._job.checkpoint()
             now, count, after = self._job.clock.now(), 0, None
-            while batch := await asyncio.to_thread(self._read, which, after):
+            store = self._job.store
+            while batch := await asyncio.to_thread(read_batch, store, which, after):
+                meant = [failure for failure in batch if failure.at <= now]
+                if store.is_shared:
+                    try:
+                        count += await self._put_back_apart(meant)
+                    except StoreStaleError:
+                        continue  # some of them are another worker's: those that are left, then
+                else:
+                    count += self._put_back(meant)
+                    await self._job.checkpoint()
                 after = (batch[-1].host, batch[-1].fingerprint)
-                count += self._put_back(failure for failure in batch if failure.at <= now)
-                await self._job.checkpoint()
             return count
 
-    def _read(self, which: Which, after: tuple[str, int] | None) -> list[Outcome]:
-        reader = self._job.store.reader()
-        try:
-            return list(islice(which.find(reader, after), BATCH))
-        finally:
-            reader.close()
+    async def _put_back_apart(self, failures: list[Outcome]) -> int:
+        checkpoint = await decided(self._job.store, failures, put_back)
+        self._refuse_if_over()
+        if failures:
+            self._queue.expect(len(failures))
+            await self._job.commit_apart(checkpoint)
+        return len(failures)
 
-    def _put_back(self, failures: Iterator[Outcome]) -> int:
+    def _refuse_if_over(self) -> None:
         if self._queue.is_closed:
             raise UsageError("the crawl is over; run it again, and retry before or meanwhile")
+
+    def _put_back(self, failures: list[Outcome]) -> int:
+        self._refuse_if_over()
         count = 0
         for failure in failures:
-            if self._queue.revive(pending_again(failure)):
+            if self._queue.revive(pending_again(failure), failure.at):
                 self._statistics.put_back(failure)
                 count += 1
         return count

@@ -322,6 +322,18 @@ class Job:
         """
         await self._saving.checkpoint(is_migrating=is_migrating, deadline=deadline)
 
+    async def commit_apart(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint that no part has collected, after what was kept of earlier ones.
+
+        One that cannot be written is kept, as every other one.
+
+        Raises:
+            StoreWriteError: It could not be written; it comes before the next one.
+            StoreStaleError: It was refused, and is forgotten.
+            StoreError: The store is beyond repair.
+        """
+        await self._saving.commit_apart(checkpoint)
+
     async def try_checkpoint(self, *, is_migrating: bool = False) -> None:
         """Take a checkpoint; a failure is left to `trouble`."""
         await self._saving.attempt(is_migrating=is_migrating)

@@ -109,13 +109,13 @@ class RequestQueue:
         self._fresh_hosts: set[str] = set()  # of these, and of those to be tried again
         self._duplicates = 0
         self._again: list[Pending] = []
-        self._forget: list[tuple[str, int]] = []
+        self._forget: list[tuple[str, int, float]] = []
         self._left: list[Ticket] = []
         self._outcomes: list[Outcome] = []
         self._skipped: list[Outcome] = []
         self._unsettled = 0
         self._known_in_flight: set[Ticket] = set()
-        self._reviving: set[tuple[str, int]] = set()
+        self._reviving: set[tuple[str, int, float]] = set()
 
     # -- enqueue ----------------------------------------------------------------------------------
 
@@ -155,12 +155,13 @@ class RequestQueue:
         if self._skips.add(outcome.url):
             self._skipped.append(outcome)
 
-    def revive(self, failed: Pending) -> bool:
-        """Enqueue a failed request once more, in the checkpoint in which its outcome is forgotten.
+    def revive(self, failed: Pending, at: float) -> bool:
+        """Enqueue a request that failed at that time, in the checkpoint that forgets its outcome.
 
-        `False` where the same was asked for already and is not committed yet.
+        `False` where the same was asked for already and is not committed yet. Where other workers
+        write the run, it goes by a checkpoint of its own: see `expect`.
         """
-        key = (failed.host, failed.fingerprint)
+        key = (failed.host, failed.fingerprint, at)
         if key in self._reviving:
             return False
         self._reviving.add(key)
@@ -169,6 +170,14 @@ class RequestQueue:
         self.changes += 1
         self.budget += 1
         return True
+
+    def expect(self, count: int) -> None:
+        """So many requests are enqueued by a checkpoint that the queue has not collected.
+
+        It is told of its end, by `settle`, as of all others.
+        """
+        self._unsettled += count
+        self.changes += 1
 
     # -- the worker's side ------------------------------------------------------------------------
 

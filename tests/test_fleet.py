@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Saved
-from crawlkit.errors import StoreFencedError
+from crawlkit.clock import Clock
+from crawlkit.crawling.allowance import PAGES, Allowance
+from crawlkit.errors import StoreFencedError, StoreWriteError
+from crawlkit.politeness.throttle import Throttle
+from crawlkit.queue import RequestQueue
 from crawlkit.run import Run
 from crawlkit.statistics import Statistics
+from crawlkit.stores.base import Allotment, Store
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.workers.hub import Hub
@@ -85,11 +93,17 @@ def site(site: Site) -> Site:
     return site
 
 
-async def crawl(fleet: Fleet, site: Site, workers: int = 3, **options: Any) -> list[Shop]:
+async def crawl(
+    fleet: Fleet, site: Site, workers: int = 3, flaky: bool = False, **options: Any
+) -> list[Shop]:
     """Crawl the site with so many workers."""
     shops = []
     for number in range(workers):
         store = fleet.store(str(number))
+        if flaky:
+            rng = Random(number)
+            fates = (rng.choice(("away", "lost", "answered", "answered")) for _ in count())
+            make_flaky(store, fates)
         shop = Shop(start_urls=[site.url("/")], store=store, **options)
         shop.joins = number > 0
         shops.append(shop)
@@ -141,6 +155,70 @@ async def test_every_worker_ends_with_the_plain_numbers_of_the_run(
         assert shop.statistics.requests_finished == 85
         assert shop.statistics.items_saved == 85
         assert shop.statistics.pending == 0
+
+
+def make_flaky(store: Store, fates: Iterator[str]) -> None:
+    """Calls of `allot` are not made as the server is `away`, or made and the answer is `lost`.
+
+    What became of such a one is told by the next one that is `answered`.
+    """
+    real, untold = store.allot, Counter[tuple[str, ...]]()
+
+    async def allot(counters: tuple[str, ...], most: int, wanted: int) -> Allotment:
+        fate = next(fates)
+        if fate == "away":
+            raise StoreWriteError("the server is away")
+        answer = await real(counters, most, wanted)
+        if fate == "lost":
+            untold[counters] += answer.granted
+            raise StoreWriteError("the answer got lost")
+        return replace(answer, granted=answer.granted + untold.pop(counters, 0))
+
+    store.allot = allot  # type: ignore[method-assign]
+
+
+async def test_what_could_not_be_given_back_is_not_lost(fleet: Fleet) -> None:
+    store = await fleet.worker("one")
+    clock = Clock()
+    queue = RequestQueue(clock, Throttle(clock), worker="one")
+    allowance = Allowance(store, queue, Statistics(), 10, 10)
+    allowance.begin()
+    await allowance.refill()
+    assert queue.budget == 10
+    honest, other = store.allot, await fleet.worker("two")
+    for fates in (["away"], ["lost"], ["away", "lost"], ["lost", "away"], ["lost", "lost"]):
+        store.allot = honest  # type: ignore[method-assign]
+        make_flaky(store, iter([*fates, "answered"]))
+        with pytest.raises(StoreWriteError):
+            await allowance.give_back()
+        assert queue.budget == 0  # nothing is begun while nobody knows
+        for _ in fates:
+            with suppress(StoreWriteError):
+                await allowance.refill()
+        assert queue.budget == 10
+        assert (await other.allot(PAGES, 10, 10)).granted == 0
+    queue.close()
+
+
+async def test_max_pages_is_reached_exactly_although_the_store_is_in_trouble(
+    fleet: Fleet, site: Site
+) -> None:
+    shops = await crawl(fleet, site, flaky=True, max_pages=37)
+    assert [shop.exit_code for shop in shops] == [0, 0, 0]
+    run = await look(fleet)
+    assert len({item["url"] for item in run.items()}) == 37
+    assert run.statistics.requests_finished == 37
+    run.close()
+
+
+async def test_a_budget_is_used_up_exactly_although_the_store_is_in_trouble(
+    fleet: Fleet, site: Site
+) -> None:
+    shops = await crawl(fleet, site, flaky=True, budgets={"re:/[1-9][0-9]$": 11})
+    assert [shop.exit_code for shop in shops] == [0, 0, 0]
+    run = await look(fleet)
+    assert len([item for item in run.items() if item["url"][-2:].isdigit()]) == 11
+    run.close()
 
 
 @pytest.mark.parametrize("most", [1, 7, 40])

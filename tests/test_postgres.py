@@ -504,6 +504,33 @@ async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(
     await store.close()
 
 
+async def test_no_grant_is_lost_wherever_the_line_breaks_and_however_long(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN))
+    await store.open()
+    told, wanted, failures = 0, 0, 0
+    for direction in ("up", "down"):
+        for after in range(20):
+            cuts = line.cuts
+            line.cut(direction, after)
+            line.is_down = True  # for those who connect once more
+            try:
+                told += (await store.allot(("pages",), 1000, 3)).granted
+            except StoreError:
+                failures += 1
+            line.mend()
+            line.is_down = False
+            told += (await store.allot(("pages",), 1000, -1)).granted
+            wanted += 2
+            if line.cuts == cuts:
+                break
+    assert failures >= 3
+    ((granted,),) = server.execute("SELECT amount FROM allotments", store.address)
+    assert told == granted == wanted
+    await store.close()
+
+
 async def test_documents_are_merged_once_wherever_the_line_breaks(
     server: postgres.Server, line: postgres.Line
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crawlkit.checkpoint import Checkpoint, Document, ErrorGroup, Item, Pending
-from crawlkit.errors import StoreError
+from crawlkit.errors import StoreError, StoreStaleError
 from crawlkit.request import Request
 from crawlkit.stores.base import BUNDLE, Claim, Reader, Store
 
@@ -394,14 +394,38 @@ async def test_a_failed_request_can_be_put_back(store: Store) -> None:
     failed = outcome(lease, "failed", request=lease.request, error="E", detail="e")
     await commit(store, outcomes=[failed], left=[lease.ticket])
     identity = (lease.host, lease.fingerprint)
-    await commit(
-        store, forget=[identity], again=[Pending(lease.request, lease.fingerprint, lease.host)]
-    )
+    again = [Pending(lease.request, lease.fingerprint, lease.host)]
+    await commit(store, forget=[(*identity, failed.at)], again=again)
     reader = store.reader()
     assert reader.outcome(*identity) is None
     assert reader.seen(*identity)
     reader.close()
     assert urls(await claim_all(store)) == [f"{A}/1"]
+
+
+async def test_only_the_failure_that_was_read_is_put_back_and_else_nothing_is_changed(
+    store: Store,
+) -> None:
+    await commit(store, fresh=pages(A, 3))
+    first, second, third = await claim_all(store)
+    failed = [outcome(lease, "failed", request=lease.request) for lease in (first, second)]
+    await commit(
+        store,
+        outcomes=[*failed, outcome(third)],
+        left=[lease.ticket for lease in (first, second, third)],
+    )
+    before = content(store)
+    good, late = (first.host, first.fingerprint, NOW), (second.host, second.fingerprint, NOW + 1)
+    handled, unknown = (third.host, third.fingerprint, NOW), (third.host, 12345, NOW)
+    again = [Pending(first.request, first.fingerprint, first.host)]
+    for wrong in (late, handled, unknown):
+        with pytest.raises(StoreStaleError):
+            await commit(store, forget=[good, wrong], again=again, items=[item(1)], add={"n": 1})
+        assert content(store) == before
+    await commit(store, forget=[good], again=again)
+    with pytest.raises(StoreStaleError):
+        await commit(store, forget=[good], again=again)
+    assert urls(await claim_all(store)) == [first.request.url]
 
 
 # -- items, documents, counters, errors -----------------------------------------------------------

@@ -12,12 +12,27 @@ from typing import Any
 
 import pytest
 
-from crawlkit.checkpoint import Checkpoint, Document, Merge
-from crawlkit.errors import StoreError, StoreFencedError
+from crawlkit.checkpoint import Checkpoint, Document, Merge, Outcome, Saved
+from crawlkit.errors import StoreError, StoreFencedError, StoreStaleError
+from crawlkit.failures import EVERY, decided, drop, put_back, read_batch
+from crawlkit.statistics import Statistics
 from crawlkit.stores.base import WHOLE, Store
 from crawlkit.workers.merging import merge
 
-from .backends import NOW, A, B, C, claim, claim_all, commit, content, done, pages, urls
+from .backends import (
+    NOW,
+    A,
+    B,
+    C,
+    claim,
+    claim_all,
+    commit,
+    content,
+    done,
+    outcome,
+    pages,
+    urls,
+)
 from .fleets import FLEETS, Fleet, fleets
 
 HOST_A, HOST_B = A.removeprefix("https://"), B.removeprefix("https://")
@@ -39,6 +54,54 @@ async def one(fleet: Fleet) -> Store:
 @pytest.fixture
 async def two(fleet: Fleet) -> Store:
     return await fleet.worker("two")
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+async def fail(store: Store, count: int) -> list[Outcome]:
+    """So many requests that have failed, as they are read."""
+    await commit(store, fresh=pages(A, count))
+    leases = await claim_all(store)
+    statistics = Statistics(is_shared=True)
+    statistics.restore(Saved("statistics", await store.load()))
+    checkpoint = Checkpoint(at=NOW)
+    for lease in leases:
+        failed = outcome(lease, "failed", request=lease.request, duration=0.5)
+        checkpoint.outcomes.append(failed)
+        checkpoint.left.append(lease.ticket)
+        statistics.failed("parse", lease.host, 0.5, 0)
+    with checkpoint.of("statistics"):
+        statistics.collect(checkpoint)
+    await store.commit(checkpoint)
+    return read_batch(store, EVERY, None)
+
+
+async def test_of_two_who_put_the_same_failures_back_one_does(one: Store, two: Store) -> None:
+    failures = await fail(one, 20)
+    decisions = [await decided(store, failures, put_back) for store in (one, two)]
+    done = await asyncio.gather(
+        one.commit(decisions[0]), two.commit(decisions[1]), return_exceptions=True
+    )
+    assert [type(answer) for answer in done].count(StoreStaleError) == 1
+    after = content(one)
+    assert after["pending"].total() == 20
+    assert after["outcomes"] == []
+    assert after["counters"]["requests_failed"] == 0
+
+
+async def test_what_is_put_back_is_not_dropped_as_well(one: Store, two: Store) -> None:
+    failures = await fail(one, 3)
+    dropped = await decided(two, failures[1:], drop)
+    await one.commit(await decided(one, failures[:2], put_back))
+    before = content(one)
+    with pytest.raises(StoreStaleError):
+        await two.commit(dropped)
+    assert content(one) == before
+    left = read_batch(two, EVERY, None)
+    assert [failure.url for failure in left] == [failures[2].url]
+    await two.commit(await decided(two, left, drop))
+    assert content(two)["counters"]["requests_failed"] == 0
 
 
 # -- leases ---------------------------------------------------------------------------------------

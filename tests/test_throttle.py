@@ -662,6 +662,20 @@ def test_a_pause_goes_to_the_next_worker(clock: ManualClock) -> None:
     assert two.ready_at(HOST) > clock.now()  # it is asked more slowly after that, here as there
 
 
+def test_a_pace_that_another_worker_has_told_is_saved_and_read_again(clock: ManualClock) -> None:
+    throttle, saves = shared(clock), Saves()
+    throttle.rest(HOST, clock.now() + 20.0, 20.0)
+    for _ in range(30):
+        clock.advance(21)
+        started_at = clock.now()
+        throttle.started(HOST)
+        throttle.finished(HOST)
+        throttle.succeeded(HOST, started_at=started_at)
+        saves.take(throttle)
+    assert f"throttle/pauses/{HOST}" in saves.documents
+    assert saves.restored(clock, worker="two").ready_at(HOST) <= clock.now() + 20.0
+
+
 def test_a_dead_workers_host_rests_for_the_delay_of_the_next_one(clock: ManualClock) -> None:
     throttle = shared(clock, delay=3.0)
     throttle.rest(HOST, clock.now(), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..queue import RequestQueue
 from ..statistics import Statistics
-from ..stores.base import Store
+from ..stores.base import Allotment, Store
 
 PAGES = ("requests_finished", "requests_failed")
 """The counters of pages."""
@@ -40,6 +40,8 @@ class Allowance:
         self._statistics = statistics
         self._max_pages = max_pages
         self._at_once = at_once
+        # What was to be given back, and nobody knows whether it was: the next answer tells.
+        self._in_doubt = 0
         self.is_spent = False
 
     def begin(self) -> None:
@@ -63,18 +65,26 @@ class Allowance:
             self.is_spent = queue.is_spent
             return
         if queue.budget < self._at_once and not self.is_spent:
-            wanted = int(self._at_once - queue.budget)
-            allotment = await self._store.allot(PAGES, self._max_pages, wanted)
-            queue.allow(allotment.granted)
+            allotment = await self._allot(int(self._at_once - queue.budget))
             self.is_spent = allotment.is_spent and queue.is_spent
 
     async def give_back(self) -> None:
         """This worker has nothing to do; another one may.
 
         Raises:
-            StoreError: The store is in trouble.
+            StoreError: The store is in trouble. Nothing is lost: `refill` finds out what became of
+                it.
         """
         if self._max_pages is None or not self._store.is_shared or self._queue.budget <= 0:
             return
         unused, self._queue.budget = int(self._queue.budget), 0
-        await self._store.allot(PAGES, self._max_pages, -unused)
+        self._in_doubt += unused
+        await self._allot(-unused)
+
+    async def _allot(self, wanted: int) -> Allotment:
+        assert self._max_pages is not None
+        allotment = await self._store.allot(PAGES, self._max_pages, wanted)
+        # With what calls that failed were granted, or gave back: the store tells it now.
+        in_doubt, self._in_doubt = self._in_doubt, 0
+        self._queue.allow(allotment.granted + in_doubt)
+        return allotment

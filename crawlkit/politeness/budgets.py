@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ..checkpoint import Checkpoint, Document, Saved, decode
 from ..discovery.scope import UrlPattern, matcher
-from ..errors import OptionError
+from ..errors import OptionError, StoreError, StoreWriteError
 from ..stores.base import Allotment
 
 MAX_HOSTS = 10_000
@@ -36,7 +36,10 @@ class _Count:
 class _Budget:
     """What the URLs of one pattern may take."""
 
-    __slots__ = ("before", "count", "counter", "limit", "matches", "name", "unsaved")
+    __slots__ = (
+        "before", "count", "counter", "in_doubt", "is_in_doubt", "limit", "matches", "name",
+        "spare", "turn", "unsaved",
+    )  # fmt: skip
 
     def __init__(self, pattern: UrlPattern, limit: int) -> None:
         self.matches = matcher("budgets", pattern)
@@ -46,6 +49,13 @@ class _Budget:
         self.count = _Count()
         self.before = 0  # pages that were counted in another way, by an older crawlkit
         self.unsaved = 0
+        # Of several workers: pages that this one was granted and has no use for; those that were
+        # to be given back, and nobody knows whether they were; and whether there may be any that
+        # it was granted and does not know of.
+        self.spare = 0
+        self.in_doubt = 0
+        self.is_in_doubt = False
+        self.turn = asyncio.Lock()
 
 
 class Budgets:
@@ -97,7 +107,7 @@ class Budgets:
         self._changed: set[str] = set()
         # Handed over but perhaps not yet committed: the store may still say what was before.
         self._handed: set[str] = set()
-        self._returning: set[asyncio.Future[Allotment]] = set()
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def take(self, host: str, url: str) -> str | None:
         """Ask for one more page, just before it is fetched.
@@ -133,29 +143,77 @@ class Budgets:
 
     async def _share_out(self, host: str, url: str, budgets: list[_Budget]) -> str | None:
         """Take a page of each budget from what all workers may have together."""
-        assert self._allot is not None
         taken: list[_Budget] = []
         try:
             for budget in budgets:
-                most = budget.limit - budget.before
-                while True:
-                    allotment = await self._allot((budget.counter,), most, 1)
-                    if allotment.granted or allotment.is_spent:
-                        break
-                    # What is left is in flight elsewhere, and may come back.
-                    await asyncio.sleep(LOOK_AGAIN)
-                if not allotment.granted:
+                if not await self._take_one(budget):
                     break
                 taken.append(budget)
             else:
                 return None
         except BaseException:
-            self._let_go(host, url)
+            self._give_up(host, url, taken)
+            for budget in budgets:
+                self._return_spare(budget)
             raise
-        for budget in taken:
-            await self._allot((budget.counter,), 0, -1)
-        self._let_go(host, url)
+        self._give_up(host, url, taken)
         return "budget"
+
+    def _give_up(self, host: str, url: str, taken: list[_Budget]) -> None:
+        self._let_go(host, url)
+        for budget in taken:
+            self._put_back(budget)
+
+    async def _take_one(self, budget: _Budget) -> bool:
+        """Take a page; `False` where all of them are spent."""
+        while budget.spare <= 0:
+            allotment = await self._ask(budget, budget.limit - budget.before, 1)
+            if budget.spare <= 0:
+                if allotment.is_spent:
+                    return False
+                # What is left is in flight elsewhere, and may come back.
+                await asyncio.sleep(LOOK_AGAIN)
+        budget.spare -= 1
+        self._return_spare(budget)
+        return True
+
+    async def _ask(self, budget: _Budget, most: int, wanted: int) -> Allotment:
+        assert self._allot is not None
+        # One after the other, as an answer also tells what became of calls before it that failed.
+        async with budget.turn:
+            if wanted < 0:
+                wanted = -max(0, budget.spare)
+                budget.spare += wanted
+                budget.in_doubt -= wanted
+            try:
+                allotment = await self._allot((budget.counter,), most, wanted)
+            except StoreWriteError:
+                budget.is_in_doubt = True
+                raise
+            budget.spare += allotment.granted + budget.in_doubt
+            budget.in_doubt, budget.is_in_doubt = 0, False
+            return allotment
+
+    def _put_back(self, budget: _Budget) -> None:
+        """A page of the budget is free again, for whomever."""
+        budget.spare += 1
+        self._return_spare(budget)
+
+    def _return_spare(self, budget: _Budget) -> None:
+        if budget.spare > 0 or budget.is_in_doubt:
+            task = asyncio.create_task(self._return(budget))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+
+    async def _return(self, budget: _Budget) -> None:
+        """Let others have what this worker has no use for; the store may be in trouble for long."""
+        while budget.spare > 0 or budget.is_in_doubt:
+            try:
+                await self._ask(budget, 0, -1)
+            except StoreWriteError:
+                await asyncio.sleep(LOOK_AGAIN)
+            except StoreError:
+                return  # this worker's part is over, and its grants with it; others say so
 
     def _let_go(self, host: str, url: str) -> None:
         for count in self._counts(host, url):
@@ -167,15 +225,7 @@ class Budgets:
         if self._allot is not None:
             for budget in self._budgets:
                 if budget.matches(url):
-                    task = asyncio.ensure_future(self._allot((budget.counter,), 0, -1))
-                    self._returning.add(task)
-                    task.add_done_callback(self._returned)
-
-    def _returned(self, task: asyncio.Future[Allotment]) -> None:
-        # Where it failed, the store is in trouble, and others say so.
-        self._returning.discard(task)
-        if not task.cancelled():
-            task.exception()
+                    self._put_back(budget)
 
     def spend(self, host: str, url: str) -> None:
         """A page that was taken is handled or given up. Called in the step that says so."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from ..checkpoint import Checkpoint, Loader
 from ..clock import Clock
-from ..errors import StoreFencedError, StoreWriteError
+from ..errors import StoreFencedError, StoreStaleError, StoreWriteError
 from ..events import EventBus, Persistent, PersistState
 from ..output import append
 from ..stores.base import Receipt, Store
@@ -83,8 +84,7 @@ class Saving:
         async with self._turn:
             if self._uncollected is not None:
                 raise self._uncollected
-            if self._unwritten is not None:
-                await self._write(self._unwritten)
+            await self._write_what_is_left()
             await self._bus.emit(PersistState(is_migrating), deadline=deadline)
             checkpoint = Checkpoint(at=self._clock.now(), is_migrating=is_migrating)
             # What the parts hand over without the one that failed is no instant of the run. It goes
@@ -95,13 +95,36 @@ class Saving:
             if checkpoint:
                 await self._write(checkpoint)
 
+    async def commit_apart(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint that no part has collected; see `Job.commit_apart`."""
+        saving = asyncio.create_task(self._commit_apart(checkpoint))
+        saving.add_done_callback(_take_note)
+        await asyncio.shield(saving)
+
+    async def _commit_apart(self, checkpoint: Checkpoint) -> None:
+        async with self._turn:
+            await self._write_what_is_left()
+            await self._write(checkpoint)
+
+    async def _write_what_is_left(self) -> None:
+        if self._unwritten is not None:
+            # Who has asked for one that is refused was told that it could not be written.
+            with contextlib.suppress(StoreStaleError):
+                await self._write(self._unwritten)
+
     async def _write(self, checkpoint: Checkpoint) -> None:
         if self._store.is_shared and self._unwritten is None:
             self._merges.prepare(checkpoint)
         self._unwritten = checkpoint
         if checkpoint.appends:
             await asyncio.to_thread(append, checkpoint.appends)
-        receipt = await self._store.commit(checkpoint)
+        try:
+            receipt = await self._store.commit(checkpoint)
+        except StoreStaleError:
+            self._unwritten = None
+            for listener in self._listeners:
+                listener(checkpoint, Receipt())
+            raise
         self._unwritten = None
         if checkpoint.merges:
             self._merges.settle(checkpoint, receipt)

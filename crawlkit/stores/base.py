@@ -180,6 +180,7 @@ class Store(ABC):
             StoreWriteError: It could not be written; nothing was changed and it can be tried again.
             StoreDamagedError: It can never be written.
             StoreFencedError: What this worker had was given to others; nothing was changed.
+            StoreStaleError: It forgets failures that are not there; nothing was changed.
             StoreError: It finishes requests that were given back; nothing was changed.
         """
 
@@ -218,6 +219,9 @@ class Store(ABC):
             counters: Their names, which are also the name of the grant.
             most: How much may be done over all lives of the run.
             wanted: How much more this worker would do; negative to give so much back.
+
+        A call that failed may have been made all the same. Then the next one with the same counters
+        tells what that one was granted, or gave back, together with its own; so nothing is lost.
 
         Returns:
             What was granted of it, which may be nothing while others have it.

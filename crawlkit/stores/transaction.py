@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending, Ticket
-from ..errors import StoreError
+from ..errors import StoreError, StoreStaleError
 from .base import BUNDLE, Receipt
 from .bundle import without_host
 from .encoding import encode
@@ -179,7 +179,7 @@ def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int
     names.update(pending.host for pending in checkpoint.again)
     names.update(outcome.host for outcome in checkpoint.outcomes)
     names.update(outcome.host for outcome in checkpoint.skipped)
-    names.update(host for host, _ in checkpoint.forget)
+    names.update(host for host, *_ in checkpoint.forget)
     if not names:
         return {}
     rows = _rows(names)
@@ -311,20 +311,28 @@ INSERT OR {conflict} INTO outcomes (
 
 
 def _add_outcomes(db: sqlite3.Connection, checkpoint: Checkpoint, hosts: Mapping[str, int]) -> None:
-    if checkpoint.forget:
-        db.execute(
-            """
-            DELETE FROM outcomes WHERE (host, fingerprint) IN (
-                SELECT value ->> 0, value ->> 1 FROM json_each(?)
-            )
-            """,
-            _rows((hosts[host], number) for host, number in checkpoint.forget),
+    for host, number, at in checkpoint.forget:
+        # Bound, as a time that went through JSON may be another one by a bit.
+        found = db.execute(
+            "DELETE FROM outcomes "
+            "WHERE host = ? AND fingerprint = ? AND outcome = 'failed' AND at = ?",
+            (hosts[host], number, at),
         )
+        if not found.rowcount:
+            raise stale()
     for outcomes, conflict in ((checkpoint.skipped, "IGNORE"), (checkpoint.outcomes, "REPLACE")):
         rows = [_outcome(outcome, hosts[outcome.host]) for outcome in outcomes]
         # As they lie in the table. Of two that are for one request, the order is kept.
         rows.sort(key=itemgetter(0, 1))
         insert(db, _OUTCOMES.format(conflict=conflict), rows)
+
+
+def stale() -> StoreStaleError:
+    """The error for a failure that is not there."""
+    return StoreStaleError(
+        "a failed request was put back or dropped by another process meanwhile; nothing was "
+        "changed, look again"
+    )
 
 
 def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:

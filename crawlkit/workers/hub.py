@@ -339,7 +339,8 @@ class Hub:
             counters[name] = counters.get(name, 0) + number
         for names, granted in member.grants.items():
             done = sum(checkpoint.add.get(name, 0) for name in names)
-            member.grants[names] = max(0, granted - int(done))
+            # A failure that is put back is for whoever tries it again.
+            member.grants[names] = max(0, granted - max(0, int(done)))
 
     def _settle_hosts(self, member: Member, checkpoint: Checkpoint, touched: set[int]) -> None:
         for name, rest in checkpoint.rests.items():

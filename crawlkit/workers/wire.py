@@ -29,6 +29,7 @@ from ..errors import (
     StoreDamagedError,
     StoreError,
     StoreFencedError,
+    StoreStaleError,
     StoreVersionError,
     StoreWriteError,
 )
@@ -79,7 +80,7 @@ class Commit(msgspec.Struct, tag=True, array_like=True, gc=False):
     again: list[Pending]
     left: list[Ticket]
     outcomes: list[Outcome]
-    forget: list[tuple[str, int]]
+    forget: list[tuple[str, int, float]]
     skipped: list[Outcome]
     items: list[Item]
     errors: list[ErrorGroup]
@@ -194,6 +195,7 @@ _ERRORS: dict[str, type[CrawlkitError]] = {
         StoreError,
         StoreDamagedError,
         StoreFencedError,
+        StoreStaleError,
         StoreVersionError,
         StoreWriteError,
     )

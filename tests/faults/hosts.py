@@ -2,7 +2,7 @@
 
 What goes wrong follows from the page and from how often its request was tried again, as in
 `rough.py`. Beside that the site watches how it is asked: how many requests each host has at once,
-and how far the starts at a host lie apart that asks for that.
+how far the starts at a host lie apart that asks for that, and which process was it.
 
 ``python -m tests.faults.hosts`` serves it.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
 
-from crawlkit import Checkpoint, Crawler, Page, Saved
+from crawlkit import Checkpoint, Crawler, Page, Request, Response, Saved, Session
 from crawlkit.workers.merging import merge
 
 from .rough import CONTROL, TRY, TellsTry
@@ -28,9 +29,12 @@ PAGES = 1200
 HOSTS = 12
 LIMIT = 4
 """Requests that a host may have at once."""
-PACED = 6
-"""One host in so many asks for a delay between two requests."""
+PACED, PACED_PAGES = 6, 20
+"""One host in so many asks for a delay between two requests, and has so few pages."""
 PACE = 0.15
+HURRIED_PACE = 0.01
+"""The delay that such a host asks of a crawl that need not wait."""
+WORKER = "X-Worker"
 BUDGET = 7
 """Pages of one kind, of which there are more, on all hosts together."""
 TICK, RECENT = 0.01, 50
@@ -39,10 +43,13 @@ LATE = 0.05
 """Seconds after which the end of a connection has come to the site."""
 
 
-def host_of(number: int, hosts: int) -> int:
-    """The host of a page: the paced ones have few."""
-    host = number % hosts
-    return host if host % PACED or number < 20 * hosts else (host + 1) % hosts
+def host_of(number: int, hosts: int, paced_pages: int = PACED_PAGES) -> int:
+    """The host of a page: the paced ones have few, and the others share the rest evenly."""
+    host, row = number % hosts, number // hosts
+    if host % PACED or row < paced_pages:
+        return host
+    plain = [other for other in range(hosts) if other % PACED]
+    return plain[(row * (hosts - len(plain)) + host // PACED) % len(plain)]
 
 
 def status_of(number: int, attempt: int) -> int:
@@ -72,17 +79,30 @@ class HostsSite:
     Args:
         pages: How many.
         hosts: On how many hosts.
-        slow: Seconds until an answer, at most.
+        slow: Seconds until an answer, at least and at most.
+        pace: Seconds between two requests, as the paced hosts ask for.
+        paced_pages: How many pages these have.
     """
 
-    def __init__(self, pages: int, hosts: int, slow: float) -> None:
+    def __init__(
+        self,
+        pages: int,
+        hosts: int,
+        slow: tuple[float, float],
+        pace: float = PACE,
+        paced_pages: int = PACED_PAGES,
+    ) -> None:
         self._pages = pages
         self._hosts = hosts
         self._slow = slow
+        self._pace = pace
+        self._paced_pages = paced_pages
         self._port = 0
+        self._hurried: set[str] = set()
         self._active: defaultdict[str, dict[int, web.BaseRequest]] = defaultdict(dict)
         self._most: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._starts: defaultdict[str, defaultdict[str, list[tuple[float, float, str]]]] = (
+        self._crowds: defaultdict[str, list[tuple[float, str, list[int]]]] = defaultdict(list)
+        self._starts: defaultdict[str, defaultdict[str, list[tuple[float, float, str, int]]]] = (
             defaultdict(lambda: defaultdict(list))
         )
         self._late = 0.0
@@ -92,7 +112,7 @@ class HostsSite:
         return f"127.0.3.{host + 1}"
 
     def url(self, number: int) -> str:
-        host = self.address(host_of(number, self._hosts))
+        host = self.address(host_of(number, self._hosts, self._paced_pages))
         return f"http://{host}:{self._port}{f'/page/{number}' if number else '/'}"
 
     async def serve(self) -> None:
@@ -132,9 +152,10 @@ class HostsSite:
         else:
             self._most[run][host] = max(self._most[run][host], len(active))
         if path != "/robots.txt":
-            self._starts[run][host].append((time.monotonic(), self._late, path))
+            start = (time.monotonic(), self._late, path, _worker(request))
+            self._starts[run][host].append(start)
         try:
-            return await self._answer(path, host, int(request.headers.get(TRY, 0)))
+            return await self._answer(run, path, host, int(request.headers.get(TRY, 0)))
         finally:
             del active[id(request)]
 
@@ -145,14 +166,18 @@ class HostsSite:
         there = [r for r in requests if r.transport is not None and not r.transport.is_closing()]
         host = key.partition(" ")[2]
         self._most[run][host] = max(self._most[run][host], len(there))
+        if len(there) > LIMIT:
+            self._crowds[run].append((time.monotonic(), host, [_worker(r) for r in there]))
 
-    async def _answer(self, path: str, host: str, attempt: int) -> web.Response:
+    async def _answer(self, run: str, path: str, host: str, attempt: int) -> web.Response:
         if path == "/robots.txt":
-            number = int(host.split(":")[0].rpartition(".")[2]) - 1
-            delay = f"Crawl-delay: {PACE}\n" if number % PACED == 0 else ""
+            pace = HURRIED_PACE if run in self._hurried else self._pace
+            delay = f"Crawl-delay: {pace}\n" if _is_paced(host) else ""
             return web.Response(text=f"User-agent: *\n{delay}Disallow: /secret/\n")
         number = int(path.rpartition("/")[2] or 0)
-        await asyncio.sleep(self._slow * (number * 7919 % 100 / 100) ** 3)
+        if run not in self._hurried:
+            least, most = self._slow
+            await asyncio.sleep(least + (most - least) * (number * 7919 % 100 / 100) ** 3)
         if path.startswith("/order/"):
             return self._html("order", [])
         if (status := status_of(number, attempt)) != 200:
@@ -169,21 +194,32 @@ class HostsSite:
         return web.Response(text=html, content_type="text/html", status=status)
 
     def _control(self, wish: str) -> web.Response:
-        """For those who check: how a crawl has asked."""
-        run = parse_qs(urlsplit(wish).query)["run"][0]
+        """For those who check: how a crawl has asked, or to let it wait for nothing from now on."""
+        parts = urlsplit(wish)
+        run = parse_qs(parts.query)["run"][0]
+        if parts.path == "hurry":
+            self._hurried.add(run)
         starts = self._starts[run]
         return web.json_response(
             {
                 "requests": sum(map(len, starts.values())),
                 "most": self._most[run],
-                # When each paced host was asked, and how late the site itself was then.
-                "starts": {
-                    host: times
-                    for host, times in starts.items()
-                    if (int(host.split(":")[0].rpartition(".")[2]) - 1) % PACED == 0
-                },
+                # When a host had more at once than it may, and of which processes.
+                "crowds": self._crowds[run],
+                "pace": HURRIED_PACE if run in self._hurried else self._pace,
+                # When each paced host was asked, how late the site itself was then, and by whom.
+                "starts": {host: times for host, times in starts.items() if _is_paced(host)},
             }
         )
+
+
+def _is_paced(host: str) -> bool:
+    return (int(host.split(":")[0].rpartition(".")[2]) - 1) % PACED == 0
+
+
+def _worker(request: web.BaseRequest) -> int:
+    """The process that has asked."""
+    return int(request.headers.get(WORKER, 0))
 
 
 # -- the crawl ------------------------------------------------------------------------------------
@@ -204,6 +240,14 @@ class Tally:
         checkpoint.save({"pages": self.pages})
 
 
+class TellsWho(TellsTry):
+    """A fetcher that also tells the site which process asks."""
+
+    async def fetch(self, request: Request, session: Session, **given: Any) -> Response:
+        headers = {**request.headers, WORKER: str(os.getpid())}
+        return await super().fetch(request.replace(headers=headers), session, **given)
+
+
 class HostsCrawl(Crawler):
     """Uses what several workers have to bring together."""
 
@@ -218,7 +262,7 @@ class HostsCrawl(Crawler):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.tally = self.persist("tally", Tally())
-        self.fetcher = TellsTry(self.fetcher)
+        self.fetcher = TellsWho(self.fetcher)
 
     async def parse(self, page: Page) -> None:
         number = int(page.css("h1::text").get() or 0)
@@ -246,9 +290,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.hosts")
     parser.add_argument("--pages", type=int, default=PAGES)
     parser.add_argument("--hosts", type=int, default=HOSTS)
-    parser.add_argument("--slow", type=float, default=0.1, metavar="SECONDS")
+    parser.add_argument("--slow", type=float, nargs=2, default=(0.0, 0.1), metavar="SECONDS")
+    parser.add_argument("--pace", type=float, default=PACE, metavar="SECONDS")
+    parser.add_argument("--paced-pages", type=int, default=PACED_PAGES)
     given = parser.parse_args()
-    asyncio.run(HostsSite(given.pages, given.hosts, given.slow).serve())
+    site = HostsSite(given.pages, given.hosts, tuple(given.slow), given.pace, given.paced_pages)
+    asyncio.run(site.serve())
 
 
 if __name__ == "__main__":

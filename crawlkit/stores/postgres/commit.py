@@ -105,7 +105,7 @@ def hosts_of(checkpoint: Checkpoint) -> set[str]:
     names.update(pending.host for pending in checkpoint.again)
     names.update(outcome.host for outcome in checkpoint.outcomes)
     names.update(outcome.host for outcome in checkpoint.skipped)
-    names.update(host for host, _ in checkpoint.forget)
+    names.update(host for host, *_ in checkpoint.forget)
     names.update(checkpoint.rests)
     names.update(checkpoint.shares)
     return names
@@ -145,7 +145,7 @@ def write(
         (ARRIVALS, _arrivals(checkpoint, hosts)),
         (PARTLY, ((bundle, state.gone) for bundle, state in left.partly.items())),
         (EMPTIED, ((bundle,) for bundle in left.emptied)),
-        (FORGET, ((hosts[host], fingerprint) for host, fingerprint in checkpoint.forget)),
+        (FORGET, ((hosts[host], number, at) for host, number, at in checkpoint.forget)),
         (OUTCOMES, _outcomes(checkpoint, hosts)),
         (
             ITEMS,

@@ -13,11 +13,12 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...errors import StoreError, StoreFencedError, StoreWriteError
+from ..transaction import stale
 from .address import Address
 from .columns import Texts
 from .commit import given_back
 from .connection import connect, is_lost, translated
-from .routine import GIVEN_BACK
+from .routine import GIVEN_BACK, STALE
 from .workers import FENCED, LOST
 
 T = TypeVar("T")
@@ -163,6 +164,8 @@ class Link:
             )
         if error.sqlstate == GIVEN_BACK:
             return given_back()
+        if error.sqlstate == STALE:
+            return stale()
         return translated(error, self.where, writing=True)
 
     # -- what the server says ---------------------------------------------------------------------

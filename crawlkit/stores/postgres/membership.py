@@ -10,9 +10,8 @@ from psycopg import Connection
 
 from ..base import Allotment
 from .address import Address
-from .columns import Texts
 from .commit import key_of
-from .workers import dead, new_epoch, own_process
+from .workers import Ask, Grants, dead, new_epoch, own_process
 
 log = logging.getLogger("crawlkit.store")
 
@@ -36,6 +35,7 @@ class Membership:
         self._where = where
         self._worker = worker
         self._calls = itertools.count(1)
+        self._grants = Grants()
 
     def join(self, connection: Connection[Any]) -> None:
         """Become one of the workers; what one of this name had is this one's."""
@@ -110,12 +110,7 @@ class Membership:
         wanted: int,
     ) -> Allotment:
         """Take a part of what all may do together; see `Store.allot`."""
-        row = connection.execute(
-            "SELECT granted, is_spent FROM allot(%s, %s, %s, %s, %s)",
-            (self.epoch, call, Texts(counters), most, wanted),
-        ).fetchone()
-        assert row is not None
-        return Allotment(int(row[0]), bool(row[1]))
+        return self._grants.ask(connection, self.epoch, counters, Ask(call, most, wanted))
 
 
 def _one(connection: Connection[Any], function: str, who: int, argument: object) -> Any:

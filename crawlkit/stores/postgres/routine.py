@@ -17,6 +17,8 @@ GIVEN_BACK = "CK003"
 """SQLSTATE: it finishes requests that the worker does not have."""
 CHANGED = "CK004"
 """SQLSTATE: a document is not in the revision that was expected."""
+STALE = "CK005"
+"""SQLSTATE: it forgets a failure that is not there."""
 
 
 class Table(NamedTuple):
@@ -59,7 +61,7 @@ ARRIVALS = Table(
 )  # fmt: skip
 PARTLY = Table("partly", {"bundle": Longs, "gone": Longs})
 EMPTIED = Table("emptied", {"bundle": Longs})
-FORGET = Table("forget", {"host": Ints, "fingerprint": Longs})
+FORGET = Table("forget", {"host": Ints, "fingerprint": Longs, "at": Floats})
 OUTCOMES = Table(
     "outcomes",
     {
@@ -187,8 +189,16 @@ BEGIN
 
     -- Outcomes and items.
     IF cardinality(_forget_host) > 0 THEN
+        -- By key, so that two who want the same do not wait for each other.
+        PERFORM FROM outcomes o JOIN {FORGET.rows} USING (host, fingerprint)
+        ORDER BY host, fingerprint FOR UPDATE OF o;
         DELETE FROM outcomes o USING {FORGET.rows}
-        WHERE o.host = n.host AND o.fingerprint = n.fingerprint;
+        WHERE o.host = n.host AND o.fingerprint = n.fingerprint
+            AND o.outcome = 'failed' AND o.at = n.at;
+        GET DIAGNOSTICS _count = ROW_COUNT;
+        IF _count <> cardinality(_forget_host) THEN
+            RAISE EXCEPTION 'stale' USING ERRCODE = '{STALE}';
+        END IF;
     END IF;
     IF cardinality(_outcomes_host) > 0 THEN
         INSERT INTO outcomes (

@@ -14,8 +14,12 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from psycopg import Connection
+
+from ..base import Allotment
+from .columns import Texts
 from .tables import BEST_OF, DUE_OF
 
 FENCED = "CK001"
@@ -263,6 +267,47 @@ def _start_of(pid: int) -> str:
 def dead(processes: Iterator[tuple[int, int, str]]) -> list[int]:
     """Of workers of this machine, as ``(epoch, pid, started)``, those whose process is gone."""
     return [epoch for epoch, pid, started in processes if not Process("", pid, started).is_alive]
+
+
+class Ask(NamedTuple):
+    """A call of `allot`: its number, and what it asks for."""
+
+    call: int
+    most: int
+    wanted: int
+
+
+class Grants:
+    """What a worker asks for of what all may do together: each call is made once.
+
+    One whose answer got lost, with the connection, is made again under its number before the next
+    one with the same counters. Otherwise what it was granted would be nobody's as long as the
+    worker lives, and the others would wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[str, ...], list[Ask]] = {}  # and not answered
+        self._granted: dict[tuple[str, ...], int] = {}  # and not told
+
+    def ask(
+        self, connection: Connection[Any], epoch: int, counters: tuple[str, ...], ask: Ask
+    ) -> Allotment:
+        """Make a call, once more if it failed; its answer, with those of calls before it."""
+        asked = self._asked.setdefault(counters, [])
+        if ask not in asked:
+            asked.append(ask)
+        is_spent = False
+        while asked:
+            call, most, wanted = asked[0]
+            row = connection.execute(
+                "SELECT granted, is_spent FROM allot(%s, %s, %s, %s, %s)",
+                (epoch, call, Texts(counters), most, wanted),
+            ).fetchone()
+            assert row is not None
+            granted, is_spent = row
+            self._granted[counters] = self._granted.get(counters, 0) + int(granted)
+            asked.pop(0)
+        return Allotment(self._granted.pop(counters), is_spent)
 
 
 def new_epoch() -> int:
