@@ -251,10 +251,13 @@ async def test_a_host_has_no_more_requests_at_once_than_its_limit(fleet: Fleet, 
 async def test_workers_without_work_take_part_in_the_only_host_there_is(
     fleet: Fleet, site: Site
 ) -> None:
-    """There is more than one worker can claim, and the others get half of the host each."""
+    """There is more than one worker can claim, and the others get half of the host each.
+
+    It lasts two seconds, as a worker may take one to begin on a busy machine.
+    """
     site.add_page("/", links=[f"/page/{number}" for number in range(400)])
     for number in range(400):
-        site.add_page(f"/page/{number}", delay=0.002)
+        site.add_page(f"/page/{number}", delay=0.02)
     shops = await crawl(fleet, site, workers=2, concurrency_per_host=4, persist_interval=0.02)
     own = [shop.tally.pages.total() for shop in shops]
     assert sum(own) == 401
