@@ -49,10 +49,12 @@ from .workers import (
     LOST,
     Ask,
     Grants,
+    Vigil,
     dead,
     default_name,
     new_epoch,
     own_process,
+    silent,
 )
 
 log = logging.getLogger("crawlkit.store")
@@ -118,6 +120,7 @@ class PostgresStore(Store):
         self._has_lost_claims = False
         self._calls = itertools.count(1)
         self._grants = Grants()
+        self._vigil = Vigil(lease)
         self._is_told = False
 
     # -- the contract -----------------------------------------------------------------------------
@@ -410,6 +413,9 @@ class PostgresStore(Store):
             is_reaped = self._reap(connection, found.expired, is_dead=False)
             if self._give_up_dead(connection) or is_reaped:
                 found = self._claim_once(connection, limit, window, now)
+            if not (found.claim.leases or found.claim.is_exhausted):
+                for line in self._vigil.lines(silent(connection, self._epoch, self._vigil.within)):
+                    log.info("%s", line)
         return found.claim
 
     def _claim_once(
