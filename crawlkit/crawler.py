@@ -267,6 +267,8 @@ class Crawler(Steering, Hooks, Options):
             if self.sitemaps_from_robots and not lease.request.depth:
                 self._follow_robots(lease.request)
             if refusal is not None:
+                # It asks nothing of the host, so the next one need not wait for its pace.
+                self.throttle.refund(lease.host, started_at=started_at)
                 self._drop(lease, *refusal)
                 return
             page = await self._fetch(lease, started_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -94,10 +95,15 @@ def site(site: Site) -> Site:
 
 
 async def crawl(
-    fleet: Fleet, site: Site, workers: int = 3, flaky: bool = False, **options: Any
+    fleet: Fleet,
+    site: Site,
+    workers: int = 3,
+    flaky: bool = False,
+    shops: list[Shop] | None = None,
+    **options: Any,
 ) -> list[Shop]:
-    """Crawl the site with so many workers."""
-    shops = []
+    """Crawl the site with so many workers, which are also put into `shops`."""
+    shops = [] if shops is None else shops
     for number in range(workers):
         store = fleet.store(str(number))
         if flaky:
@@ -155,6 +161,42 @@ async def test_every_worker_ends_with_the_plain_numbers_of_the_run(
         assert shop.statistics.requests_finished == 85
         assert shop.statistics.items_saved == 85
         assert shop.statistics.pending == 0
+
+
+async def test_workers_that_retry_the_same_failures_at_the_same_time_retry_each_once(
+    fleet: Fleet, site: Site
+) -> None:
+    may_end = threading.Event()
+
+    async def wait(request: object) -> str:  # in the site's loop, which is another one
+        while not may_end.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.02)
+        return "<h1>at last</h1>"
+
+    broken = [f"/broken/{number}" for number in range(10)]
+    site.add_page("/", links=[*broken, "/wait"])
+    site.add_page("/wait", wait)
+    for path in broken:
+        site.add_page(path, status=404)
+    shops: list[Shop] = []
+    crawling = asyncio.create_task(crawl(fleet, site, shops=shops, max_retries=0))
+    store = await fleet.worker("onlooker")
+    async with asyncio.timeout(30):
+        while (await store.load()).counters.get("requests_failed", 0) < 10:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.02)
+        for path in broken:
+            site.add_page(path)
+        counts = await asyncio.gather(*(shop.retry_failed() for shop in shops))
+    may_end.set()
+    await crawling
+    assert sum(counts) == 10
+    assert [shop.exit_code for shop in shops] == [0, 0, 0]
+    assert [site.hits(path) for path in broken] == [2] * 10
+    run = await look(fleet)
+    assert [(failed.url, failed.detail) for failed in run.requests("failed")] == []
+    assert (run.statistics.requests_finished, run.statistics.requests_failed) == (12, 0)
+    assert list(run.check()) == []
+    run.close()
 
 
 def make_flaky(store: Store, fates: Iterator[str]) -> None:

@@ -83,6 +83,18 @@ async def test_no_page_is_asked_for_before_robots_txt_was_read_which_is_asked_fo
     assert statistics.requests_finished == 6
 
 
+async def test_what_is_not_fetched_does_not_wait_for_the_pace_of_its_host(site: Site) -> None:
+    robots(site, "Disallow: /private/", "Crawl-delay: 2")
+    site.add_page("/", links=[*(f"/private/{number}" for number in range(100)), "/last"])
+    site.add_page("/last")
+    began = time.monotonic()
+    statistics = await Titles(start_urls=[site.url("/")]).crawl()
+    assert time.monotonic() - began < 60  # and not 200
+    assert statistics.skipped_by_reason["robots"] == 100
+    first, last = (hit for hit in site.requests if hit.path != "/robots.txt")
+    assert last.at - first.at > 2 - EARLY
+
+
 async def test_what_robots_txt_forbids_is_not_fetched_and_its_outcome_names_the_line(
     site: Site, tmp_path: Path
 ) -> None:

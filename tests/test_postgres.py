@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -502,6 +504,38 @@ async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(
     assert Counter(found) == Counter(f"{site}/{n}" for site in sites for n in (0, 1))
     assert findings(store) == []
     await store.close()
+
+
+async def test_who_waits_for_a_worker_that_is_not_heard_of_says_so_once(
+    run: Store, server: postgres.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "crawlkit.store")
+    await commit(run, fresh=pages(A, 3))
+    assert (await claim(run)).leases
+    other = await another(run)
+
+    def leave(seconds: float) -> None:
+        server.execute(
+            f"UPDATE workers SET until = now() + interval '{seconds} s', machine = 'box 1 2' "
+            "WHERE name = 'one'",
+            run.address,
+        )
+
+    leave(12)  # it was heard of three seconds ago, as one that is well
+    await claim(other)
+    assert not caplog.messages
+    leave(7.5)
+    for _ in range(3):
+        assert not (await claim(other)).leases
+    (line,) = caplog.messages
+    assert re.fullmatch(
+        "waiting for worker one of machine box, not heard of for [78] s; its work is taken over in "
+        "[78] s at the latest",
+        line,
+    )
+    leave(-1)
+    assert len((await claim(other)).leases) == 3
+    await other.close()
 
 
 async def test_no_grant_is_lost_wherever_the_line_breaks_and_however_long(

@@ -158,7 +158,7 @@ class Throttle:
                 del self._hosts[host]
 
     def refund(self, host: str, *, started_at: float | None = None) -> None:
-        """The request that started did not reach `host`: the page cache had the answer.
+        """The request that started did not reach `host`: it was refused, or answered by the cache.
 
         The next one may start as if it had not been. To be called before `finished`.
 

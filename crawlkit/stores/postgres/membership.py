@@ -11,7 +11,7 @@ from psycopg import Connection
 from ..base import Allotment
 from .address import Address
 from .commit import key_of
-from .workers import Ask, Grants, dead, new_epoch, own_process
+from .workers import Ask, Grants, Vigil, dead, new_epoch, own_process, silent
 
 log = logging.getLogger("crawlkit.store")
 
@@ -36,6 +36,7 @@ class Membership:
         self._worker = worker
         self._calls = itertools.count(1)
         self._grants = Grants()
+        self._vigil = Vigil(lease)
 
     def join(self, connection: Connection[Any]) -> None:
         """Become one of the workers; what one of this name had is this one's."""
@@ -82,6 +83,11 @@ class Membership:
                 self._where.shown,
             )
         return bool(reaped)
+
+    def tell_of_silent(self, connection: Connection[Any]) -> None:
+        """Say in the log for whom this worker waits, as it has nothing else to do."""
+        for line in self._vigil.lines(silent(connection, self.epoch, self._vigil.within)):
+            log.info("%s", line)
 
     # -- what is settled with them ----------------------------------------------------------------
 

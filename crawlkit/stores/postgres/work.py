@@ -70,6 +70,8 @@ class Work:
             is_reaped = self._member.reap(connection, found.expired, is_dead=False)
             if self._member.reap_dead(connection) or is_reaped:
                 found = self._claim_once(connection, limit, window, now)
+            if not (found.claim.leases or found.claim.is_exhausted):
+                self._member.tell_of_silent(connection)
         return found.claim
 
     def _claim_once(

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ FENCED = "CK001"
 """SQLSTATE: the worker's row is gone."""
 LOST = "CK002"
 """SQLSTATE: the server has lost commits of this worker, or its claims."""
+SILENCE = 0.4
+"""Share of a lease after which a worker that is not heard of is in trouble."""
 
 # What a function of a worker begins with: its row, locked until the end of the transaction.
 FENCE = f"""
@@ -223,6 +226,68 @@ BEGIN
     END IF;
 END $$;
 """
+
+
+class Silent(NamedTuple):
+    """A worker that has work and was not heard of of late.
+
+    Attributes:
+        epoch: Its epoch.
+        name: Its name.
+        machine: The name of its machine; empty where that is not known.
+        left: Seconds until it is given up.
+    """
+
+    epoch: int
+    name: str
+    machine: str
+    left: float
+
+
+def silent(connection: Connection[Any], epoch: int, within: float) -> list[Silent]:
+    """Workers with work that are given up `within` so many seconds, unless they are heard of."""
+    rows = connection.execute(
+        "SELECT epoch, name, machine, extract(epoch FROM until - clock_timestamp())::float8 "
+        "FROM workers w WHERE epoch <> %s AND until - clock_timestamp() BETWEEN interval '0' "
+        "AND make_interval(secs => %s) AND EXISTS (SELECT FROM claims c WHERE c.worker = w.epoch) "
+        "ORDER BY until",
+        (epoch, within),
+    )
+    return [Silent(who, name, where.partition(" ")[0], gone) for who, name, where, gone in rows]
+
+
+class Vigil:
+    """Says for whom an idle worker waits, once for each.
+
+    A worker that is alive is heard of three times in a lease, so one that was silent for longer is
+    in trouble: its process is frozen, its line is cut, or its machine is gone.
+
+    Args:
+        lease: Seconds after which a worker is given up.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._told: set[int] = set()
+
+    def lines(self, found: list[Silent]) -> Iterator[str]:
+        """What is to be said of those who are silent now, and was not said before."""
+        for who in found:
+            if who.epoch in self._told:
+                continue
+            self._told.add(who.epoch)
+            machine = f" of machine {who.machine}" if who.machine else ""
+            yield (
+                f"waiting for worker {who.name}{machine}, not heard of for "
+                f"{self._lease - who.left:.0f} s; its work is taken over in {ceil(who.left)} s at "
+                "the latest"
+            )
+        self._told.intersection_update(who.epoch for who in found)
+
+    @property
+    def within(self) -> float:
+        """Of the lease of one who is silent for too long, so many seconds are left at most."""
+        return self._lease * (1 - SILENCE)
 
 
 class Process(NamedTuple):
