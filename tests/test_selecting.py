@@ -70,6 +70,11 @@ def test_what_crawlers_ask_for_most_needs_no_xpath(query: str) -> None:
     assert Untouched(page.root).texts(query) == page.css(query).getall() != []
 
 
+def test_what_is_found_by_its_class_comes_in_the_order_of_the_page() -> None:
+    page = Selector("<p class=a>1</p><p class='a b'>2</p><p class=a>3</p><p class='b a'>4</p>")
+    assert Untouched(page.root).texts(".a::text") == ["1", "2", "3", "4"]
+
+
 @pytest.mark.parametrize("query", ["p", "p b::text", ".a.b::text", "#x::text", "::text", "P::text"])
 def test_all_other_selectors_are_for_xpath(query: str) -> None:
     assert Untouched(Selector("<p id=x class='a b'>1</p>").root).texts(query) is None
