@@ -379,11 +379,7 @@ class Page:
         if not isinstance(root, etree._Element):
             kind = self.response.content_type or "no content type"
             raise PageTypeError(f"{self.url} has no links to select: it is not HTML ({kind})")
-        hrefs: Any = None
-        if self._untouched is not None:
-            hrefs = self._untouched.texts(f"{query}::attr(href)")
-        if hrefs is None:
-            hrefs = _links(query)(root)
+        hrefs = _links(query)(root)
         self.links_over += max(len(hrefs) - room, 0)
         return hrefs[:room]
 
