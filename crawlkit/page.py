@@ -23,7 +23,7 @@ from .parsing import MAX_ELEMENTS, Parsed, is_heavy, parse
 from .politeness.directives import nofollow
 from .request import CacheMode, Request, checked
 from .response import Response
-from .selecting import select, xpath_of
+from .selecting import Untouched, select, texts, xpath_of
 from .sessions import Session
 from .urls import Base
 
@@ -65,6 +65,7 @@ class Page:
         "_resolve",
         "_selector",
         "_state",
+        "_untouched",
         "items",
         "links",
         "links_over",
@@ -101,6 +102,7 @@ class Page:
         self._max_links = max_links
         self._max_elements = max_elements
         self._selector: Selector | None = None
+        self._untouched: Untouched | None = None
         self._is_truncated = False
         self._base: Base | None = None
 
@@ -149,9 +151,9 @@ class Page:
         Raises:
             LimitError: It has too many elements or attributes to be parsed.
         """
-        if self._selector is None:
-            self._take(parse(self.response, max_elements=self._max_elements))
-        return self._selector  # type: ignore[return-value]
+        selector = self._parsed()
+        self._untouched = None  # whoever has it may change the tree
+        return selector
 
     @property
     def is_truncated(self) -> bool:
@@ -160,7 +162,7 @@ class Page:
         That is what is nested deeper than 2,048 levels, and all that follows it: libxml2 reads no
         further. `body` and `text` have all of it.
         """
-        return self.selector is not None and self._is_truncated
+        return self._parsed() is not None and self._is_truncated
 
     @property
     def needs_preparing(self) -> bool:
@@ -183,7 +185,15 @@ class Page:
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``."""
-        return select(self.selector, query)
+        selector = self._parsed()
+        if self._untouched is not None:
+            if (quick := self._untouched.texts(query)) is not None:
+                return texts(quick, query)
+            found = select(selector, query)
+            if any(type(one.root) is not str for one in found):
+                self._untouched = None
+            return found
+        return select(selector, query)
 
     def xpath(self, query: str, **variables: Any) -> SelectorList[Selector]:
         """What an XPath expression finds."""
@@ -191,7 +201,7 @@ class Page:
 
     def absolute(self, href: str) -> str | None:
         """A link of this page as a canonical URL; `None` where it leads nowhere to crawl."""
-        return self._join()(href)
+        return self._its_base().join(href)
 
     # -- to act on --------------------------------------------------------------------------------
 
@@ -327,8 +337,16 @@ class Page:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _parsed(self) -> Selector:
+        """`selector`, for those who change nothing and give no element away."""
+        if self._selector is None:
+            self._take(parse(self.response, max_elements=self._max_elements))
+        return self._selector  # type: ignore[return-value]
+
     def _take(self, parsed: Parsed) -> None:
         self._selector = parsed.selector
+        if parsed.selector.type == "html":
+            self._untouched = Untouched(parsed.selector.root)
         self._is_truncated = parsed.is_truncated
         if parsed.is_truncated:
             self.rejected.append(
@@ -343,8 +361,7 @@ class Page:
         room = self._max_links - len(self.links)
         if isinstance(target, str) and not target.startswith(_URL_STARTS):
             hrefs = self._hrefs(target, room)
-            join = self._join()
-            return [url for href in hrefs if (url := join(href)) is not None]
+            return self._its_base().join_all(hrefs)
         given = (target,) if isinstance(target, str | URL | Request) else target
         found: list[Any] = []
         for one in given:
@@ -358,7 +375,7 @@ class Page:
 
     def _hrefs(self, query: str, room: int) -> Any:
         """The links that a selector finds; of more than there is room for only the first."""
-        root = self.selector.root
+        root = self._parsed().root
         if not isinstance(root, etree._Element):
             kind = self.response.content_type or "no content type"
             raise PageTypeError(f"{self.url} has no links to select: it is not HTML ({kind})")
@@ -367,13 +384,13 @@ class Page:
         return hrefs[:room]
 
     def _root(self) -> etree._Element | None:
-        root = self.selector.root
+        root = self._parsed().root
         return root if isinstance(root, etree._Element) else None
 
-    def _join(self) -> Callable[[str], str | None]:
+    def _its_base(self) -> Base:
         if self._base is None:
             self._base = self._find_base()
-        return self._base.join
+        return self._base
 
     def _request(self, request: Request, given: dict[str, Any]) -> Request:
         """A request that the handler made, with what else it gave to `follow`."""
@@ -389,7 +406,7 @@ class Page:
         base = Base(self.url)
         # Looking into the bytes first spares JSON, and pages that nothing is selected on, a parser.
         if self._selector is not None or b"<base" in self.body.lower():
-            root = self.selector.root
+            root = self._parsed().root
             declared = _BASE(root) if isinstance(root, etree._Element) else []
             if declared and (url := base.join(declared[0])) is not None:
                 return Base(url)

@@ -91,6 +91,8 @@ _match_neat = re.compile(
     ) (?:{_NEAT_QUERY})?+ (?=\#|\Z)""",
     re.VERBOSE,
 ).match
+# What is the same in every canonical URL, wherever it stands behind the host.
+_CLEAN = "".join(char for char in map(chr, range(128)) if re.match(f"[{_PLAIN}/]", char)).encode()
 _FROM_ROOT, _ABSOLUTE, _FROM_DIRECTORY, _FROM_ABOVE, _FROM_PAGE = range(1, 6)
 
 
@@ -134,13 +136,25 @@ class Base:
         UrlError: As `canonical`.
     """
 
-    __slots__ = ("_directory", "_origin", "_parents", "_room", "_scheme", "_without_query", "url")
+    __slots__ = (
+        "_directory",
+        "_marks",
+        "_origin",
+        "_own",
+        "_parents",
+        "_room",
+        "_scheme",
+        "_without_query",
+        "url",
+    )
 
     def __init__(self, url: str) -> None:
         self.url = canonical(url)
         root = self.url.index("/", 8)
         self._scheme = self.url[: self.url.index(":")]
         self._origin = self.url[:root]
+        self._own = self.url[: root + 1]
+        self._marks = self._own.encode().translate(None, _CLEAN)
         self._without_query = self.url.partition("?")[0]
         self._directory = self._without_query[: self._without_query.rindex("/") + 1]
         self._parents: dict[int, str] = {}
@@ -176,6 +190,40 @@ class Base:
                     return link
                 return self._without_query + link
         return self._join_exactly(href)
+
+    def join_all(self, hrefs: list[str]) -> list[str]:
+        """`join` for the links of a page, in their order; those to nowhere are left out.
+
+        One look at all of them together tells which hold nothing but characters that stay as they
+        are. For most links it is then enough to know what they begin with.
+
+        Args:
+            hrefs: The links as they stand in the page.
+        """
+        text = "\n".join(hrefs)
+        odd = text.encode("utf-8", "replace").translate(None, _CLEAN).split(b"\n")
+        if len(odd) != len(hrefs) or (
+            len(text) > self._room and max(map(len, hrefs)) > self._room
+        ):  # a link holds a newline, or is long; or there is none
+            return [url for href in hrefs if (url := self.join(href)) is not None]
+        origin, directory, own, marks = self._origin, self._directory, self._own, self._marks
+        has_dots = "/." in text
+        found: list[str] = []
+        for href, strange in zip(hrefs, odd, strict=True):
+            link: str | None = href
+            if strange[:1] == b"#":
+                link, strange = href[: href.index("#")], b""
+            if strange or not link or (has_dots and "/." in link):
+                # All links of this site have the same strange characters in their origin.
+                if strange != marks or not href.startswith(own) or (has_dots and "/." in href):
+                    link = self.join(href)
+            elif link[0] == "/":
+                link = self.join(href) if link.startswith("//") else origin + link
+            else:
+                link = directory + link if link[0] != "." else self.join(href)
+            if link is not None:
+                found.append(link)
+        return found
 
     def _join_exactly(self, href: str) -> str | None:
         """`join` for every link, in the ten microseconds that it takes."""

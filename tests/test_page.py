@@ -40,6 +40,27 @@ def test_a_css_selector_follows_the_links_it_finds() -> None:
     assert followed(p) == ["https://shop.example/books/a", "https://shop.example/b?x=1"]
 
 
+@pytest.mark.parametrize("way", ["selector", "css", "xpath"])
+def test_a_change_that_a_handler_makes_to_the_tree_is_seen_by_what_it_selects_next(
+    way: str,
+) -> None:
+    p = page("<p class=a>1</p><p class=b>2</p><a href=/x>3</a>")
+    assert p.css(".a::text").getall() == ["1"]
+    assert p.css(".b::text").getall() == ["2"]
+    found = {
+        "selector": lambda: p.selector.css(".b"),
+        "css": lambda: p.css(".b"),
+        "xpath": lambda: p.xpath("//p[2]"),
+    }[way]()
+    found[0].root.set("class", "a")
+    assert p.css(".a::text").getall() == ["1", "2"]
+    assert p.css(".b::text").getall() == []
+    for link in p.css("a"):
+        link.root.set("class", "a")
+    assert p.follow(".a") == 1
+    assert p.css("p::text").getall() == ["1", "2"]
+
+
 def test_links_that_lead_nowhere_are_left_out() -> None:
     p = page('<a href="mailto:x@y.example"></a><a href="javascript:x()"></a><a href="#top"></a>')
     assert p.follow("a") == 0

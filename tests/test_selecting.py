@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parsel import Selector
 
-from crawlkit.selecting import select, xpath_of
+from crawlkit.selecting import MAX_CLASSED, Untouched, select, xpath_of
 
 CLASSES = ["a", "b", "ab", "a b", " a ", "b\ta", "a-b", "b a b", ""]
 TAGS = ["div", "p", "span", "li"]
@@ -36,6 +36,55 @@ def selectors(draw: st.DrawFn) -> str:
         text += draw(st.sampled_from([" ", " > ", " + ", " ~ ", ", "]))
         text += draw(st.sampled_from(SIMPLE))
     return text + draw(st.sampled_from(["", "::text", "::attr(class)", ":has(.a)"]))
+
+
+simple = st.builds(
+    "{}{}".format,
+    st.sampled_from(
+        [".a", ".b", ".a-b", "p", "li", "p.a", "div.b", "html", "body.b", "script", "h1"]
+    ),
+    st.sampled_from(["::text", "::attr(class)", "::attr(id)", "::attr(data-x)"]),
+)
+ODD = (
+    "<!doctype html><!-- c --><title>a &amp; b</title><p class=a>1<!-- 2 -->3<p class='a\x0cb'>4"
+    "<p class='\xa0a'>5<p class='a\n'>6&#105;<script class=a>if (a < b) '<p class=b>'</script>"
+    "<p class>7<p class=''>8<p CLASS=A>9<textarea class=b>\n<i>0</i></textarea><p class=a></p>"
+    "<svg:li class=a>10</svg:li><svg><li class=b>11</svg><p id=1 class=b>12<br>13<p class=b id>"
+)
+
+
+@given(pages() | st.just(ODD), st.lists(simple, min_size=1, max_size=4))
+def test_what_is_found_without_xpath_is_what_parsel_finds(page: str, queries: list[str]) -> None:
+    selector = Selector(page)
+    untouched = Untouched(selector.root)
+    for query in queries:
+        found = untouched.texts(query)
+        assert found is None or found == selector.css(query).getall()
+        if "attr" in query:
+            assert found is not None
+
+
+@pytest.mark.parametrize("query", ["h1::text", ".price::text", "p.price::text", "a::attr(href)"])
+def test_what_crawlers_ask_for_most_needs_no_xpath(query: str) -> None:
+    page = Selector("<h1>x</h1><ul><li>1</ul><p class='big price'>2</p><a href=/y>3</a>")
+    assert Untouched(page.root).texts(query) == page.css(query).getall() != []
+
+
+def test_what_is_found_by_its_class_comes_in_the_order_of_the_page() -> None:
+    page = Selector("<p class=a>1</p><p class='a b'>2</p><p class=a>3</p><p class='b a'>4</p>")
+    assert Untouched(page.root).texts(".a::text") == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("query", ["p", "p b::text", ".a.b::text", "#x::text", "::text", "P::text"])
+def test_all_other_selectors_are_for_xpath(query: str) -> None:
+    assert Untouched(Selector("<p id=x class='a b'>1</p>").root).texts(query) is None
+
+
+def test_a_page_of_very_many_classes_is_not_remembered() -> None:
+    page = Selector("<p class=a>1</p>" * (MAX_CLASSED + 1))
+    untouched = Untouched(page.root)
+    assert untouched.texts(".a::text") is None
+    assert len(untouched.texts("p.a::text") or ()) == MAX_CLASSED + 1
 
 
 @given(pages(), selectors())

@@ -397,6 +397,28 @@ def test_join_never_raises_and_gives_canonical_urls(base: str, href: str) -> Non
         assert canonical(url) == url
 
 
+own = st.builds("{}{}".format, st.just("http://a.b:8080/"), clean_paths | dirty)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    base=bases | st.just("http://a.b:8080/x/y?z") | st.just("http://[::1]/x/"),
+    hrefs=st.lists(dirty | clean | clean_paths | own | st.builds("{}#{}".format, clean, dirty)),
+)
+@example(base="http://a.b:8080/x/", hrefs=["y", "", "#", "/", "//", "//c", "?d", "a:b", ".", ".."])
+@example(base="http://a.b:8080/x/", hrefs=["http://a.b:8080/", "http://a.b:8080", "http://a.b:80/"])
+@example(base="http://a.b:8080/x/", hrefs=["http://a.b:8080/./c", "http://a.b:8080//c", "c#/.d"])
+@example(
+    base="http://a.b:8080/x/", hrefs=["/c/../d", "c/.", "./c", "../c", ".c", "/.c", "c\n", "d"]
+)
+@example(base="http://a.b:8080/x/", hrefs=["\ud800", "\xe9", "%41", "a b", "c" * 9000, "d"])
+@example(base="http://[::1]/x/", hrefs=["http://[::1]/y", "http://[:1]:/y"])
+def test_links_are_joined_together_as_one_by_one(base: str, hrefs: list[str]) -> None:
+    page = Base(base)
+    expected = [url for href in hrefs if (url := page.join(href)) is not None]
+    assert Base(base).join_all(hrefs) == expected
+
+
 @settings(max_examples=300, deadline=None)
 @given(dirty_urls | bases | clean)
 def test_the_canonical_form_is_stable_and_is_what_goes_over_the_wire(written: str) -> None:
