@@ -20,7 +20,7 @@ def test_whatever_happens_to_workers_and_server_the_crawl_ends_as_if_nothing_had
     report = check(
         postgres.server(),
         tmp_path,
-        pages=800,
+        pages=600,
         hosts=12,
         workers=4,
         faults=8,
