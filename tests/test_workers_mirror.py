@@ -14,7 +14,8 @@ from random import Random
 
 import pytest
 
-from .faults.common import Result, differences, ended, happens, kill, result_of
+from .faults.common import ended, happens, kill
+from .faults.results import Result, differences, result_of
 from .faults.workers import (
     HostsProcess,
     HostsRun,
