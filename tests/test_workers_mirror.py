@@ -19,8 +19,8 @@ from .faults.results import Result, differences, result_of
 from .faults.workers import (
     HostsProcess,
     HostsRun,
-    impolite,
     is_there,
+    manners,
     normal,
     undisturbed,
     workers_of,
@@ -91,7 +91,7 @@ def finished_elsewhere(
         assert differences(whole, normal(result_of(crawl))) + crawl.check() == []
         assert "from the mirror" in crawl.log.read_text()
         seen = site.seen(name)
-        assert list(impolite(seen)) == []
+        assert manners(seen).wrong == []
         requests: int = seen["requests"]
         return requests
 
