@@ -306,6 +306,29 @@ async def test_workers_without_work_take_part_in_the_only_host_there_is(
     assert min(own) > 40
 
 
+async def test_a_worker_to_whom_no_news_come_through_sees_the_end_all_the_same(
+    fleet: Fleet, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks the store itself, now and then, or it would wait for them for ever."""
+    monkeypatch.setattr("crawlkit.crawling.feeder.LOOK_AGAIN", 0.2)
+    deaf, other = fleet.store("deaf"), fleet.store("other")
+
+    async def silence() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(deaf, "news", silence)
+    site.add_page("/", links=["/slow"])
+    site.add_page("/slow", delay=1.0)
+    busy = Shop(start_urls=[site.url("/")], store=other)
+    working = asyncio.create_task(busy.crawl())
+    while not busy.queue.in_flight:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    idle = Shop(start_urls=[site.url("/")], store=deaf)
+    async with asyncio.timeout(20):
+        await asyncio.gather(working, idle.crawl())
+    assert (busy.exit_code, idle.exit_code) == (0, 0)
+
+
 async def test_start_requests_are_taken_once(fleet: Fleet, site: Site) -> None:
     class Many(Shop):
         start_file: str | None = None

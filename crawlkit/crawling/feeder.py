@@ -17,6 +17,8 @@ STORE_REST = 0.05
 """Seconds between two looks at a store that is in trouble."""
 SOON = 0.05
 """Seconds in which requests may end that keep a share of a host from being given away."""
+LOOK_AGAIN = 5.0
+"""Seconds after which a worker of several looks into the store, whatever it was told or not."""
 IDLE_REST = 0.02
 """Seconds between two claims, of which the first brought nothing, where other workers are busy."""
 
@@ -76,8 +78,7 @@ class Feeder:
             listening = asyncio.create_task(self._listen())
         try:
             while not (self._job.is_stopping or self.is_finished):
-                await self._queue.hungry.wait()
-                self._queue.hungry.clear()
+                await self._hunger()
                 await self._feed_once()
         finally:
             if listening is not None:
@@ -85,6 +86,23 @@ class Feeder:
                 with contextlib.suppress(asyncio.CancelledError):
                     await listening
         self._queue.close()
+
+    async def _hunger(self) -> None:
+        """Wait until there is a reason to look into the store.
+
+        What other workers do is no event of this process. Should their news not come through, a
+        worker that has nothing would otherwise wait for them for ever.
+        """
+        hungry = self._queue.hungry
+        if not self._job.store.is_shared:
+            await hungry.wait()
+        else:
+            try:
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await hungry.wait()
+            except TimeoutError:
+                self._queue.look_again()
+        hungry.clear()
 
     async def _feed_once(self) -> None:
         queue, job = self._queue, self._job
