@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from crawlkit import Crawler, Page, load_statistics, open_run
 from crawlkit.cli import main
-from crawlkit.counting.lives import LIVES, TOTALS
+from crawlkit.counting.lives import LIVES, TOTALS, Lives
 from crawlkit.counting.samples import SAMPLES
 from crawlkit.statistics import Statistics
 from crawlkit.testing import ManualClock, Site
@@ -228,3 +228,20 @@ def test_what_is_read_while_a_crawl_runs_has_the_life_that_still_goes_on(
         found.append(run.statistics.by_life[-1].end)
     assert found == [None, "running", "finished"]
     assert len(load_statistics(tmp_path / "run").samples) <= SAMPLES
+
+
+def test_of_two_lives_that_begin_at_once_none_has_done_less_than_nothing() -> None:
+    """As on two machines: the second one has read what was a moment before the first."""
+    lives = Lives()
+    lives.begin(1, 0.0, {})
+    lives.begin(2, 10.0, {"requests_total": 50, "items_saved": 7, "requests_failed": 4})
+    lives.begin(3, 10.1, {"requests_total": 49, "items_saved": 7, "requests_failed": 3})
+    totals = dict.fromkeys(TOTALS, 0) | {
+        "requests_total": 60,
+        "items_saved": 9,
+        "requests_failed": 5,
+    }
+    told = lives.all(totals, 0.0, False)
+    assert [life.requests_total for life in told] == [50, 0, 10]
+    assert [life.requests_failed for life in told] == [4, -1, 2], "one was put back"
+    assert [life.items_saved for life in told] == [7, 0, 2]

@@ -75,6 +75,8 @@ class LifeStatistics(msgspec.Struct, frozen=True):
 
 TOTALS = LifeStatistics.__struct_fields__[6:]
 """The numbers of a life that add up to those of the run."""
+_SHRINKING = ("requests_failed",)
+"""Those of which a later life may have less, as failures are put back."""
 
 
 class _Life(msgspec.Struct):
@@ -137,7 +139,7 @@ class Lives:
             started_at: When the run began.
             is_finished: Whether the crawl is: then so is the last life, whoever has ended it.
         """
-        lives = self._kept.lives
+        lives = _in_order(self._kept.lives)
         if not lives:
             return []
         told = []
@@ -198,3 +200,23 @@ def _told(
         life.end,
         **numbers,  # type: ignore[arg-type]  # seconds are the one that is no whole number
     )
+
+
+def _in_order(lives: list[_Life]) -> list[_Life]:
+    """Lives of which each begins with no less than the one before it.
+
+    Of processes that are started at the same time on one run, the later one may have read what was
+    a moment earlier.
+    """
+    ordered: list[_Life] = []
+    for life in lives:
+        if ordered:
+            least = {
+                name: value
+                for name, value in ordered[-1].before.items()
+                if name not in _SHRINKING and value > life.before.get(name, 0)
+            }
+            if least:
+                life = msgspec.structs.replace(life, before=life.before | least)
+        ordered.append(life)
+    return ordered
