@@ -254,6 +254,10 @@ class Crawler(Steering, Hooks, Options):
                 # Whoever waits here for the store has missed its turn at the host.
                 await self.job.be_heard()
                 self.queue.put_back(lease)
+                if self.job.is_stopping:
+                    # Nothing was waited for, so the queue would give the same one for ever, and
+                    # nobody else a turn: not even the one who closes it.
+                    return
                 continue
             await self._process(lease)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,8 @@ from . import postgres
 from .faults.chaos import check
 
 
-class ChaosWarning(UserWarning):
-    """What is known to go wrong, now and then."""
-
-
 @pytest.mark.needs("postgresql")
 @pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("default::tests.test_chaos.ChaosWarning")
 def test_whatever_happens_to_workers_and_server_the_crawl_ends_as_if_nothing_had(
     tmp_path: Path,
 ) -> None:
@@ -36,10 +30,5 @@ def test_whatever_happens_to_workers_and_server_the_crawl_ends_as_if_nothing_had
         paced_pages=20,
         seed=seed,
     )
-    if report.wrong == ["nothing was asked for in 120 s"]:
-        # Open: in about one run of twenty the last worker, which has nothing to do, does not end.
-        # Its cause is not known. Nothing is lost by it, and the long check still counts it.
-        warnings.warn(f"seed {seed}: a worker did not end", ChaosWarning, stacklevel=1)
-        return
     assert report.wrong == [], f"seed {seed}: {report.history}"
     assert report.started > 4

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count, pairwise
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -373,6 +374,28 @@ async def test_a_fenced_worker_stops_at_once_and_the_others_do_its_work(
     run = await look(fleet)
     assert sorted(Counter(item["url"] for item in run.items()).values()) == [1] * 85
     assert list(run.check()) == []
+    run.close()
+
+
+@pytest.mark.timeout(30)
+async def test_a_worker_that_is_told_to_stop_while_nobody_hears_of_it_stops(
+    fleet: Fleet, site: Site
+) -> None:
+    class Frozen(Shop):
+        concurrency = 1
+
+        async def parse(self, page: Page) -> None:
+            page.follow("a")
+            if page.request.depth:
+                # As in a process that was stopped for longer than its lease, and is told then.
+                self.job.store.heard = -inf
+                self.job.stop()
+
+    shop = Frozen(start_urls=[site.url("/")], store=fleet.store("0"))
+    await shop.crawl()
+    assert shop.exit_code == 75
+    run = await look(fleet)
+    assert run.statistics.pending > 1
     run.close()
 
 
