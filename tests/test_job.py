@@ -283,3 +283,19 @@ async def test_a_store_that_stays_away_ends_the_patience(tmp_path: Path) -> None
     with pytest.raises(StoreWriteError, match="see that the server runs"):
         async with job:
             await job.patiently(ask)
+
+
+async def test_the_patience_ends_also_where_there_is_nothing_to_save() -> None:
+    job = Job(
+        FaultyStore(MemoryStore(), at=1, lasting=True),
+        signals=False,
+        persist_interval=0.02,
+        store_patience=0.2,
+    )
+
+    async def ask() -> str:
+        raise StoreWriteError("cannot connect; see that the server runs")
+
+    with pytest.raises(StoreWriteError):
+        async with asyncio.timeout(10), job:
+            await job.patiently(ask)

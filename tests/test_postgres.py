@@ -35,7 +35,9 @@ from crawlkit.errors import (
 from crawlkit.portable import import_run
 from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
-from crawlkit.stores.postgres.address import masked, with_run
+from crawlkit.stores.postgres import link
+from crawlkit.stores.postgres.address import masked, parse, with_run
+from crawlkit.stores.postgres.connection import connect
 from crawlkit.stores.postgres.store import PostgresStore
 from crawlkit.testing import Site
 
@@ -789,6 +791,46 @@ async def test_every_call_of_a_fenced_worker_is_refused_and_changes_nothing(run:
     assert content(run) == before
     assert sorted(urls((await claim(usurper)).leases)) == sorted(urls(leases))
     await usurper.close()
+
+
+async def test_a_worker_that_leaves_leaves_nothing_behind_of_a_claim_that_is_under_way(
+    server: postgres.Server, run: Store
+) -> None:
+    """As the claim may be on a connection that the worker has given up."""
+    leaving = await another(run, "leaving")
+    await commit(run, fresh=pages(A, 10))
+    where = parse(run.address)
+    with connect(where) as old, connect(where) as looking:
+        ((epoch,),) = old.execute("SELECT epoch FROM workers WHERE name = 'leaving'").fetchall()
+        with old.transaction():
+            old.execute("SELECT claim(%s, 15, 10, '{}', %s, false)", (epoch, NOW))
+            closing = asyncio.create_task(leaving.close())
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while looking.execute(waits).fetchone() == (0,):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        await closing
+    assert len(await claim_all(run)) == 10
+
+
+async def test_a_worker_that_is_frozen_while_it_is_answered_keeps_nobody_waiting(
+    server: postgres.Server, run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction is open until it has taken the answer."""
+    monkeypatch.setattr(link, "UNREAD", "1s")
+    where = parse(run.address)
+    frozen = link.Link(where, "frozen", "normal")
+    with connect(where) as looking:
+        looks = "SELECT wait_event FROM pg_stat_activity WHERE application_name LIKE '%frozen%'"
+        work = frozen.open(lambda db: db.pgconn)
+        work.send_query(b"SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
+        work.flush()
+        seen = set[Any]()
+        async with asyncio.timeout(30):
+            while (found := looking.execute(looks).fetchone()) is not None:
+                seen.add(found[0])
+                await asyncio.sleep(0.01)
+        assert "ClientWrite" in seen
+    frozen.drop()
 
 
 async def test_items_of_workers_that_commit_side_by_side_are_followed_without_a_gap(

@@ -92,7 +92,8 @@ class Saving:
             self._uncollected = self._bus.collect(checkpoint)
             if self._uncollected is not None:
                 raise self._uncollected
-            if checkpoint:
+            # In trouble, also one with nothing in it: a store works again when it takes something.
+            if checkpoint or not self._trouble.is_over:
                 await self._write(checkpoint)
 
     async def commit_apart(self, checkpoint: Checkpoint) -> None:

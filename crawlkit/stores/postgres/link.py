@@ -28,6 +28,9 @@ POLL = 2.0
 RETRIES = (0.0, 0.1, 0.4)
 """Seconds before each further attempt of a call that has lost its connection. What comes after
 that is for the job, which has the user's patience."""
+UNREAD = "10s"
+"""For how long the server waits for a worker that takes nothing of an answer; then the connection
+is given up. On one machine, by a Unix-domain socket, it waits for ever."""
 IN_EACH_OTHERS_WAY = ("40P01", "40001", "55P03")
 """SQLSTATE: two transactions wait for each other, or one for too long; done again, it goes well."""
 
@@ -114,6 +117,8 @@ class Link:
             "jit": "off",
             # A process that stops between two statements of a transaction keeps nobody waiting.
             "idle_in_transaction_session_timeout": "5s",
+            # Nor does one that stops while it is sent what it has claimed.
+            "tcp_user_timeout": UNREAD,
         }
         if self._durability == "full":
             settings["synchronous_commit"] = "on"

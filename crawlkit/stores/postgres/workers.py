@@ -98,6 +98,8 @@ CREATE OR REPLACE FUNCTION leave_run(_who bigint, _orphan boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
+    -- A claim of its own may be under way, on a connection that it has given up.
+    PERFORM FROM workers WHERE epoch = _who FOR UPDATE;
     DELETE FROM documents WHERE key = (SELECT note FROM workers WHERE epoch = _who);
     PERFORM let_go(_who, '{{}}', _orphan);
     DELETE FROM locks WHERE worker = _who;
