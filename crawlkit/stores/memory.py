@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, Snapshot
 from .base import Reader, Receipt
+from .bundle import Bundle
 from .database import Database
 from .directory import Record
 from .reader import SqliteReader
@@ -21,7 +22,6 @@ from .schema import is_unfinished, prepare, unfinished
 from .seen import SeenSet
 from .sqlite import SqliteStore
 from .sweep import QUEUED
-from .transaction import Bundle
 
 
 class _InMemory(Database):

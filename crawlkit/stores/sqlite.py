@@ -16,7 +16,8 @@ import msgspec
 from ..checkpoint import READ_SINGLY, Checkpoint, Document, ErrorGroup, Number, Snapshot
 from ..errors import StoreError
 from .base import Claim, Reader, Receipt, Store
-from .claims import claim
+from .bundle import Bundle
+from .claims import NOBODY, Others, claim, unclaimed_hosts
 from .database import Database
 from .directory import RunDirectory
 from .reader import open_directory
@@ -24,7 +25,7 @@ from .records import RunRecord
 from .schema import crc, is_unfinished
 from .seen import SeenSet
 from .thread import StoreThread
-from .transaction import UNCLAIMED_HOSTS, Bundle, take_in, write
+from .transaction import take_in, write
 
 T = TypeVar("T")
 
@@ -179,8 +180,7 @@ class SqliteStore(Store):
     ) -> list[int]:
         """Of these hosts those with requests that nobody has claimed."""
         with self._database.reading() as db:
-            values = (_encode(list(hosts)).decode(), _encode(list(claimed)).decode(), limit)
-            return [host for (host,) in db.execute(UNCLAIMED_HOSTS, values)]
+            return unclaimed_hosts(db, hosts, claimed, limit)
 
     # -- in the store's thread: the work of a worker ----------------------------------------------
 
@@ -190,27 +190,11 @@ class SqliteStore(Store):
         limit: int,
         window: Mapping[str, int],
         now: float,
-        *,
-        others: Collection[int] = (),
-        foreign: Collection[int] = (),
-        workers: int = 1,
+        others: Others = NOBODY,
     ) -> Claim:
-        """Claim for one of several workers; see `claim`.
-
-        Args:
-            claimed: The bundles of the worker; what it claims is added.
-            limit: How many requests are wanted.
-            window: Hosts and how many more requests of each there is room for.
-            now: Unix time.
-            others: Bundles of other workers.
-            foreign: Hosts, by number, of which other workers have all.
-            workers: How many there are. One takes its part of the hosts that nobody has, so that
-                the first to come leaves some for the others.
-        """
+        """Claim for one of several workers, whose bundles are `claimed`; see `claims.claim`."""
         with self._database.reading() as db:
-            return claim(
-                db, claimed, limit, window, now, others=others, foreign=foreign, workers=workers
-            )
+            return claim(db, claimed, limit, window, now, others)
 
     def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
         """Commit for one of several workers; see `commit`.
@@ -226,9 +210,7 @@ class SqliteStore(Store):
             written = write(db, checkpoint, claimed, self._seen)
             db.execute("COMMIT")
         # It is committed; only now may memory follow.
-        claimed.update(written.partly)
-        for bundle in written.emptied:
-            del claimed[bundle]
+        written.left.apply(claimed)
         self._database.committed(written.commits)
         return written.receipt
 

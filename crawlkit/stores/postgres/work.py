@@ -13,9 +13,10 @@ from psycopg import Connection
 
 from ...checkpoint import Checkpoint, Document
 from ..base import Claim, Receipt
-from .claims import Bundle, Claimed, claim, reconcile
+from ..bundle import Bundle, Left, count_of, left_by
+from .claims import Claimed, claim, reconcile
 from .columns import Longs, Texts
-from .commit import Left, Stored, hosts_of, key_of, left_of, write
+from .commit import Stored, hosts_of, key_of, write
 from .connection import is_lost
 from .intake import Part, refuse_run
 from .link import Link
@@ -78,7 +79,6 @@ class Work:
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
     ) -> Claimed:
         self._link.forget_news()
-        left = sum(bundle.size - bundle.gone.bit_count() for bundle in self._claimed.values())
         found = claim(
             connection,
             self._member.epoch,
@@ -86,7 +86,7 @@ class Work:
             limit,
             window,
             now,
-            is_needy=limit > 0 and left < NEEDY,
+            is_needy=limit > 0 and count_of(self._claimed) < NEEDY,
         )
         self._claimed |= found.bundles
         self._expired = found.expired
@@ -108,7 +108,7 @@ class Work:
         """Write a checkpoint; see `Store.commit`."""
         if self._uncertain is not None and self._uncertain[0] is not checkpoint:
             self._settle(connection)
-        left = left_of(checkpoint, self._claimed)
+        left = left_by(checkpoint.left, self._claimed)
         self._name_hosts(connection, hosts_of(checkpoint))
         merged: Mapping[str, Document] = {}
         for attempt in itertools.count(1):
@@ -188,15 +188,13 @@ class Work:
             "SELECT commits FROM workers WHERE epoch = %s FOR UPDATE", (self._member.epoch,)
         ).fetchone()
         if row is not None and row[0] == self._commits + 1:
-            self._follow(left_of(self._uncertain[0], self._claimed))
+            self._follow(left_by(self._uncertain[0].left, self._claimed))
         self._uncertain = None
 
     def _follow(self, left: Left) -> None:
         """Have memory follow a commit of which requests have left their bundles."""
         self._commits += 1
-        self._claimed.update(left.partly)
-        for bundle in left.emptied:
-            del self._claimed[bundle]
+        left.apply(self._claimed)
 
     def _name_hosts(self, connection: Connection[Any], names: set[str]) -> None:
         """Have the numbers of hosts in memory."""
