@@ -20,6 +20,7 @@ from .bundle import Bundle
 from .claims import NOBODY, Others, claim, unclaimed_hosts
 from .database import Database
 from .directory import RunDirectory
+from .intake import Part
 from .reader import open_directory
 from .records import RunRecord
 from .schema import crc, is_unfinished
@@ -69,7 +70,7 @@ class SqliteStore(Store):
         return await self.do(self.commit_from, self._claimed, checkpoint)
 
     async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:  # noqa: D102
-        await self.do(self._take_in, records, is_last)
+        await self.do(self._take_in, Part(records, is_last=is_last))
 
     def reader(self) -> Reader:  # noqa: D102
         return open_directory(self.address)
@@ -214,7 +215,7 @@ class SqliteStore(Store):
         self._database.committed(written.commits)
         return written.receipt
 
-    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+    def _take_in(self, part: Part) -> None:
         with self._database.writing() as db:
             if not is_unfinished(db) and self._database.record.commits:
                 raise StoreError(
@@ -222,7 +223,7 @@ class SqliteStore(Store):
                 )
             self._seen.open(db)
             db.execute("BEGIN IMMEDIATE")
-            commits = take_in(db, records, self._seen, is_last=is_last)
+            commits = take_in(db, part, self._seen)
             db.execute("COMMIT")
         self._database.committed(commits)
 

@@ -8,7 +8,7 @@ strings, so that they are stored to the letter.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -19,17 +19,9 @@ from ..errors import StoreStaleError
 from .base import BUNDLE, Receipt
 from .bundle import Bundle, Left, left_by, without_host
 from .encoding import encode
-from .records import (
-    CounterRecord,
-    DocumentRecord,
-    ErrorRecord,
-    ItemRecord,
-    OutcomeRecord,
-    PendingRecord,
-    RunRecord,
-)
+from .intake import Part
 from .rows import insert
-from .schema import IMPORT, crc
+from .schema import crc
 from .seen import SeenSet
 from .sweep import QUEUED
 
@@ -316,43 +308,19 @@ def _add_errors(db: sqlite3.Connection, errors: list[ErrorGroup]) -> None:
 # -- taking in ------------------------------------------------------------------------------------
 
 
-def take_in(
-    db: sqlite3.Connection, records: Sequence[RunRecord], seen: SeenSet, *, is_last: bool
-) -> int:
+def take_in(db: sqlite3.Connection, part: Part, seen: SeenSet) -> int:
     """Write records inside the transaction that is open; how many checkpoints the run has then."""
-    checkpoint = Checkpoint()
-    counters: dict[str, Number] = {}
-    enqueued: list[tuple[str, int]] = []
-    for record in records:
-        match record:
-            case DocumentRecord():
-                checkpoint.documents[record.name] = record.document
-            case CounterRecord():
-                counters[record.name] = record.value
-            case ErrorRecord():
-                checkpoint.errors.append(record.group)
-            case ItemRecord():
-                checkpoint.items.append(record.item)
-            case OutcomeRecord(outcome, is_enqueued):
-                checkpoint.outcomes.append(outcome)
-                if is_enqueued:
-                    enqueued.append((outcome.host, outcome.fingerprint))
-            case PendingRecord():
-                pending = record.pending
-                checkpoint.again.append(pending)
-                enqueued.append((pending.host, pending.fingerprint))
-    checkpoint.documents[IMPORT] = None if is_last else Document(1, b"true")
+    checkpoint = part.checkpoint
     hosts = _name_hosts(db, checkpoint)
     numbers: dict[int, set[int]] = {}
-    for host, number in enqueued:
+    for host, number in part.enqueued:
         numbers.setdefault(hosts[host], set()).add(number)
     seen.enter(db, {host: sorted(found) for host, found in sorted(numbers.items())})
     _add_bundles(db, checkpoint.again, hosts)
     _add_outcomes(db, checkpoint, hosts)
     _add_items(db, checkpoint)
     _put_documents(db, checkpoint.documents)
-    if counters:
-        _merge_counters(db, counters, "excluded.value")
+    _count(db, checkpoint, Receipt())
     _add_errors(db, checkpoint.errors)
     ((commits,),) = db.execute("UPDATE progress SET commits = commits + 1 RETURNING commits")
     return int(commits)
