@@ -167,6 +167,7 @@ def claim(
         ((free,),) = db.execute(_FREE_HOSTS, {**values, "most": limit * workers})
         values["new_hosts"] = -(-free // workers)
     leases: list[Lease] = []
+    taken: dict[int, Bundle] = {}
     for query, after, until in (
         (_DUE, 0.0, now),
         (_DUE, now + MAX_DELAY, sys.float_info.max),
@@ -175,21 +176,23 @@ def claim(
         if len(leases) < limit:
             values |= {"after": after, "until": until}
             found = db.execute(query, values).fetchone()[0]
-            leases += _leases(claimed, found)
-            values["claimed"] = _encode([*claimed, *others.bundles]).decode()
-    values["own"] = _encode(list(claimed)).decode()
+            leases += _leases(taken, found)
+            values["claimed"] = _encode([*claimed, *taken, *others.bundles]).decode()
+    values["own"] = _encode([*claimed, *taken]).decode()
     leases.sort(key=lambda lease: -lease.request.priority)
     unclaimed, next_due = db.execute(_UNCLAIMED, values).fetchone()
+    # Only now: what the worker is never told of, as one of these failed, it would never do.
+    claimed |= taken
     return Claim(leases, next_due, not unclaimed)
 
 
-def _leases(claimed: dict[int, Bundle], bundles: str) -> list[Lease]:
+def _leases(taken: dict[int, Bundle], bundles: str) -> list[Lease]:
     leases = []
     for bundle, host_id, host, size, gone, stored_crc, text in _bundles.decode(bundles):
         requests = _requests.decode(text) if crc(text) == stored_crc else []
         if len(requests) != size:
             raise sqlite3.DatabaseError(f"bundle {bundle} is not what was saved")
-        claimed[bundle] = Bundle(host_id, size, gone)
+        taken[bundle] = Bundle(host_id, size, gone)
         for place, request in enumerate(with_host(requests, host)):
             if not gone >> place & 1:
                 ticket = Ticket(bundle, place)
