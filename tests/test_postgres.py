@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from crawlkit.stores.postgres import link
 from crawlkit.stores.postgres.address import masked, parse, with_run
 from crawlkit.stores.postgres.connection import connect
 from crawlkit.stores.postgres.store import PostgresStore
+from crawlkit.stores.records import CounterRecord, ItemRecord
 from crawlkit.testing import Site
 
 from . import postgres
@@ -90,6 +92,28 @@ async def another(store: Store, name: str = "other", **options: Any) -> Store:
     made = open_store(store.address, worker=name, **options)
     await made.open()
     return made
+
+
+@contextlib.contextmanager
+def under_way(store: Store) -> Iterator[Callable[[str], list[Any]]]:
+    """A transaction on the store's run that is open for as long as the block lasts."""
+    import psycopg  # it may not be there, and only tests that need a server come here
+
+    server, _, run = store.address.partition("#")
+    with psycopg.connect(server) as connection:
+        connection.execute(f'SET search_path TO "crawlkit_{run}"')
+        yield lambda statement: connection.execute(statement).fetchall()
+
+
+async def somebody_waits(server: postgres.Server, worker: str) -> None:
+    """Wait until a worker of that name waits for another transaction."""
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        f"AND application_name = 'crawlkit {worker}'"
+    )
+    async with asyncio.timeout(5):
+        while not server.execute(query):  # noqa: ASYNC110 - it is another program that waits
+            await asyncio.sleep(0.01)
 
 
 async def refusal(address: str, **options: Any) -> CrawlkitError:
@@ -565,6 +589,123 @@ async def test_no_grant_is_lost_wherever_the_line_breaks_and_however_long(
     ((granted,),) = server.execute("SELECT amount FROM allotments", store.address)
     assert told == granted == wanted
     await store.close()
+
+
+async def test_the_end_is_told_to_one_worker_wherever_the_line_breaks_and_however_long(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="one")
+    await store.open()
+    other = await another(store, "two")
+    failures = number = 0
+    for direction in ("up", "down"):
+        for after in range(10):
+            cuts, number = line.cuts, number + 1
+            await commit(other, fresh=pages(A, 1, first=number))  # so that it can be finished again
+            line.cut(direction, after)
+            line.is_down = True  # for those who connect once more
+            try:
+                told = await store.finish()
+            except StoreError:
+                failures += 1
+                line.mend()
+                line.is_down = False
+                told = await store.finish()
+            line.mend()
+            line.is_down = False
+            assert told, (direction, after)
+            assert not await other.finish()
+            assert not await store.finish()
+            if line.cuts == cuts:
+                break
+    assert failures >= 3
+    await other.close()
+    await store.close()
+
+
+async def test_what_a_claim_has_taken_is_not_forgotten_where_it_fails_after_that(
+    run: Store, server: postgres.Server
+) -> None:
+    """As where the server ends a statement that has waited for too long."""
+    await commit(run, fresh=pages(A, 3))
+    other = await another(run)
+    server.execute("ALTER FUNCTION outlook RENAME TO outlook_of_old", run.address)
+    with pytest.raises(StoreError):
+        await claim(run)
+    server.execute("ALTER FUNCTION outlook_of_old RENAME TO outlook", run.address)
+    leases = (await claim(run)).leases
+    assert len(leases) == 3
+    await run.commit(done(leases, add={"requests_finished": 3}))
+    assert (await claim(other)).is_exhausted
+    assert findings(run) == []
+    await other.close()
+
+
+async def test_a_host_that_the_server_has_lost_is_named_once_more(
+    run: Store, server: postgres.Server
+) -> None:
+    """As with ``synchronous_commit = off`` and a crash between two statements."""
+    await commit(run, rests={"b.example": (NOW, 1.0)})
+    server.execute("DELETE FROM hosts WHERE name = 'b.example'", run.address)
+    server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'crawlkit one'"
+    )
+    await commit(run, fresh=pages(B, 2), add={"requests_finished": 0})
+    assert len((await claim(run)).leases) == 2
+    assert findings(run) == []
+
+
+async def test_workers_that_begin_under_one_name_at_the_same_time_are_one_after_the_other(
+    run: Store, server: postgres.Server
+) -> None:
+    first, second = (open_store(run.address, worker="two") for _ in range(2))
+    with under_way(run) as execute:
+        execute("SELECT join_run(1, 'two', 'box', 1, '', 60, 1)")
+        opening = asyncio.gather(first.open(), second.open())
+        await somebody_waits(server, "two")
+    await opening
+    workers = server.execute("SELECT name, epoch FROM workers WHERE name = 'two'", run.address)
+    assert len(workers) == 1
+    assert workers[0][1] != 1
+    await first.close()
+    await second.close()
+
+
+async def test_a_worker_that_leaves_leaves_nothing_of_a_claim_that_is_still_under_way(
+    run: Store, server: postgres.Server
+) -> None:
+    """As where its line broke, and the server has not noticed that yet."""
+    await commit(run, fresh=pages(A, 2))
+    other = await another(run)
+    ((epoch,),) = server.execute("SELECT epoch FROM workers WHERE name = 'other'", run.address)
+    with under_way(run) as execute:
+        assert execute(f"SELECT * FROM claim({epoch}, 60, 10, '{{}}', {NOW}, false)")
+        leaving = asyncio.create_task(other.close())
+        await somebody_waits(server, "other")
+    await leaving
+    assert findings(run) == []
+    assert len((await claim(run)).leases) == 2
+
+
+async def test_a_run_is_taken_in_once_wherever_the_line_breaks(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    records = [ItemRecord(f'{{"number": {n}}}', A, "parse", NOW) for n in range(3)]
+    counter = CounterRecord("items_saved", 3)
+    for after in range(40):
+        store = open_store(server.address(port=line.port, options=PLAIN))
+        await store.open()
+        cuts = line.cuts
+        line.cut("down", after)
+        await store.take_in([*records, counter], is_last=True)
+        line.mend()
+        assert len(content(store)["items"]) == 3
+        assert findings(store) == []
+        await store.close()
+        if line.cuts == cuts:
+            break
+    assert after >= 4
 
 
 async def test_documents_are_merged_once_wherever_the_line_breaks(

@@ -24,7 +24,7 @@ from crawlkit.stores import database, open_reader, schema
 from crawlkit.stores.pages import PAGE, PageChecksums
 from crawlkit.stores.sqlite import SqliteStore
 
-from .backends import commit, content, item
+from .backends import A, claim, commit, content, item, pending
 from .killed import copied, filled, flip, names, only_to_be_read, opened, refused
 
 FRAME = 24 + PAGE
@@ -295,3 +295,18 @@ async def test_a_killed_run_in_a_place_that_can_only_be_read_says_what_to_do(
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "its log can be read only where something can be written; copy it" in line
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+async def test_a_claim_that_fails_half_way_has_taken_nothing(run: Path) -> None:
+    store = SqliteStore(str(run))
+    await store.open()
+    await commit(store, fresh=[pending(f"{A}/1"), pending(f"{A}/2", due=1.0)])
+    await store.do(store._db.execute, "ALTER TABLE recent_queued RENAME TO elsewhere")
+    with pytest.raises(StoreError):
+        await claim(store)  # what has waited is found, and then nothing more can be read
+    await store.do(store._db.execute, "ALTER TABLE elsewhere RENAME TO recent_queued")
+    assert len((await claim(store)).leases) == 2
+    await store.close()

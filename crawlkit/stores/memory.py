@@ -6,22 +6,22 @@ It is SQLite without a disk: the same statements, so that what a test sees is wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
 from ..checkpoint import Checkpoint, Snapshot
 from .base import Reader, Receipt
+from .bundle import Bundle
 from .database import Database
 from .directory import Record
+from .intake import Part
 from .reader import SqliteReader
-from .records import RunRecord
 from .schema import is_unfinished, prepare, unfinished
 from .seen import SeenSet
 from .sqlite import SqliteStore
 from .sweep import QUEUED
-from .transaction import Bundle
 
 
 class _InMemory(Database):
@@ -72,9 +72,9 @@ class MemoryStore(SqliteStore):
         with self._lock:
             return super().commit_from(claimed, checkpoint)
 
-    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+    def _take_in(self, part: Part) -> None:
         with self._lock:
-            super()._take_in(records, is_last)
+            super()._take_in(part)
 
 
 class _MemoryReader(SqliteReader):

@@ -16,15 +16,17 @@ import msgspec
 from ..checkpoint import READ_SINGLY, Checkpoint, Document, ErrorGroup, Number, Snapshot
 from ..errors import StoreError
 from .base import Claim, Reader, Receipt, Store
-from .claims import claim
+from .bundle import Bundle
+from .claims import NOBODY, Others, claim, unclaimed_hosts
 from .database import Database
 from .directory import RunDirectory
+from .intake import Part
 from .reader import open_directory
 from .records import RunRecord
 from .schema import crc, is_unfinished
 from .seen import SeenSet
 from .thread import StoreThread
-from .transaction import UNCLAIMED_HOSTS, Bundle, take_in, write
+from .transaction import take_in, write
 
 T = TypeVar("T")
 
@@ -68,7 +70,7 @@ class SqliteStore(Store):
         return await self.do(self.commit_from, self._claimed, checkpoint)
 
     async def take_in(self, records: Sequence[RunRecord], *, is_last: bool) -> None:  # noqa: D102
-        await self.do(self._take_in, records, is_last)
+        await self.do(self._take_in, Part(records, is_last=is_last))
 
     def reader(self) -> Reader:  # noqa: D102
         return open_directory(self.address)
@@ -179,8 +181,7 @@ class SqliteStore(Store):
     ) -> list[int]:
         """Of these hosts those with requests that nobody has claimed."""
         with self._database.reading() as db:
-            values = (_encode(list(hosts)).decode(), _encode(list(claimed)).decode(), limit)
-            return [host for (host,) in db.execute(UNCLAIMED_HOSTS, values)]
+            return unclaimed_hosts(db, hosts, claimed, limit)
 
     # -- in the store's thread: the work of a worker ----------------------------------------------
 
@@ -190,27 +191,11 @@ class SqliteStore(Store):
         limit: int,
         window: Mapping[str, int],
         now: float,
-        *,
-        others: Collection[int] = (),
-        foreign: Collection[int] = (),
-        workers: int = 1,
+        others: Others = NOBODY,
     ) -> Claim:
-        """Claim for one of several workers; see `claim`.
-
-        Args:
-            claimed: The bundles of the worker; what it claims is added.
-            limit: How many requests are wanted.
-            window: Hosts and how many more requests of each there is room for.
-            now: Unix time.
-            others: Bundles of other workers.
-            foreign: Hosts, by number, of which other workers have all.
-            workers: How many there are. One takes its part of the hosts that nobody has, so that
-                the first to come leaves some for the others.
-        """
+        """Claim for one of several workers, whose bundles are `claimed`; see `claims.claim`."""
         with self._database.reading() as db:
-            return claim(
-                db, claimed, limit, window, now, others=others, foreign=foreign, workers=workers
-            )
+            return claim(db, claimed, limit, window, now, others)
 
     def commit_from(self, claimed: dict[int, Bundle], checkpoint: Checkpoint) -> Receipt:
         """Commit for one of several workers; see `commit`.
@@ -226,13 +211,11 @@ class SqliteStore(Store):
             written = write(db, checkpoint, claimed, self._seen)
             db.execute("COMMIT")
         # It is committed; only now may memory follow.
-        claimed.update(written.partly)
-        for bundle in written.emptied:
-            del claimed[bundle]
+        written.left.apply(claimed)
         self._database.committed(written.commits)
         return written.receipt
 
-    def _take_in(self, records: Sequence[RunRecord], is_last: bool) -> None:
+    def _take_in(self, part: Part) -> None:
         with self._database.writing() as db:
             if not is_unfinished(db) and self._database.record.commits:
                 raise StoreError(
@@ -240,7 +223,7 @@ class SqliteStore(Store):
                 )
             self._seen.open(db)
             db.execute("BEGIN IMMEDIATE")
-            commits = take_in(db, records, self._seen, is_last=is_last)
+            commits = take_in(db, part, self._seen)
             db.execute("COMMIT")
         self._database.committed(commits)
 

@@ -1,4 +1,4 @@
-"""The statements of an embedded run: what a claim reads, and what a commit writes.
+"""What a commit writes into an embedded run.
 
 Every table is read or written by one statement with its rows as JSON, for the reason that is given
 in `sqlite.py`, or by a few for wide rows (`rows.py`). Values that are JSON themselves travel as
@@ -8,138 +8,24 @@ strings, so that they are stored to the letter.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending, Ticket
-from ..errors import StoreError, StoreStaleError
+from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending
+from ..errors import StoreStaleError
 from .base import BUNDLE, Receipt
-from .bundle import without_host
+from .bundle import Bundle, Left, left_by, without_host
 from .encoding import encode
-from .records import (
-    CounterRecord,
-    DocumentRecord,
-    ErrorRecord,
-    ItemRecord,
-    OutcomeRecord,
-    PendingRecord,
-    RunRecord,
-)
+from .intake import Part
 from .rows import insert
-from .schema import IMPORT, crc
+from .schema import crc
 from .seen import SeenSet
 from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
-
-# -- claim ----------------------------------------------------------------------------------------
-
-_BUNDLES = """
-SELECT json_group_array(json_array(b.id, b.host, h.name, b.size, b.gone, b.crc, b.requests))
-"""
-
-CLAIM_DUE = (
-    _BUNDLES
-    + """
-FROM (
-    SELECT * FROM bundles
-    WHERE due > 0 AND due > :after AND due <= :until
-        AND id NOT IN (SELECT value FROM json_each(:claimed))
-        AND host NOT IN (
-            SELECT id FROM hosts WHERE name IN (SELECT value FROM json_each(:full))
-        )
-        AND host NOT IN (SELECT value FROM json_each(:foreign))
-    ORDER BY due LIMIT :limit
-) b JOIN hosts h ON h.id = b.host
-"""
-)
-"""Requests whose time lies in a period, of hosts that there is room for."""
-
-CLAIM_BEST = (
-    _BUNDLES
-    + """
-FROM (
-    SELECT bundles.* FROM (
-        SELECT id FROM hosts
-        WHERE id IN (SELECT value FROM json_each(:hosts))
-            AND name NOT IN (SELECT value FROM json_each(:full))
-        UNION ALL
-        SELECT id FROM (
-            SELECT id FROM hosts
-            WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
-                AND id NOT IN (SELECT value FROM json_each(:foreign))
-            ORDER BY best DESC LIMIT :new_hosts
-        )
-    ) host
-    JOIN bundles ON bundles.id IN (
-        SELECT bundle FROM (
-            SELECT * FROM (
-                SELECT rank, bundle FROM queued
-                WHERE host = host.id AND bundle NOT IN (SELECT value FROM json_each(:claimed))
-                ORDER BY rank, bundle LIMIT :bundles
-            )
-            UNION ALL
-            SELECT * FROM (
-                SELECT rank, bundle FROM recent_queued
-                WHERE host = host.id AND bundle NOT IN (SELECT value FROM json_each(:claimed))
-                ORDER BY rank, bundle LIMIT :bundles
-            )
-        )
-        ORDER BY rank, bundle LIMIT :bundles
-    )
-    ORDER BY bundles.priority DESC, bundles.id
-    LIMIT :limit
-) b JOIN hosts h ON h.id = b.host
-"""
-)
-"""The best bundles: of hosts that are being worked on and have room for more, and of others.
-
-A host is among `:hosts` as long as one of its bundles is claimed, that is until the commit after
-its last page; so hosts that are done, but not yet in the store, do not crowd out the others."""
-
-UNCLAIMED = """
-SELECT
-    EXISTS (SELECT 1 FROM bundles WHERE id NOT IN (SELECT value FROM json_each(:own))),
-    (SELECT due FROM bundles
-     WHERE due > 0 AND due > :now AND id NOT IN (SELECT value FROM json_each(:claimed))
-     ORDER BY due LIMIT 1)
-"""
-
-FREE_HOSTS = """
-SELECT count(*) FROM (
-    SELECT 1 FROM hosts
-    WHERE best IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:hosts))
-        AND id NOT IN (SELECT value FROM json_each(:foreign))
-    LIMIT :most
-)
-"""
-"""How many hosts with requests there are that the worker may claim and does not have; at most as
-many as make a difference."""
-
-UNCLAIMED_HOSTS = """
-SELECT mine.value FROM json_each(?1) mine
-WHERE EXISTS (
-    SELECT 1 FROM queued
-    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
-) OR EXISTS (
-    SELECT 1 FROM recent_queued
-    WHERE host = mine.value AND bundle NOT IN (SELECT value FROM json_each(?2))
-)
-LIMIT ?3
-"""
-
-# -- commit ---------------------------------------------------------------------------------------
-
-
-class Bundle(NamedTuple):
-    """A claimed bundle: whose it is, how many requests it holds, and which of them have left."""
-
-    host: int
-    size: int
-    gone: int
 
 
 class Written(NamedTuple):
@@ -147,8 +33,7 @@ class Written(NamedTuple):
 
     receipt: Receipt
     commits: int
-    partly: dict[int, Bundle]
-    emptied: list[int]
+    left: Left
 
 
 def write(
@@ -158,7 +43,8 @@ def write(
     hosts = _name_hosts(db, checkpoint)
     fresh = _new_ones(db, checkpoint.fresh, hosts, seen)
     _add_bundles(db, [*fresh, *checkpoint.again], hosts)
-    partly, emptied = _leave(db, checkpoint.left, claimed)
+    left = left_by(checkpoint.left, claimed)
+    _leave(db, left, claimed)
     _add_outcomes(db, checkpoint, hosts)
     _add_items(db, checkpoint)
     _put_documents(db, checkpoint.documents)
@@ -167,7 +53,7 @@ def write(
     _count(db, checkpoint, receipt)
     _add_errors(db, checkpoint.errors)
     ((commits,),) = db.execute("UPDATE progress SET commits = commits + 1 RETURNING commits")
-    return Written(receipt, commits, partly, emptied)
+    return Written(receipt, commits, left)
 
 
 def _rows(rows: Iterable[Any]) -> tuple[str]:
@@ -246,26 +132,9 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
         )
 
 
-def _leave(
-    db: sqlite3.Connection, left: list[Ticket], claimed: Mapping[int, Bundle]
-) -> tuple[dict[int, Bundle], list[int]]:
-    """Take requests out of their bundles; the bundles that still hold some, and the empty ones."""
-    gone: dict[int, int] = {}
-    for bundle, place in left:
-        gone[bundle] = gone.get(bundle, 0) | 1 << place
-    partly = {}
-    emptied = []
-    for bundle, bits in gone.items():
-        if bundle not in claimed:
-            raise StoreError(
-                "a request that was given back cannot be finished; claim it again before that"
-            )
-        before = claimed[bundle]
-        bits |= before.gone
-        if bits == (1 << before.size) - 1:
-            emptied.append(bundle)
-        else:
-            partly[bundle] = before._replace(gone=bits)
+def _leave(db: sqlite3.Connection, left: Left, claimed: Mapping[int, Bundle]) -> None:
+    """Take requests out of their bundles, and out of the queue the bundles that are empty."""
+    partly, emptied = left
     if partly:
         db.execute(
             """
@@ -300,7 +169,6 @@ def _leave(
             """,
             _rows({claimed[bundle].host for bundle in emptied}),
         )
-    return partly, emptied
 
 
 _OUTCOMES = """
@@ -440,43 +308,19 @@ def _add_errors(db: sqlite3.Connection, errors: list[ErrorGroup]) -> None:
 # -- taking in ------------------------------------------------------------------------------------
 
 
-def take_in(
-    db: sqlite3.Connection, records: Sequence[RunRecord], seen: SeenSet, *, is_last: bool
-) -> int:
+def take_in(db: sqlite3.Connection, part: Part, seen: SeenSet) -> int:
     """Write records inside the transaction that is open; how many checkpoints the run has then."""
-    checkpoint = Checkpoint()
-    counters: dict[str, Number] = {}
-    enqueued: list[tuple[str, int]] = []
-    for record in records:
-        match record:
-            case DocumentRecord():
-                checkpoint.documents[record.name] = record.document
-            case CounterRecord():
-                counters[record.name] = record.value
-            case ErrorRecord():
-                checkpoint.errors.append(record.group)
-            case ItemRecord():
-                checkpoint.items.append(record.item)
-            case OutcomeRecord(outcome, is_enqueued):
-                checkpoint.outcomes.append(outcome)
-                if is_enqueued:
-                    enqueued.append((outcome.host, outcome.fingerprint))
-            case PendingRecord():
-                pending = record.pending
-                checkpoint.again.append(pending)
-                enqueued.append((pending.host, pending.fingerprint))
-    checkpoint.documents[IMPORT] = None if is_last else Document(1, b"true")
+    checkpoint = part.checkpoint
     hosts = _name_hosts(db, checkpoint)
     numbers: dict[int, set[int]] = {}
-    for host, number in enqueued:
+    for host, number in part.enqueued:
         numbers.setdefault(hosts[host], set()).add(number)
     seen.enter(db, {host: sorted(found) for host, found in sorted(numbers.items())})
     _add_bundles(db, checkpoint.again, hosts)
     _add_outcomes(db, checkpoint, hosts)
     _add_items(db, checkpoint)
     _put_documents(db, checkpoint.documents)
-    if counters:
-        _merge_counters(db, counters, "excluded.value")
+    _count(db, checkpoint, Receipt())
     _add_errors(db, checkpoint.errors)
     ((commits,),) = db.execute("UPDATE progress SET commits = commits + 1 RETURNING commits")
     return int(commits)

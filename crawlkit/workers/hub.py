@@ -17,8 +17,9 @@ from ..checkpoint import Checkpoint, Document, Number, decode
 from ..errors import StoreError, StoreFencedError
 from ..events import CrawlerStatus
 from ..stores.base import WHOLE, Allotment, Claim, Receipt
+from ..stores.bundle import Bundle, count_of
+from ..stores.claims import Others
 from ..stores.sqlite import SqliteStore
-from ..stores.transaction import Bundle
 
 LEASE = 15.0
 """Seconds without a word after which what a worker has is given to others."""
@@ -234,13 +235,15 @@ class Hub:
             limit,
             window,
             now,
-            others=list(self._bundles_but(member)),
-            foreign=[
-                host.number
-                for host in self._hosts.values()
-                if member not in host.shares and not host.free
-            ],
-            workers=len(self._members),
+            Others(
+                list(self._bundles_but(member)),
+                [
+                    host.number
+                    for host in self._hosts.values()
+                    if member not in host.shares and not host.free
+                ],
+                len(self._members) - 1,
+            ),
         )
         shares: dict[str, int] = {}
         rests: dict[str, tuple[float, float]] = {}
@@ -250,7 +253,7 @@ class Hub:
                 if (rest := self._rests.get(lease.host)) is not None:
                     rests[lease.host] = rest
         member.found_nothing = not claim.leases
-        member.is_idle = member.found_nothing and _left(member.claimed) < FEW
+        member.is_idle = member.found_nothing and count_of(member.claimed) < FEW
         return replace(
             claim, shares={host: n for host, n in shares.items() if n < WHOLE}, rests=rests
         )
@@ -417,8 +420,3 @@ class Hub:
         self._heard(member)
         is_first, self._is_finished = not self._is_finished, True
         return is_first
-
-
-def _left(claimed: Mapping[int, Bundle]) -> int:
-    """How many requests are left in bundles."""
-    return sum(bundle.size - bundle.gone.bit_count() for bundle in claimed.values())

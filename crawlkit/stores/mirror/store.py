@@ -23,9 +23,9 @@ from ...checkpoint import Checkpoint
 from ...clock import isoformat
 from ...errors import MirrorTakenError, StoreError, one_line
 from ..base import Claim, Receipt
+from ..bundle import Bundle
 from ..directory import Record
 from ..sqlite import SqliteStore
-from ..transaction import Bundle
 from .backlog import Backlog
 from .note import MirrorNote, read_note
 from .places import place_of

@@ -22,7 +22,7 @@ from ...checkpoint import MAX_DELAY, Lease, Ticket
 from ...errors import StoreDamagedError
 from ...request import Request, fingerprint
 from ..base import BUNDLE, WHOLE, Claim
-from ..bundle import with_host
+from ..bundle import Bundle, with_host
 from .columns import Longs, Texts
 from .tables import BEST_OF, DUE_OF
 from .workers import FENCE
@@ -148,14 +148,6 @@ END $$;
 
 _requests = msgspec.json.Decoder(list[Request])
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class Bundle(NamedTuple):
-    """A claimed bundle: whose it is, how many requests it holds, and which of them have left."""
-
-    host: int
-    size: int
-    gone: int
 
 
 class Claimed(NamedTuple):

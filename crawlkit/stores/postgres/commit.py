@@ -17,11 +17,9 @@ import msgspec
 from psycopg import Connection
 
 from ...checkpoint import READ_SINGLY, Checkpoint, Document, Outcome, Pending
-from ...errors import StoreError
 from ..base import Receipt
-from ..bundle import without_host
+from ..bundle import Left, without_host
 from ..encoding import encode
-from .claims import Bundle
 from .columns import columns, utf8
 from .routine import (
     ARRIVALS,
@@ -56,47 +54,6 @@ class _Answer(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_Answer)
-
-
-class Left(NamedTuple):
-    """What requests that are done leave of the bundles that a worker has claimed.
-
-    Attributes:
-        partly: Bundles that still hold some.
-        emptied: Those that hold none.
-    """
-
-    partly: dict[int, Bundle]
-    emptied: list[int]
-
-
-def left_of(checkpoint: Checkpoint, claimed: Mapping[int, Bundle]) -> Left:
-    """What a checkpoint leaves of the bundles.
-
-    Raises:
-        StoreError: It finishes requests that the worker does not have.
-    """
-    gone: dict[int, int] = {}
-    for bundle, place in checkpoint.left:
-        gone[bundle] = gone.get(bundle, 0) | 1 << place
-    left = Left({}, [])
-    for bundle, bits in gone.items():
-        if bundle not in claimed:
-            raise given_back()
-        before = claimed[bundle]
-        bits |= before.gone
-        if bits == (1 << before.size) - 1:
-            left.emptied.append(bundle)
-        else:
-            left.partly[bundle] = before._replace(gone=bits)
-    return left
-
-
-def given_back() -> StoreError:
-    """The error for requests that the worker does not have."""
-    return StoreError(
-        "a request that was given back cannot be finished; claim it again before that"
-    )
 
 
 def hosts_of(checkpoint: Checkpoint) -> set[str]:

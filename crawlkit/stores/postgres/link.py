@@ -13,10 +13,10 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...errors import StoreError, StoreFencedError, StoreWriteError
+from ..bundle import given_back
 from ..transaction import stale
 from .address import Address
 from .columns import Texts
-from .commit import given_back
 from .connection import connect, is_lost, translated
 from .routine import GIVEN_BACK, STALE
 from .workers import FENCED, LOST

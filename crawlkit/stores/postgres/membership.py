@@ -35,6 +35,7 @@ class Membership:
         self._where = where
         self._worker = worker
         self._calls = itertools.count(1)
+        self._finishing: int | None = None  # the call of `finish` that was not answered
         self._grants = Grants()
         self._vigil = Vigil(lease)
 
@@ -103,9 +104,17 @@ class Membership:
         """Give a lock back."""
         _one(connection, "unlock", self.epoch, name)
 
-    def finish(self, connection: Connection[Any], call: int) -> bool:
-        """Say that the crawl is finished; see `Store.finish`."""
-        return bool(_one(connection, "finish", self.epoch, call))
+    def finish(self, connection: Connection[Any]) -> bool:
+        """Say that the crawl is finished; see `Store.finish`.
+
+        A call has its number until it is answered, however often it fails before that: otherwise
+        nobody would be the first where the answer to the first got lost.
+        """
+        if self._finishing is None:
+            self._finishing = self.new_call()
+        is_first = bool(_one(connection, "finish", self.epoch, self._finishing))
+        self._finishing = None
+        return is_first
 
     def allot(
         self,

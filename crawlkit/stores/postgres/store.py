@@ -17,11 +17,12 @@ from psycopg import Connection
 from ...checkpoint import Checkpoint, Document, Snapshot
 from ...errors import StoreError
 from ..base import Allotment, Claim, Reader, Receipt, Store
+from ..intake import Part
 from ..records import RunRecord
 from ..schema import unfinished
 from ..thread import StoreThread
 from .address import parse
-from .intake import Part, is_unfinished
+from .intake import is_unfinished
 from .link import Link
 from .membership import Membership
 from .reader import open_run, read_document, read_snapshot
@@ -96,7 +97,7 @@ class PostgresStore(Store):
         await self._call(self._member.unlock, name)
 
     async def finish(self) -> bool:  # noqa: D102
-        return await self._call(self._member.finish, self._member.new_call())
+        return await self._call(self._member.finish)
 
     async def allot(  # noqa: D102
         self, counters: tuple[str, ...], most: int, wanted: int

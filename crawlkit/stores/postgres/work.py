@@ -13,11 +13,13 @@ from psycopg import Connection
 
 from ...checkpoint import Checkpoint, Document
 from ..base import Claim, Receipt
-from .claims import Bundle, Claimed, claim, reconcile
+from ..bundle import Bundle, Left, count_of, left_by
+from ..intake import Part
+from .claims import Claimed, claim, reconcile
 from .columns import Longs, Texts
-from .commit import Left, Stored, hosts_of, key_of, left_of, write
+from .commit import Stored, hosts_of, key_of, write
 from .connection import is_lost
-from .intake import Part, refuse_run
+from .intake import enter, refuse_run
 from .link import Link
 from .membership import Membership
 from .routine import CHANGED
@@ -26,6 +28,8 @@ NEEDY = 8
 """Requests of a worker below which others are asked to share their hosts with it."""
 KNOWN_HOSTS = 100_000
 """Hosts whose numbers are kept in memory, at most."""
+UNKNOWN = -1
+"""The number of no connection."""
 OPTIMISTIC = 3
 """How often a commit is tried before it keeps others from the documents that it merges."""
 
@@ -44,7 +48,8 @@ class Work:
         self._link = link
         self._member = member
         self._claimed: dict[int, Bundle] = {}
-        # The connection since which memory knows of all that was claimed.
+        # The connection since which memory knows of all that was claimed; of none, where a claim
+        # has failed that may have been made all the same.
         self._known_since = link.number
         self._expired: list[int] = []
         self._commits = 0
@@ -53,6 +58,8 @@ class Work:
         # what each of them has merged, by its tag.
         self._uncertain: tuple[Checkpoint, dict[int, Mapping[str, Document]]] | None = None
         self._host_ids: dict[str, int] = {}
+        self._hosts_since = link.number
+        self._part: Part | None = None  # the last one that was found to be welcome
 
     # -- claiming ---------------------------------------------------------------------------------
 
@@ -78,7 +85,7 @@ class Work:
         self, connection: Connection[Any], limit: int, window: dict[str, int], now: float
     ) -> Claimed:
         self._link.forget_news()
-        left = sum(bundle.size - bundle.gone.bit_count() for bundle in self._claimed.values())
+        self._known_since = UNKNOWN
         found = claim(
             connection,
             self._member.epoch,
@@ -86,9 +93,10 @@ class Work:
             limit,
             window,
             now,
-            is_needy=limit > 0 and left < NEEDY,
+            is_needy=limit > 0 and count_of(self._claimed) < NEEDY,
         )
         self._claimed |= found.bundles
+        self._known_since = self._link.number
         self._expired = found.expired
         return found
 
@@ -108,7 +116,7 @@ class Work:
         """Write a checkpoint; see `Store.commit`."""
         if self._uncertain is not None and self._uncertain[0] is not checkpoint:
             self._settle(connection)
-        left = left_of(checkpoint, self._claimed)
+        left = left_by(checkpoint.left, self._claimed)
         self._name_hosts(connection, hosts_of(checkpoint))
         merged: Mapping[str, Document] = {}
         for attempt in itertools.count(1):
@@ -188,20 +196,20 @@ class Work:
             "SELECT commits FROM workers WHERE epoch = %s FOR UPDATE", (self._member.epoch,)
         ).fetchone()
         if row is not None and row[0] == self._commits + 1:
-            self._follow(left_of(self._uncertain[0], self._claimed))
+            self._follow(left_by(self._uncertain[0].left, self._claimed))
         self._uncertain = None
 
     def _follow(self, left: Left) -> None:
         """Have memory follow a commit of which requests have left their bundles."""
         self._commits += 1
-        self._claimed.update(left.partly)
-        for bundle in left.emptied:
-            del self._claimed[bundle]
+        left.apply(self._claimed)
 
     def _name_hosts(self, connection: Connection[Any], names: set[str]) -> None:
         """Have the numbers of hosts in memory."""
-        if len(self._host_ids) > KNOWN_HOSTS:
+        if len(self._host_ids) > KNOWN_HOSTS or self._hosts_since != self._link.number:
+            # A server that has crashed may have lost some, where commits do not wait for its disk.
             self._host_ids.clear()
+            self._hosts_since = self._link.number
         unknown = sorted(names - self._host_ids.keys())
         if unknown:
             # In a transaction of its own, so that no other commit has to wait for this one's end.
@@ -218,12 +226,14 @@ class Work:
 
     def take_in(self, connection: Connection[Any], part: Part) -> None:
         """Take in a part of another run; see `Store.take_in`."""
-        refuse_run(connection, self._link.where)
+        if part is not self._part:  # else it may be there already, as its answer got lost
+            refuse_run(connection, self._link.where)
+        self._part = part
         checkpoint = part.checkpoint
         self._name_hosts(connection, hosts_of(checkpoint))
         documents = {name: Stored(document) for name, document in checkpoint.documents.items()}
         with connection.transaction():
-            part.enter(connection, self._host_ids)
+            enter(connection, part, self._host_ids)
             write(
                 connection,
                 self._member.epoch,

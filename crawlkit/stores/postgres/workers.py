@@ -46,6 +46,8 @@ CREATE OR REPLACE FUNCTION join_run(
 DECLARE
     _earlier bigint;
 BEGIN
+    -- Of several that come at the same time each finds the one before it.
+    PERFORM pg_advisory_xact_lock(hashtext(current_schema()), hashtext(_name));
     -- Who comes back under a name takes what it had at once.
     SELECT epoch INTO _earlier FROM workers WHERE name = _name FOR UPDATE;
     IF FOUND THEN
@@ -98,7 +100,7 @@ CREATE OR REPLACE FUNCTION leave_run(_who bigint, _orphan boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    -- A claim of its own may be under way, on a connection that it has given up.
+    -- What it has asked for on a connection that it has lost may still be under way.
     PERFORM FROM workers WHERE epoch = _who FOR UPDATE;
     DELETE FROM documents WHERE key = (SELECT note FROM workers WHERE epoch = _who);
     PERFORM let_go(_who, '{{}}', _orphan);
