@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
@@ -171,27 +172,39 @@ class Crawler(Steering, Hooks, Options):
             await self.job.patiently(self._parts.timekeeper.look)
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
-            await self._parts.open()
-            await self.page_cache.open()
-            await self.fetcher.open()
-            await _done(self.on_start())
-            is_finished = await self._work_until_done()
-            if is_finished and await self.job.patiently(self.job.store.finish):
-                await self._finish()
+            async with self._equipped():
+                await _done(self.on_start())
+                is_finished = await self._work_until_done()
+                if is_finished and await self.job.patiently(self.job.store.finish):
+                    await self._finish()
         finally:
-            await self.fetcher.close()
-            await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
-            self.exit_code = await self.job.close(finished=is_finished)
-            await self._parts.close()
+            try:
+                self.exit_code = await self.job.close(finished=is_finished)
+            finally:
+                await self._parts.close()
         if self.late_output is not None and not self.job.is_migrating:
             await self._parts.write_output(self.late_output)
             self.is_output_written = True
         return self.statistics
 
     # -- the crawl ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _equipped(self) -> AsyncIterator[None]:
+        """What fetches is ready; in the end all of it is given back, also where some of it fails.
+
+        The last checkpoint comes after that: a fetcher of the user's own must not keep it away.
+        """
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(self.page_cache.close)
+            ends.push_async_callback(self.fetcher.close)
+            await self._parts.open()
+            await self.page_cache.open()
+            await self.fetcher.open()
+            yield
 
     async def _work_until_done(self) -> bool:
         """Run the workers until nothing is left, or until the job is told to stop."""
@@ -520,7 +533,6 @@ class Crawler(Steering, Hooks, Options):
 
     async def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.statistics
-        await self._parts.timekeeper.look()
         self.throttle.local_delay = info.loop_delay
         self.queue.limit = self._parts.capacity.adjust(info, busy=len(self.queue.in_flight))
         statistics.in_flight = len(self.queue.in_flight)
@@ -535,6 +547,10 @@ class Crawler(Steering, Hooks, Options):
                 statistics.cache_hits,
             )
         )
+        try:
+            await self._parts.timekeeper.look()
+        except StoreError as error:
+            self.job.trouble(error)
 
 
 async def _done(result: Awaitable[None] | None) -> None:

@@ -14,7 +14,15 @@ import pytest
 from aiohttp import web
 
 from crawlkit import Crawler, CrawlkitError, Page, Request, open_run
-from crawlkit.errors import HandlerError, OptionError, StatusError, UsageError
+from crawlkit.errors import (
+    HandlerError,
+    OptionError,
+    StatusError,
+    StoreWriteError,
+    UsageError,
+)
+from crawlkit.events import SystemInfo
+from crawlkit.fetching import AiohttpFetcher
 from crawlkit.testing import Site
 
 
@@ -528,3 +536,42 @@ async def test_a_run_can_be_read_while_it_goes_on(site: Site, tmp_path: Path) ->
         assert [item["title"] for item in run.items()] == ["home"]
         assert run.statistics.requests_finished == 1
     await crawl
+
+
+async def test_a_fetcher_that_cannot_be_closed_costs_no_checkpoint(
+    site: Site, tmp_path: Path
+) -> None:
+    class Stuck(AiohttpFetcher):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("stuck")
+
+    site.add_page("/", html("home"))
+    crawler = Titles(start_urls=[site.url("/")], store=tmp_path / "run", persist_interval=60)
+    crawler.fetcher = Stuck(allow_private=True)
+    with pytest.raises(OSError, match="stuck"):
+        await crawler.crawl()
+    with open_run(tmp_path / "run") as run:
+        assert [item["title"] for item in run.items()] == ["home"]
+        assert run.statistics.lives == 1
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "and nothing goes on"
+
+
+async def test_a_store_in_trouble_keeps_nobody_from_seeing_what_the_machine_bears(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked each second whether somebody else counts the time."""
+    crawler = Titles(store="memory:", concurrency=64)
+    heard = []
+
+    async def look() -> None:
+        raise StoreWriteError("the server is gone")
+
+    crawler.on("crawlerStatus", heard.append)
+    await crawler.job.open(signals=False)
+    crawler._parts.timekeeper.look = look  # type: ignore[method-assign]
+    await crawler.job.emit(SystemInfo(0.5, 1, 0.0, memory_limit_bytes=100, memory_used_bytes=99))
+    assert crawler.queue.limit == 16, "memory is short"
+    assert heard
+    assert "listener" not in caplog.text
+    await crawler.job.close(finished=False)
