@@ -575,3 +575,64 @@ async def test_a_store_in_trouble_keeps_nobody_from_seeing_what_the_machine_bear
     assert heard
     assert "listener" not in caplog.text
     await crawler.job.close(finished=False)
+
+
+async def cancelled() -> None:
+    """Wait for a task that somebody else has cancelled."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def test_a_handler_whose_own_task_is_cancelled_has_failed(site: Site, tmp_path: Path) -> None:
+    """It is not the worker that is cancelled: no page is lost in silence, and the crawl goes on."""
+
+    class Cancelling(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            if page.url.endswith("/a"):
+                await cancelled()
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a", "/b"))
+    site.add_page("/a", html("a"))
+    site.add_page("/b", html("b"))
+    crawler = Cancelling(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=1)
+    async with asyncio.timeout(10):
+        statistics = await crawler.crawl()
+    assert titles(crawler) == ["b", "home"]
+    assert (statistics.requests_finished, statistics.requests_failed) == (2, 1)
+    assert "cancelled" in statistics.errors[0].message
+    assert statistics.pending == 0
+
+
+async def test_a_hook_whose_own_task_is_cancelled_is_reported_and_costs_no_request(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Cancelling(Titles):
+        max_retries = 0
+
+        async def on_error(self, request: Request, error: Exception) -> None:
+            await cancelled()
+
+    site.add_page("/", html("home"), status=500)
+    crawler = Cancelling(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=1)
+    async with asyncio.timeout(10):
+        statistics = await crawler.crawl()
+    assert statistics.requests_failed == 1
+    assert "on_error failed" in caplog.text
+
+
+async def test_start_requests_whose_own_task_is_cancelled_end_the_crawl_with_an_error(
+    site: Site,
+) -> None:
+    class Cancelling(Titles):
+        async def start_requests(self) -> Any:
+            yield site.url("/")
+            await cancelled()
+
+    site.add_page("/", html("home"))
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="cancelled"):
+            await Cancelling(store="memory:").crawl()
