@@ -10,45 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
-from .checkpoint import Checkpoint, Lease, Saved, Ticket
+from .checkpoint import Checkpoint, Lease, Saved
 from .clock import Clock
-from .counting.errorgroups import GroupKey
-from .crawling import outcomes
+from .crawling.endings import stray
 from .crawling.feeder import STORE_REST
 from .crawling.gate import HostPaused
-from .crawling.parts import Parts
+from .crawling.parts import Parts, job_of
 from .discovery.seeds import SITEMAP
-from .errors import (
-    FetchError,
-    PageTypeError,
-    ProxyError,
-    RedirectError,
-    StoreError,
-    UsageError,
-    one_line,
-)
-from .events import (
-    CrawlerStatus,
-    RequestFailed,
-    RequestHandled,
-    RequestRetried,
-    RequestSkipped,
-    SystemInfo,
-)
+from .errors import FetchError, ProxyError, StoreError
+from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
 from .hooks import Hooks, no_handler
 from .items import ItemType
-from .job import Job
 from .observing.notebook import show
 from .options import Options
 from .page import Page, handler_name
-from .politeness.backoff import backoff
 from .request import Request, host_of
 from .response import Response
 from .runner import run
@@ -100,23 +82,8 @@ class Crawler(Steering, Hooks, Options):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.clock = Clock()
-        self.job = Job(
-            self.store,
-            persist_interval=self.persist_interval,
-            grace=self.grace,
-            store_patience=self.store_patience,
-            durability=self.durability,
-            clock=self.clock,
-            triggers=self.triggers,
-            preemption=self.preemption,
-            mirror=self.mirror,
-            mirror_interval=self.mirror_interval,
-            worker=self.worker,
-            lease=self.lease,
-        )
-        self._parts = parts = Parts(
-            self, self.job, fetch_robots=self._fetch_robots, cache_key=self.cache_key
-        )
+        self.job = job_of(self, self.clock)
+        self._parts = parts = Parts(self, self, self.job, fetch_robots=self._fetch_robots)
         self.statistics = parts.statistics
         self.queue = parts.queue
         self.throttle = parts.throttle
@@ -128,9 +95,9 @@ class Crawler(Steering, Hooks, Options):
         self.late_output = parts.late_output
         self.is_output_written = self.output is not None and self.late_output is None
         self._gate, self._judge, self._seeds = parts.gate, parts.judge, parts.seeds
+        self._following, self._endings = parts.following, parts.endings
         self._item_type = None if self.item_type is None else ItemType(self.item_type)
         self._handlers: dict[str, Callable[[Page], Any]] = {}
-        self._proxy_failures: Counter[Ticket] = Counter()
         self._workers: asyncio.TaskGroup | None = None
         self._hired = 0
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
@@ -171,27 +138,39 @@ class Crawler(Steering, Hooks, Options):
             await self.job.patiently(self._parts.timekeeper.look)
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
-            await self._parts.open()
-            await self.page_cache.open()
-            await self.fetcher.open()
-            await _done(self.on_start())
-            is_finished = await self._work_until_done()
-            if is_finished and await self.job.patiently(self.job.store.finish):
-                await self._finish()
+            async with self._equipped():
+                await _done(self.on_start())
+                is_finished = await self._work_until_done()
+                if is_finished and await self.job.patiently(self.job.store.finish):
+                    await self._finish()
         finally:
-            await self.fetcher.close()
-            await self.page_cache.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
-            self.exit_code = await self.job.close(finished=is_finished)
-            await self._parts.close()
+            try:
+                self.exit_code = await self.job.close(finished=is_finished)
+            finally:
+                await self._parts.close()
         if self.late_output is not None and not self.job.is_migrating:
             await self._parts.write_output(self.late_output)
             self.is_output_written = True
         return self.statistics
 
     # -- the crawl ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _equipped(self) -> AsyncIterator[None]:
+        """What fetches is ready; in the end all of it is given back, also where some of it fails.
+
+        The last checkpoint comes after that: a fetcher of the user's own must not keep it away.
+        """
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(self.page_cache.close)
+            ends.push_async_callback(self.fetcher.close)
+            await self._parts.open()
+            await self.page_cache.open()
+            await self.fetcher.open()
+            yield
 
     async def _work_until_done(self) -> bool:
         """Run the workers until nothing is left, or until the job is told to stop."""
@@ -234,9 +213,14 @@ class Crawler(Steering, Hooks, Options):
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
-        async with self._seeds.turn():
-            self._seeds.sow_sitemaps(self.sitemaps)
-            await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
+        try:
+            async with self._seeds.turn():
+                self._seeds.sow_sitemaps(self.sitemaps)
+                await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
+        except asyncio.CancelledError as error:
+            if (failure := stray(error)) is None:
+                raise
+            raise failure from error
         self._parts.feeder.seeded()
 
     async def _finish(self) -> None:
@@ -273,7 +257,7 @@ class Crawler(Steering, Hooks, Options):
             if refusal is not None:
                 # It asks nothing of the host, so the next one need not wait for its pace.
                 self.throttle.refund(lease.host, started_at=started_at)
-                self._drop(lease, *refusal)
+                self._endings.dropped(lease, *refusal)
                 return
             page = await self._fetch(lease, started_at)
             await self._handle(page)
@@ -282,22 +266,21 @@ class Crawler(Steering, Hooks, Options):
                 await asyncio.sleep(0.001)
             self._apply(lease, page, perf_counter() - started)
         except HostPaused as pause:
-            self._put_back(lease, pause.failure)
+            self._endings.put_back(lease, pause.failure)
         except StoreError as error:
             # That is none of the request's fault, and costs it no retry.
             self.job.trouble(error)
             self.throttle.hold(lease.host, STORE_REST)
-            if is_let_through:
-                self._gate.ended(lease, has_outcome=False)
-            self.queue.put_back(lease)
+            self._endings.put_back(lease, is_let_through=is_let_through)
         except ProxyError as error:
-            await self._change_proxy(lease, error, perf_counter() - started)
-        except asyncio.CancelledError:
-            self.queue.release(lease)
-            raise
+            await self._endings.proxy_failed(lease, error, perf_counter() - started)
+        except asyncio.CancelledError as error:
+            if (failure := stray(error)) is None:
+                self.queue.release(lease)
+                raise
+            await self._endings.failed(lease, failure, perf_counter() - started, page)
         except Exception as error:
-            response = None if page is None else page.response
-            await self._fail(lease, error, perf_counter() - started, response)
+            await self._endings.failed(lease, error, perf_counter() - started, page)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started
@@ -353,9 +336,7 @@ class Crawler(Steering, Hooks, Options):
         """Everything that a page does, in one step: there is no await in here."""
         request, now = lease.request, self.clock.now()
         # What may fail comes first.
-        is_nofollow = (
-            page.links and self._parts.asks_robots and page.says_nofollow(self.robots.token)
-        )
+        is_nofollow = page.links and self._following.is_refused(page)
         if page.updates:
             self._update(page)
         for data in page.items:
@@ -363,15 +344,12 @@ class Crawler(Steering, Hooks, Options):
         if page.items:
             self.statistics.saved(request.handler, len(page.items))
         for error in page.rejected:
-            self._count_error(error, request.url, page.response)
+            self._endings.count(error, request.url, page.response)
         if is_nofollow:
-            for link in page.links:
-                self._skip(link, "nofollow", page)
+            self._following.refuse(page)
         else:
-            self._follow(page)
-        self._ended(lease)
-        self.queue.finish(lease, outcomes.handled(lease, page.status, now, duration))
-        self.statistics.finished(request.handler, lease.host, duration, request.retry_count)
+            self._following.follow(page)
+        self._endings.handled(lease, page.status, now, duration)
 
     def _update(self, page: Page) -> None:
         before = self.job.state.snapshot()
@@ -382,109 +360,6 @@ class Crawler(Steering, Hooks, Options):
         except Exception:
             self.job.state.roll_back(before)
             raise
-
-    def _follow(self, page: Page) -> None:
-        for urls, like in page.links.groups:
-            self._enqueue(urls, like, page)
-        if page.links_over:
-            self.statistics.skipped("max_links", page.links_over)
-
-    def _enqueue(self, urls: list[str], like: Request, page: Page) -> None:
-        """Enqueue requests that a page leads to, or keep why they are left out.
-
-        They are like one request, but for their URLs.
-        """
-        if like.depth > self.max_depth:
-            others = [(url, "max_depth") for url in urls]
-        else:
-            followed, others = self._parts.scope.sort(urls, page.url)
-            self.queue.add_all(followed, like)
-        for url, reason in others:
-            self._skip(like.replace(url=url), reason, page)
-
-    def _skip(self, request: Request, reason: str, page: Page) -> None:
-        self.statistics.skipped(reason)
-        rule = str(self.max_depth) if reason == "max_depth" else ""
-        rule = rule or self._parts.scope.told(reason, request.url)
-        self.queue.skip(outcomes.skipped(request, reason, page.url, self.clock.now(), rule))
-        self.job.tell(RequestSkipped(request.url, reason))
-
-    def _drop(self, lease: Lease, reason: str, detail: str) -> None:
-        """Leave a request unfetched that was enqueued."""
-        request = lease.request
-        if not request.depth:
-            log.warning("%s is not fetched: %s %s", request.url, reason, detail)
-        self.queue.drop(lease, outcomes.dropped(lease, reason, detail, self.clock.now()))
-        self.statistics.skipped(reason)
-        self.statistics.dropped()
-        self.job.tell(RequestSkipped(request.url, reason))
-
-    def _put_back(self, lease: Lease, failure: FetchError | None) -> None:
-        """Leave a request for later; it costs no retry."""
-        if failure is not None:
-            self._count_error(failure, lease.request.url, failure.response)
-        self._gate.ended(lease, has_outcome=False)
-        self.queue.put_back(lease)
-
-    def _ended(self, lease: Lease, *, has_outcome: bool = True) -> None:
-        self._gate.ended(lease, has_outcome=has_outcome)
-        if self._proxy_failures:
-            self._proxy_failures.pop(lease.ticket, None)
-
-    async def _change_proxy(self, lease: Lease, error: ProxyError, duration: float) -> None:
-        """Try again through another proxy; it costs the request no retry, within reason."""
-        self._proxy_failures[lease.ticket] += 1
-        if self._proxy_failures[lease.ticket] > self.max_pauses:
-            await self._fail(lease, error, duration)
-        else:
-            self.throttle.hold(lease.host, error.retry_after)
-            self._put_back(lease, error)
-
-    async def _fail(
-        self, lease: Lease, error: Exception, duration: float, response: Response | None = None
-    ) -> None:
-        """A try failed: tell the user, then try again or give up."""
-        request = lease.request
-        will_retry = request.retry_count < self.max_retries and is_retryable(request, error)
-        try:
-            # Before anything is counted: a process that dies in here does all of it again.
-            await self._call_hook(self.on_error, request, error)
-            if not will_retry:
-                await self._call_hook(self.on_failed, request, error)
-        except asyncio.CancelledError:
-            self.queue.release(lease)
-            raise
-        if isinstance(error, FetchError):
-            response = error.response or response
-        group = self._count_error(error, request.url, response)
-        self._ended(lease, has_outcome=not will_retry)
-        if will_retry:
-            delay = backoff(request.retry_count)
-            again = request.replace(retry_count=request.retry_count + 1)
-            self.queue.retry(lease, again, self.clock.now() + delay)
-            self.statistics.retried(request.handler, lease.host)
-            await self.job.emit(RequestRetried(request, error, delay))
-        else:
-            if request.handler == SITEMAP:
-                self._seeds.give_up(request.url)
-            self.queue.finish(
-                lease, outcomes.failed(lease, error, group, self.clock.now(), duration)
-            )
-            self.statistics.failed(request.handler, lease.host, duration, request.retry_count)
-            await self.job.emit(RequestFailed(request, error))
-
-    def _count_error(self, error: Exception, url: str, response: Response | None) -> GroupKey:
-        """Count an error, and keep the response if it is the first one of its group."""
-        group = self.statistics.error(error, url)
-        if response is not None:
-            self._parts.specimens.keep(group, response, self.clock.now())
-        return group
-
-    async def _call_hook(self, hook: Callable[..., Any], *args: Any) -> None:
-        try:
-            await _done(hook(*args))
-        except Exception as error:
-            log.error("%s failed: %s", hook.__qualname__, one_line(error))
 
     def _follow_robots(self, request: Request) -> None:
         rules = self.robots.peek(request.url)
@@ -497,7 +372,7 @@ class Crawler(Steering, Hooks, Options):
         It may list millions of pages. So it is the one handler whose effects do not come together
         at its end: what it lists is enqueued bit by bit, with its place in the sitemap.
         """
-        await self._seeds.read_sitemap(page, self.sitemap_request, self._enqueue)
+        await self._seeds.read_sitemap(page, self.sitemap_request, self._following.enqueue)
 
     # -- small things -------------------------------------------------------------------------
 
@@ -524,7 +399,6 @@ class Crawler(Steering, Hooks, Options):
 
     async def _on_system_info(self, info: SystemInfo) -> None:
         statistics = self.statistics
-        await self._parts.timekeeper.look()
         self.throttle.local_delay = info.loop_delay
         self.queue.limit = self._parts.capacity.adjust(info, busy=len(self.queue.in_flight))
         statistics.in_flight = len(self.queue.in_flight)
@@ -539,17 +413,12 @@ class Crawler(Steering, Hooks, Options):
                 statistics.cache_hits,
             )
         )
+        try:
+            await self._parts.timekeeper.look()
+        except StoreError as error:
+            self.job.trouble(error)
 
 
 async def _done(result: Awaitable[None] | None) -> None:
     if result is not None:
         await result
-
-
-def is_retryable(request: Request, error: Exception) -> bool:
-    """Whether it may help to try again: not where the crawler itself is wrong."""
-    if request.handler == SITEMAP and isinstance(error, PageTypeError):
-        return False  # what could be read of it is enqueued, and it would break off there again
-    if isinstance(error, FetchError | RedirectError):
-        return error.retryable
-    return not isinstance(error, UsageError)

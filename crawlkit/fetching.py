@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import string
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from http import HTTPStatus
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -23,13 +20,10 @@ from yarl import URL
 
 from .clock import Clock
 from .errors import (
-    BlockedError,
-    FetchError,
     FetchTimeoutError,
     PrivateAddressError,
     ProxyError,
     RedirectError,
-    StatusError,
     UrlError,
     UsageError,
     one_line,
@@ -39,23 +33,21 @@ from .http.bodies import read_body
 from .http.clients import Attempt, Clients, is_reachable, private_address, timeout_of
 from .http.deadlines import Deadline, Deadlines
 from .http.failures import failure, is_break, too_many_headers
-from .http.hops import Hop, may_travel
+from .http.hops import Hop, may_travel, short
 from .http.lean import Answer, Lean
 from .http.limits import Limits as Limits
 from .http.proxies import place_of
 from .http.recording import Recorder, Tap
 from .request import Request, host_of
-from .response import Response, http_date
+from .response import Response
 from .sessions import Session
-from .urls import Base, knows_suffixes, read_suffixes
+from .urls import knows_suffixes, read_suffixes
 
 if TYPE_CHECKING:
     from .cache import PageCache
     from .http.credentials import Credentials
     from .http.proxies import ProxyPool
 
-MAX_RETRY_AFTER = 3600.0
-"""Seconds that a server may ask us to wait."""
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 """The ``Accept`` header where nobody gives another."""
 
@@ -205,7 +197,7 @@ class AiohttpFetcher(Fetcher):
             request.private or self._allow_private,
         )
         if request.depth and is_bad_port(host_of(hop.url)):
-            raise UrlError(f"{_short(hop.url)} is not fetched: its port is not for the web")
+            raise UrlError(f"{short(hop.url)} is not fetched: its port is not for the web")
         redirects: list[str] = []
         deadlines = self._deadlines.get(limits.total)
         if deadlines is None:
@@ -222,18 +214,18 @@ class AiohttpFetcher(Fetcher):
                         response.redirects = tuple(redirects)
                         response.elapsed = perf_counter() - started
                         return response
-                    target = _target(hop.url, location)
+                    target = hop.target(location)
                     redirects.append(hop.url)
                     if len(redirects) > limits.redirects:
                         raise RedirectError(
-                            f"more than {limits.redirects} redirects, the last to {_short(target)}"
+                            f"more than {limits.redirects} redirects, the last to {short(target)}"
                         )
                     is_private = response.is_private or self._allow_private
                     if may_follow is not None and (
                         reason := await may_follow(hop.url, target, is_private)
                     ):
                         raise RedirectError(
-                            f"redirected to {_short(target)}, which is not followed: {reason}"
+                            f"redirected to {short(target)}, which is not followed: {reason}"
                         )
                     hop = hop.follow(target, response.status, is_private=is_private)
         except TimeoutError as error:
@@ -367,7 +359,7 @@ class AiohttpFetcher(Fetcher):
             except aiohttp.ClientError:
                 raise  # some of them are a ValueError, too
             except (ValueError, TypeError) as error:
-                raise UsageError(f"{_short(url)} cannot be asked for: {one_line(error)}") from error
+                raise UsageError(f"{short(url)} cannot be asked for: {one_line(error)}") from error
         host = host_of(url)
         try:
             # aiohttp has bounded the number of headers and the size of each.
@@ -444,77 +436,3 @@ async def _blamed(
             if not attempt.is_connected:
                 return ProxyError(f"the proxy {place} closed the connection", proxy=place)
     return ours
-
-
-def _target(url: str, location: str) -> str:
-    """Where a redirect leads, in canonical form.
-
-    Raises:
-        RedirectError: To where nobody may go.
-    """
-    target = Base(url).join(_as_text(location))
-    if target is None:
-        raise RedirectError(f"redirected to {_short(location)!r}, which cannot be crawled")
-    if is_bad_port(host_of(target)):
-        raise RedirectError(f"redirected to {_short(target)}, whose port is not for the web")
-    return target
-
-
-def _short(url: str) -> str:
-    return url if len(url) <= 200 else f"{url[:200]}..."
-
-
-def _as_text(location: str) -> str:
-    """A Location header whose bytes are no UTF-8, percent-encoded byte by byte, as browsers do.
-
-    aiohttp reads such bytes as lone surrogates.
-    """
-    if location.isascii() or location.isprintable():
-        return location
-    return quote(location.encode("utf-8", "surrogateescape"), safe=string.printable)
-
-
-# -- what a response means --------------------------------------------------------------------
-
-
-def failure_of(response: Response) -> FetchError | None:
-    """The error that a response's status stands for, or ``None`` where it is a page.
-
-    401, 403 and 429 say that the session is blocked; other statuses from 400 on, and below 200,
-    are failures, of which 408 and those from 500 on are worth another try.
-    """
-    status = response.status
-    if 200 <= status < 400:
-        return None
-    try:
-        text = f"HTTP {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        text = f"HTTP {status}"
-    message = f"{text} from {host_of(response.url)}"
-    if status in (401, 403, 429):
-        return BlockedError(message, status)
-    return StatusError(message, status)
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a server asks us to wait, or ``None`` where it does not, or not clearly.
-
-    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3). A date is compared
-    with the server's own ``Date`` where there is one, since its clock need not agree with ours.
-
-    Args:
-        headers: The response's headers, in any case.
-        now: Unix time.
-
-    Returns:
-        From 0 to an hour (`MAX_RETRY_AFTER`).
-    """
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdecimal():
-        # Twelve digits are more than an hour, whatever follows; int() refuses some thousands.
-        return min(float(value[:12]), MAX_RETRY_AFTER)
-    date = http_date(value)
-    if date is None:
-        return None
-    server = http_date(headers.get("Date", ""))
-    return min(max(date - (now if server is None else server), 0.0), MAX_RETRY_AFTER)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from heapq import heappop, heappush
 
 from .checkpoint import Checkpoint, Lease, Outcome, Pending, Saved, Ticket
 from .clock import Clock
 from .dedup import DedupSet
+from .lanes import LOOK_AGAIN, Lanes
 from .links import alike
 from .politeness.throttle import Throttle
 from .request import Request, fingerprint, host_of, identity
@@ -30,24 +30,8 @@ MAX_STRETCH = 8
 MAX_LANES = 2000
 """Hosts in the window at most, however many of them have to rest."""
 
-LOOK_AGAIN = 0.1
-"""Seconds until a host is looked at again that somebody else keeps at its limit."""
-
 MANY_HOSTS = 64
 """Hosts of what a checkpoint would bring, from which on one of them is taken to be free."""
-
-
-class Lane:
-    """The claimed requests of one host, best first."""
-
-    __slots__ = ("active", "host", "is_lined_up", "rests_until", "waiting")
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-        self.waiting: list[tuple[int, int, Lease]] = []
-        self.active = 0
-        self.is_lined_up = False  # among the ready lanes or the resting ones
-        self.rests_until = 0.0  # among the resting ones, with this time
 
 
 class RequestQueue:
@@ -86,11 +70,7 @@ class RequestQueue:
         self._enqueued = DedupSet()
         self._skips = DedupSet(bits=14)
 
-        self._lanes: dict[str, Lane] = {}
-        self._ready: list[tuple[int, int, Lane]] = []
-        self._resting: list[tuple[float, int, Lane]] = []
-        self._turn = 0
-        self._waiting = 0
+        self._lanes = Lanes(throttle)
         self._is_dry = False
         self._is_exhausted = False
         self._is_closed = False
@@ -220,7 +200,7 @@ class RequestQueue:
     def put_back(self, lease: Lease) -> None:
         """The request goes back into the window as it was, as after a pause of its host."""
         self.budget += 1
-        self._push(self._lanes[lease.host], lease)
+        self._lanes.push(lease)
         self._end(lease)
 
     def release(self, lease: Lease) -> None:
@@ -272,12 +252,7 @@ class RequestQueue:
 
     def rouse(self, host: str) -> None:
         """`host` may be asked earlier than the throttle said before: look at it again."""
-        lane = self._lanes.get(host)
-        if lane is not None and lane.waiting:
-            if lane.rests_until:
-                lane.rests_until = 0.0
-                lane.is_lined_up = False
-            self._line_up(lane)
+        if self._lanes.rouse(host):
             self._wake(1)
         elif self.is_starving:
             self.hungry.set()
@@ -286,39 +261,18 @@ class RequestQueue:
         if self.is_paused or self.budget <= 0 or len(self.in_flight) >= self._limit:
             return None
         now = self._clock.now()
-        self._rouse(now)
-        while self._ready:
-            lane = heappop(self._ready)[2]
-            lane.is_lined_up = False
-            start_at = self._throttle.ready_at(lane.host)
-            if start_at <= now:
-                return self._start(lane)
-            if start_at == math.inf:
-                if lane.active:
-                    # The host is at its limit, and the first of its pages to end lines it up.
-                    continue
-                # None of its pages is in flight: a redirect or the like keeps the host busy.
-                start_at = now + LOOK_AGAIN
-            self._turn += 1
-            heappush(self._resting, (start_at, self._turn, lane))
-            lane.rests_until = start_at
-            lane.is_lined_up = True
-        self._set_timer(now)
-        return None
-
-    def _start(self, lane: Lane) -> Lease:
-        lease = heappop(lane.waiting)[2]
-        self._waiting -= 1
+        lane = self._lanes.next(now)
+        if lane is None:
+            self._set_timer(now)
+            return None
+        lease = self._lanes.start(lane)
         self.budget -= 1
-        lane.active += 1
-        self._throttle.started(lane.host)
         self.in_flight[lease.ticket] = lease
         if len(lane.waiting) < self._room // 2 and not self._is_exhausted:
             self._is_dry = False
-        if self._waiting < self._low and not self._is_dry:
+        if self._lanes.waiting < self._low and not self._is_dry:
             self.hungry.set()
-        self._line_up(lane)
-        if self._ready:
+        if self._lanes.is_any_ready:
             # One wakes the next: a lane may give more, and one that has to rest needs somebody to
             # find that out and set the timer.
             self._wake(1)
@@ -326,16 +280,7 @@ class RequestQueue:
 
     def _end(self, lease: Lease) -> None:
         del self.in_flight[lease.ticket]
-        self._throttle.finished(lease.host)
-        lane = self._lanes[lease.host]
-        lane.active -= 1
-        if lane.rests_until and self._throttle.ready_at(lane.host) < lane.rests_until:
-            # What the page cache answered has not asked the host, and it need not rest.
-            lane.rests_until = 0.0
-            lane.is_lined_up = False
-        self._line_up(lane)
-        if not (lane.waiting or lane.active or lane.is_lined_up):
-            del self._lanes[lease.host]
+        self._lanes.end(lease)
 
     # -- the window -------------------------------------------------------------------------------
 
@@ -347,7 +292,7 @@ class RequestQueue:
         """
         return (
             bool(self._waiters)
-            and not self._ready
+            and not self._lanes.is_any_ready
             and len(self.in_flight) < self._limit
             and not self.is_paused
             and self.budget > 0
@@ -364,13 +309,13 @@ class RequestQueue:
     def is_settled(self) -> bool:
         """Nothing is in flight, nothing waits in memory, and the store knows of everything."""
         return not (
-            self.in_flight or self._waiting or self._fresh or self._again or self._unsettled
+            self.in_flight or self._lanes.waiting or self._fresh or self._again or self._unsettled
         )
 
     @property
     def _may_be_done(self) -> bool:
         """There is nothing that could be worked on, as far as memory knows."""
-        return not self.in_flight and (not self._waiting or self.budget <= 0)
+        return not self.in_flight and (not self._lanes.waiting or self.budget <= 0)
 
     @property
     def is_spent(self) -> bool:
@@ -380,12 +325,12 @@ class RequestQueue:
     def wants(self) -> tuple[int, dict[str, int]]:
         """How many requests to claim, and how many more of each host there is room for."""
         self._gifts = self._throttle.shares.gifts
-        window = {host: self._room - len(lane.waiting) for host, lane in self._lanes.items()}
-        return (self._low if len(window) < MAX_LANES else 0), window
+        limit = self._low if len(self._lanes) < MAX_LANES else 0
+        return limit, self._lanes.room(self._room)
 
     def fill(self, claim: Claim) -> None:
         """Take claimed requests into the window."""
-        if self._waiters and not self._waiting and len(claim.leases) >= self._low:
+        if self._waiters and not self._lanes.waiting and len(claim.leases) >= self._low:
             # Workers had to wait for what the store had in plenty. It has one thing to do at a
             # time, and a commit of many pages lasts longer than the window did.
             self._stretch = min(2 * self._stretch, MAX_STRETCH)
@@ -399,10 +344,7 @@ class RequestQueue:
             if host not in self._lanes:  # or it is better known here
                 self._throttle.rest(host, start, delay)
         for lease in claim.leases:
-            lane = self._lanes.get(lease.host)
-            if lane is None:
-                lane = self._lanes[lease.host] = Lane(lease.host)
-            self._push(lane, lease)
+            self._lanes.push(lease)
         self._wake(len(claim.leases))
         if self._due_timer is not None:
             self._due_timer.cancel()
@@ -443,32 +385,7 @@ class RequestQueue:
     @property
     def is_idle(self) -> bool:
         """Nothing is in flight, and nothing waits in memory for its turn."""
-        return not (self.in_flight or self._waiting)
-
-    def _push(self, lane: Lane, lease: Lease) -> None:
-        self._turn += 1
-        heappush(lane.waiting, (-lease.request.priority, self._turn, lease))
-        self._waiting += 1
-        self._line_up(lane)
-
-    def _line_up(self, lane: Lane) -> None:
-        # Lanes of one priority take turns, so that a large host does not keep the others waiting.
-        if lane.waiting and not lane.is_lined_up:
-            self._turn += 1
-            heappush(self._ready, (lane.waiting[0][0], self._turn, lane))
-            lane.is_lined_up = True
-
-    def _rouse(self, now: float) -> int:
-        roused = 0
-        while self._resting and self._resting[0][0] <= now:
-            until, _, lane = heappop(self._resting)
-            if lane.rests_until != until:
-                continue  # it was roused before its time
-            lane.rests_until = 0.0
-            lane.is_lined_up = False
-            self._line_up(lane)
-            roused += 1
-        return roused
+        return not (self.in_flight or self._lanes.waiting)
 
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
@@ -476,17 +393,17 @@ class RequestQueue:
             self._timer = None
         if self._is_closed:
             return
-        at = self._resting[0][0] if self._resting else math.inf
+        at = self._lanes.next_at
         if (coming := self._comes_at()) > now:  # else the feeder is at it, and may bring nothing
             at = min(at, coming)
         if at == math.inf and self._fresh_hosts and not self.in_flight:
-            at = now + LOOK_AGAIN  # as in `_next`
+            at = now + LOOK_AGAIN  # as in `Lanes.next`
         if now < at < math.inf:
             self._timer = asyncio.get_running_loop().call_later(at - now, self._on_time)
 
     def _on_time(self) -> None:
         now = self._clock.now()
-        self._wake(self._rouse(now))
+        self._wake(self._lanes.wake(now))
         if self.is_starving:
             self.hungry.set()
         self._set_timer(now)

@@ -26,6 +26,7 @@ from crawlkit.caching.freshness import storable_headers
 from crawlkit.errors import NetworkError, one_line
 from crawlkit.http.hops import Hop
 from crawlkit.http.protocol import Connector
+from crawlkit.listening import listen
 from crawlkit.request import Request
 from crawlkit.response import Response
 
@@ -61,9 +62,7 @@ class CacheProxy:
         # public way to tell it not to.
         self._client._retry_connection = False
         self._runner = web.ServerRunner(web.Server(self._answer))
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port).start()
-        return int(self._runner.addresses[0][1])
+        return await listen(self._runner, "127.0.0.1", port)
 
     async def close(self) -> None:
         """Stop listening."""

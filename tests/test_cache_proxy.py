@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from crawlkit.cache import PageCache
+from crawlkit.listening import listen
 
 from .cache_proxy import CacheProxy
 
@@ -41,9 +42,7 @@ class Origin:
 async def origin() -> AsyncIterator[Origin]:
     origin = Origin()
     runner = web.ServerRunner(web.Server(origin.answer))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    origin.port = runner.addresses[0][1]
+    origin.port = await listen(runner, "127.0.0.1", 0)
     yield origin
     await runner.cleanup()
 

@@ -14,7 +14,15 @@ import pytest
 from aiohttp import web
 
 from crawlkit import Crawler, CrawlkitError, Page, Request, open_run
-from crawlkit.errors import HandlerError, OptionError, StatusError, UsageError
+from crawlkit.errors import (
+    HandlerError,
+    OptionError,
+    StatusError,
+    StoreWriteError,
+    UsageError,
+)
+from crawlkit.events import SystemInfo
+from crawlkit.fetching import AiohttpFetcher
 from crawlkit.testing import Site
 
 
@@ -528,3 +536,103 @@ async def test_a_run_can_be_read_while_it_goes_on(site: Site, tmp_path: Path) ->
         assert [item["title"] for item in run.items()] == ["home"]
         assert run.statistics.requests_finished == 1
     await crawl
+
+
+async def test_a_fetcher_that_cannot_be_closed_costs_no_checkpoint(
+    site: Site, tmp_path: Path
+) -> None:
+    class Stuck(AiohttpFetcher):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("stuck")
+
+    site.add_page("/", html("home"))
+    crawler = Titles(start_urls=[site.url("/")], store=tmp_path / "run", persist_interval=60)
+    crawler.fetcher = Stuck(allow_private=True)
+    with pytest.raises(OSError, match="stuck"):
+        await crawler.crawl()
+    with open_run(tmp_path / "run") as run:
+        assert [item["title"] for item in run.items()] == ["home"]
+        assert run.statistics.lives == 1
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "and nothing goes on"
+
+
+async def test_a_store_in_trouble_keeps_nobody_from_seeing_what_the_machine_bears(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked each second whether somebody else counts the time."""
+    crawler = Titles(store="memory:", concurrency=64)
+    heard = []
+
+    async def look() -> None:
+        raise StoreWriteError("the server is gone")
+
+    crawler.on("crawlerStatus", heard.append)
+    await crawler.job.open(signals=False)
+    crawler._parts.timekeeper.look = look  # type: ignore[method-assign]
+    await crawler.job.emit(SystemInfo(0.5, 1, 0.0, memory_limit_bytes=100, memory_used_bytes=99))
+    assert crawler.queue.limit == 16, "memory is short"
+    assert heard
+    assert "listener" not in caplog.text
+    await crawler.job.close(finished=False)
+
+
+async def cancelled() -> None:
+    """Wait for a task that somebody else has cancelled."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def test_a_handler_whose_own_task_is_cancelled_has_failed(site: Site, tmp_path: Path) -> None:
+    """It is not the worker that is cancelled: no page is lost in silence, and the crawl goes on."""
+
+    class Cancelling(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            if page.url.endswith("/a"):
+                await cancelled()
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a", "/b"))
+    site.add_page("/a", html("a"))
+    site.add_page("/b", html("b"))
+    crawler = Cancelling(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=1)
+    async with asyncio.timeout(10):
+        statistics = await crawler.crawl()
+    assert titles(crawler) == ["b", "home"]
+    assert (statistics.requests_finished, statistics.requests_failed) == (2, 1)
+    assert "cancelled" in statistics.errors[0].message
+    assert statistics.pending == 0
+
+
+async def test_a_hook_whose_own_task_is_cancelled_is_reported_and_costs_no_request(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Cancelling(Titles):
+        max_retries = 0
+
+        async def on_error(self, request: Request, error: Exception) -> None:
+            await cancelled()
+
+    site.add_page("/", html("home"), status=500)
+    crawler = Cancelling(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=1)
+    async with asyncio.timeout(10):
+        statistics = await crawler.crawl()
+    assert statistics.requests_failed == 1
+    assert "on_error failed" in caplog.text
+
+
+async def test_start_requests_whose_own_task_is_cancelled_end_the_crawl_with_an_error(
+    site: Site,
+) -> None:
+    class Cancelling(Titles):
+        async def start_requests(self) -> Any:
+            yield site.url("/")
+            await cancelled()
+
+    site.add_page("/", html("home"))
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="cancelled"):
+            await Cancelling(store="memory:").crawl()

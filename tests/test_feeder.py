@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,3 +38,27 @@ async def test_a_commit_after_the_last_claim_does_not_end_a_crawl_with_a_limit_o
     feeder.is_seeded = True
     await feeder._feed_once()
     assert not feeder.is_finished
+
+
+async def test_nothing_is_hurried_any_more_once_the_crawl_has_ended() -> None:
+    """It would find a closed store, and its `persistState` would come after `exit`."""
+
+    async def checkpoint() -> None:
+        raise AssertionError("a checkpoint after the end")
+
+    def close() -> None:
+        queue.is_closed = True
+
+    queue: Any = SimpleNamespace(is_closed=False, close=close)
+    job: Any = SimpleNamespace(
+        can_save=True,
+        is_stopping=True,
+        store=SimpleNamespace(is_shared=False),
+        try_checkpoint=checkpoint,
+    )
+    allowance: Any = SimpleNamespace()
+    feeder = Feeder(Clock(), job, queue, allowance, lambda host: None)
+    feeder.hasten()
+    await feeder.feed()
+    feeder.hasten()  # at the last commit
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -30,7 +30,8 @@ from crawlkit.errors import (
     StatusError,
     UsageError,
 )
-from crawlkit.fetching import AiohttpFetcher, failure_of, retry_after
+from crawlkit.fetching import AiohttpFetcher
+from crawlkit.http.answers import failure_of, retry_after
 from crawlkit.http.credentials import Credentials
 from crawlkit.http.hops import Hop
 from crawlkit.http.limits import Limits

@@ -25,7 +25,8 @@ from crawlkit.errors import (
     RedirectError,
     StatusError,
 )
-from crawlkit.fetching import AiohttpFetcher, Limits, failure_of
+from crawlkit.fetching import AiohttpFetcher, Limits
+from crawlkit.http.answers import failure_of
 from crawlkit.http.credentials import Credentials
 from crawlkit.sessions import Session
 

@@ -14,8 +14,8 @@ from crawlkit.counting.errorgroups import GROUPS
 from crawlkit.crawling import sessionpool
 from crawlkit.crawling.resources import SHORT
 from crawlkit.discovery import sitemaps
-from crawlkit.fetching import MAX_RETRY_AFTER
 from crawlkit.http import cookies, decoding, failures, limits, protocol
+from crawlkit.http.answers import MAX_RETRY_AFTER
 from crawlkit.politeness import host, robots, robotstext, rules
 from crawlkit.rendering import loading, visit, window
 

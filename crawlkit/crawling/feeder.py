@@ -62,7 +62,12 @@ class Feeder:
         self._queue.hungry.set()
 
     def hasten(self) -> None:
-        """Another worker waits for what the next checkpoint says: take it soon."""
+        """Another worker waits for what the next checkpoint says: take it soon.
+
+        Not after the end: the last checkpoint comes at once by itself.
+        """
+        if self._queue.is_closed:
+            return
         if self._hastening is None or self._hastening.done():
             self._hastening = asyncio.create_task(self._checkpoint_soon())
 
@@ -81,10 +86,11 @@ class Feeder:
                 await self._hunger()
                 await self._feed_once()
         finally:
-            if listening is not None:
-                listening.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await listening
+            for beside in (listening, self._hastening):
+                if beside is not None:
+                    beside.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await beside
         self._queue.close()
 
     async def _hunger(self) -> None:

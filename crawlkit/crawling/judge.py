@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..checkpoint import Lease
 from ..clock import Clock
 from ..errors import BlockedError, FetchError, FetchTimeoutError, OfflineError, ProxyError
-from ..fetching import failure_of, retry_after
+from ..http.answers import failure_of, retry_after
 from ..politeness.throttle import Throttle
 from ..response import Response
 from ..sessions import Session

@@ -5,12 +5,14 @@ Which part knows which is all in here. Their names are those under which they ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..cache import PageCache
+from ..clock import Clock
 from ..counting.specimens import Specimens
 from ..discovery.scope import Scope
 from ..discovery.seeds import Seeds
@@ -20,6 +22,7 @@ from ..discovery.start import StartRequests
 from ..events import SessionRetired
 from ..failures import FailureRetry
 from ..fetching import AiohttpFetcher, Fetcher, Limits
+from ..hooks import Hooks
 from ..http.credentials import Credentials
 from ..http.proxies import ProxyPool
 from ..job import Job
@@ -36,7 +39,9 @@ from ..response import Response
 from ..statistics import Statistics
 from .allowance import Allowance
 from .capacity import Capacity
+from .endings import Endings
 from .feeder import Feeder
+from .following import Following
 from .gate import Gate
 from .judge import Judge
 from .resources import Resources
@@ -53,25 +58,25 @@ class Parts:
 
     Args:
         options: What was set.
+        hooks: What the user's own class says.
         job: The life of the run.
         fetch_robots: Fetches a robots.txt for a request that waits for it.
-        cache_key: Under what the page cache keeps a response.
     """
 
     def __init__(
         self,
         options: Options,
+        hooks: Hooks,
         job: Job,
         *,
         fetch_robots: Callable[[Request, str], Awaitable[Response]],
-        cache_key: Callable[[Request], str | None],
     ) -> None:
         clock, store = job.clock, job.store
         self._read = store.reader
         # What several workers of one run have to ask the store for, and one alone knows.
         read = store.document if store.is_shared else None
         # A crawl that fetches nothing has nobody to ask.
-        self.asks_robots = options.obey_robots and options.cache != "offline"
+        asks_robots = options.obey_robots and options.cache != "offline"
         self.statistics = job.persist("statistics", Statistics(clock, is_shared=store.is_shared))
         self.timekeeper = Timekeeper(store, self.statistics)
         self.throttle = job.persist(
@@ -81,7 +86,7 @@ class Parts:
                 concurrency_per_host=options.concurrency_per_host,
                 delay=options.delay,
                 max_delay=options.max_delay,
-                is_shy=self.asks_robots,
+                is_shy=asks_robots,
                 worker=store.worker,
                 # A host with a limit of its own is counted by one worker.
                 may_split=options.max_pages_per_host is None,
@@ -116,66 +121,21 @@ class Parts:
             mode=options.cache,
             rules=options.cache_rules,
             size_limit=options.cache_size,
-            key=cache_key,
+            key=hooks.cache_key,
             headers={"User-Agent": options.user_agent, **options.headers},
             clock=clock,
         )
-        self.warc: WarcWriter | None = None
-        if options.warc is not None:
-            # Imported here, since few crawls need it.
-            from ..exporting.warc import WarcWriter
-
-            self.warc = job.persist(
-                "warc",
-                WarcWriter(
-                    options.warc,
-                    save=job.try_checkpoint,
-                    clock=clock,
-                    max_size=options.warc_size,
-                ),
-            )
-            job.on("persistState", self.warc.settle)
+        self.warc = None if options.warc is None else self._archive(options.warc, options, job)
         limits = Limits(idle=options.idle_timeout, total=options.timeout, body=options.max_body)
         self.sitemap_limits = replace(limits, body=MAX_SIZE + PIECE, truncate=True)
         self.robots_limits = replace(limits, body=MAX_BODY, truncate=True)
-        self.fetcher: Fetcher = RenderingFetcher(
-            AiohttpFetcher(
-                limits=limits,
-                user_agent=options.user_agent,
-                headers=options.headers,
-                allow_private=options.allow_private,
-                proxies=proxies,
-                credentials=Credentials(options.auth) if options.auth else None,
-                cache=self.page_cache,
-                recorder=self.warc,
-                clock=clock,
-            ),
-            lambda: _browser(options, limits, proxies, self.resources),
-            render=options.render,
-            wait=options.render_wait,
-            allow_private=options.allow_private,
-            cache=self.page_cache,
-        )
-        if self.warc is not None and isinstance(self.fetcher, RenderingFetcher):
-            self.fetcher.record(self.warc, clock)
-        if options.traces:
-            # Imported here, since few crawls need it.
-            from ..observing.tracing import TracingFetcher
-
-            self.fetcher = TracingFetcher(self.fetcher, options.name)
-        self.metrics: MetricsServer | None = None
-        if options.metrics is not None:
-            # Imported here, since few crawls serve anything.
-            from ..observing.metrics import metrics_text
-            from ..observing.metricsserver import MetricsServer
-
-            self.metrics = MetricsServer(
-                options.metrics, partial(metrics_text, self.statistics, {"crawler": options.name})
-            )
+        self.fetcher = self._fetcher(options, limits, proxies, clock)
+        self.metrics = None if options.metrics is None else self._metrics(options.metrics, options)
         self.scope = Scope(options.scope, include=options.include, exclude=options.exclude)
         self.robots = job.persist(
             "robots", Robots(clock, user_agent=options.user_agent, read=store.document)
         )
+        obeyed = self.robots if asks_robots else None
         budgets = job.persist(
             "budgets",
             Budgets(
@@ -191,15 +151,13 @@ class Parts:
             throttle=self.throttle,
             queue=self.queue,
             budgets=budgets,
-            robots=self.robots if self.asks_robots else None,
+            robots=obeyed,
             fetch_robots=fetch_robots,
             max_pauses=options.max_pauses,
         )
-        self.resources = Resources(
-            clock, self.throttle, self.queue, self.robots if self.asks_robots else None
-        )
+        self.resources = Resources(clock, self.throttle, self.queue, obeyed)
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
-        self.specimens = job.persist("specimens", Specimens())
+        specimens = job.persist("specimens", Specimens())
         live = options.output if options.output and is_live(options.output) else None
         self.late_output = None if live else options.output
         if self.late_output is not None:
@@ -217,11 +175,93 @@ class Parts:
             store,
             patiently=job.patiently,
         )
+        self.following = Following(
+            job, self.queue, self.statistics, self.scope, obeyed, max_depth=options.max_depth
+        )
+        self.endings = Endings(
+            job,
+            hooks,
+            self.queue,
+            self.throttle,
+            self.statistics,
+            specimens,
+            self.gate,
+            self.seeds,
+            max_retries=options.max_retries,
+            max_proxies=options.max_pauses,
+        )
         self.allowance = Allowance(
             store, self.queue, self.statistics, options.max_pages, 2 * options.concurrency
         )
         self.retrying = FailureRetry(job, self.queue, self.statistics)
         self.feeder = Feeder(clock, job, self.queue, self.allowance, budgets.forget)
+
+    # -- making what few crawls need, whose files are imported here for that reason ---------------
+
+    def _archive(self, path: str | os.PathLike[str], options: Options, job: Job) -> WarcWriter:
+        from ..exporting.warc import WarcWriter
+
+        archive = WarcWriter(
+            path, save=job.try_checkpoint, clock=job.clock, max_size=options.warc_size
+        )
+        job.on("persistState", archive.settle)
+        return job.persist("warc", archive)
+
+    def _metrics(self, address: str, options: Options) -> MetricsServer:
+        from ..observing.metrics import metrics_text
+        from ..observing.metricsserver import MetricsServer
+
+        return MetricsServer(
+            address, partial(metrics_text, self.statistics, {"crawler": options.name})
+        )
+
+    def _fetcher(
+        self, options: Options, limits: Limits, proxies: ProxyPool, clock: Clock
+    ) -> Fetcher:
+        plain = AiohttpFetcher(
+            limits=limits,
+            user_agent=options.user_agent,
+            headers=options.headers,
+            allow_private=options.allow_private,
+            proxies=proxies,
+            credentials=Credentials(options.auth) if options.auth else None,
+            cache=self.page_cache,
+            recorder=self.warc,
+            clock=clock,
+        )
+        fetcher = RenderingFetcher(
+            plain,
+            lambda: self._browser(options, limits, proxies),
+            render=options.render,
+            wait=options.render_wait,
+            allow_private=options.allow_private,
+            cache=self.page_cache,
+        )
+        if self.warc is not None:
+            fetcher.record(self.warc, clock)
+        if not options.traces:
+            return fetcher
+        from ..observing.tracing import TracingFetcher
+
+        return TracingFetcher(fetcher, options.name)
+
+    def _browser(self, options: Options, limits: Limits, proxies: ProxyPool) -> Fetcher:
+        from ..rendering.fetcher import BrowserFetcher
+
+        return BrowserFetcher(
+            limits=limits,
+            user_agent=options.user_agent,
+            headers=options.headers,
+            pages=options.render_pages,
+            wait=options.render_wait,
+            load_resources=options.render_resources,
+            allow_private=options.allow_private,
+            proxies=proxies,
+            executable=options.chromium,
+            manners=self.resources,
+        )
+
+    # -- beside the crawl, and after it -----------------------------------------------------------
 
     async def write_output(self, address: str) -> None:
         """Write all items to a file that cannot be written as they come."""
@@ -244,21 +284,21 @@ class Parts:
             await self.metrics.close()
 
 
-def _browser(options: Options, limits: Limits, proxies: ProxyPool, manners: Resources) -> Fetcher:
-    # Imported here, since few crawls need it.
-    from ..rendering.fetcher import BrowserFetcher
-
-    return BrowserFetcher(
-        limits=limits,
-        user_agent=options.user_agent,
-        headers=options.headers,
-        pages=options.render_pages,
-        wait=options.render_wait,
-        load_resources=options.render_resources,
-        allow_private=options.allow_private,
-        proxies=proxies,
-        executable=options.chromium,
-        manners=manners,
+def job_of(options: Options, clock: Clock) -> Job:
+    """The job in which a crawler runs."""
+    return Job(
+        options.store,
+        persist_interval=options.persist_interval,
+        grace=options.grace,
+        store_patience=options.store_patience,
+        durability=options.durability,
+        clock=clock,
+        triggers=options.triggers,
+        preemption=options.preemption,
+        mirror=options.mirror,
+        mirror_interval=options.mirror_interval,
+        worker=options.worker,
+        lease=options.lease,
     )
 
 

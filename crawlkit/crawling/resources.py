@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from ..clock import Clock
-from ..fetching import retry_after
+from ..http.answers import retry_after
 from ..politeness.robots import Robots
 from ..politeness.throttle import Throttle
 from ..queue import RequestQueue

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from ..errors import CrawlkitError, StoreError, UsageError, one_line, printable
+from ..listening import listen
 from ..observing.metrics import CONTENT_TYPE, metrics_text
 from ..run import Run
 from .access import HEADERS, SANDBOX, Access, Refused, parse_where
@@ -100,17 +101,14 @@ class Dashboard:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=FAREWELL / 2)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._access.at(await listen(self._runner, self._host, self._port))
         except (OSError, OverflowError) as error:
-            await self._runner.cleanup()
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(
                 f"the live page cannot be served at {self._host}:{self._port}: {reason}; "
                 "choose another port, or 0 for a free one"
             ) from None
-        self._access.at(self._runner.addresses[0][1])
         return self
 
     async def __aexit__(

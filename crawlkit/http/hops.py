@@ -6,11 +6,16 @@ of the request's headers may go along. Decisions only: nothing here waits or sen
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from multidict import CIMultiDict
 
+from ..errors import RedirectError
 from ..request import host_of
+from ..urls import Base
+from .addresses import is_bad_port
 
 TRAVELLING_HEADERS = frozenset(
     {"accept", "accept-encoding", "accept-language", "content-type", "user-agent"}
@@ -57,6 +62,19 @@ class Hop:
                 headers.popall(name, None)
         return Hop(url, method, body, headers or None, is_private)
 
+    def target(self, location: str) -> str:
+        """Where its ``Location`` header leads, in canonical form.
+
+        Raises:
+            RedirectError: To where nobody may go.
+        """
+        target = Base(self.url).join(_as_text(location))
+        if target is None:
+            raise RedirectError(f"redirected to {short(location)!r}, which cannot be crawled")
+        if is_bad_port(host_of(target)):
+            raise RedirectError(f"redirected to {short(target)}, whose port is not for the web")
+        return target
+
 
 def may_travel(name: str) -> bool:
     """Whether a header may go along to another origin."""
@@ -67,3 +85,18 @@ def may_travel(name: str) -> bool:
 def origin_of(url: str) -> str:
     """``scheme://host[:port]`` of a canonical URL."""
     return f"{url.partition(':')[0]}://{host_of(url)}"
+
+
+def short(url: str) -> str:
+    """A URL for a message, where it would be too long for one."""
+    return url if len(url) <= 200 else f"{url[:200]}..."
+
+
+def _as_text(location: str) -> str:
+    """A Location header whose bytes are no UTF-8, percent-encoded byte by byte, as browsers do.
+
+    aiohttp reads such bytes as lone surrogates.
+    """
+    if location.isascii() or location.isprintable():
+        return location
+    return quote(location.encode("utf-8", "surrogateescape"), safe=string.printable)

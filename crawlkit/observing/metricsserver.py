@@ -11,6 +11,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ..errors import OptionError, UsageError
+from ..listening import listen
 from .metrics import CONTENT_TYPE
 
 log = logging.getLogger("crawlkit.metrics")
@@ -65,14 +66,8 @@ class MetricsServer:
 
     async def _listen(self) -> None:
         runner = web.ServerRunner(web.Server(self._answer, access_log=None))
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.host, self.port).start()
-        except OSError:
-            await runner.cleanup()
-            raise
+        self.port = await listen(runner, self.host, self.port)
         self._runner = runner
-        self.port = runner.addresses[0][1]
 
     async def _try_again(self) -> None:
         while self._runner is None:

@@ -22,7 +22,7 @@ import msgspec
 from ..checkpoint import Checkpoint, Document, Saved
 from ..clock import Clock
 from ..errors import FetchError, RedirectError, RobotsError
-from ..fetching import retry_after
+from ..http.answers import retry_after
 from ..request import host_of
 from ..response import Response
 from .robotstext import RobotsText, parse, product_token

@@ -17,6 +17,7 @@ from typing import Self
 
 from aiohttp import web
 
+from ..listening import listen
 from ..loopthread import LoopThread
 
 PATIENCE = 10.0
@@ -184,14 +185,8 @@ class Site:
             OSError: The port is in use.
         """
         runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.host, self.port).start()
-        except OSError:
-            await runner.cleanup()
-            raise
+        self.port = await listen(runner, self.host, self.port)
         self._runner = runner
-        self.port = runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Close every connection and listen no more. Harmless where it does not run."""
