@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
@@ -209,20 +209,49 @@ def ended(process: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def gone(process: subprocess.Popen[bytes]) -> tuple[int, float]:
-    """Wait for the end of a process that was told to end.
+class Gone(NamedTuple):
+    """The end of a process that was told to end.
 
-    Returns:
-        Its exit code, and for how many seconds its threads were kept waiting for a processor. On a
-        machine that is too busy, that may be longer than all that they have to do takes.
+    Attributes:
+        code: Its exit code.
+        there: The monotonic time at which it was seen last, before it had ended itself or was being
+            ended. What comes after that is the system's: a thread that writes to a disk is waited
+            for, and who looks may itself be kept waiting.
+        starved: For how many seconds its threads were kept waiting for a processor. On a machine
+            that is too busy, that may be longer than all that they have to do takes.
     """
-    deadline = time.monotonic() + LONGEST_LIFE
+
+    code: int
+    there: float
+    starved: float
+
+
+def gone(process: subprocess.Popen[bytes]) -> Gone:
+    """Wait for the end of a process that was told to end."""
+    there = time.monotonic()
+    deadline = there + LONGEST_LIFE
     waits: dict[str, float] = {}
     before = _waits(process.pid)
-    while process.poll() is None and time.monotonic() < deadline:
+    while (now := time.monotonic()) < deadline and process.poll() is None:
+        if not _is_ending(process.pid):
+            there = now
         waits |= _waits(process.pid)  # a thread that has ended keeps what it had last
         time.sleep(0.01)
-    return ended(process), sum(wait - before.get(thread, 0) for thread, wait in waits.items())
+    starved = sum(wait - before.get(thread, 0) for thread, wait in waits.items())
+    return Gone(ended(process), there, starved)
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process has called for its end, and only the system has still to do with it.
+
+    Its first thread is a zombie then, or has a SIGKILL that waits for a system call to return.
+    """
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/status").read_text()
+        found = dict(line.split(":", 1) for line in text.splitlines())
+        killed = int(found["SigPnd"], 16) >> (signal.SIGKILL - 1) & 1
+        return found["State"].strip()[0] in "ZX" or bool(killed)
+    return False
 
 
 def _waits(pid: int) -> dict[str, float]:

@@ -59,6 +59,7 @@ class Notice:
         saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
         at: When it was told.
         seconds: How long it took to be gone.
+        there: For how long of it the process was seen, before it had ended itself.
         starved: For how long of it the machine was too busy to let it run.
         code: Its exit code.
     """
@@ -71,6 +72,7 @@ class Notice:
     saved: float
     at: float
     seconds: float
+    there: float
     starved: float
     code: int
 
@@ -87,8 +89,8 @@ class Notice:
             codes.append(-signal.SIGTERM)
         if self.code not in codes:
             return f"{what}: ended with {self.code}"
-        if self.seconds - self.starved > allowed:
-            return f"{what}: gone after {self.seconds:.2f} s, {self.starved:.2f} s of it starved"
+        if self.there - self.starved > allowed:
+            return f"{what}: there for {self.there:.2f} s, {self.starved:.2f} s of it starved"
         return None
 
 
@@ -156,15 +158,25 @@ class NoticedRun:
             return None
         at = time.monotonic()
         self._tell(kind, process)
-        code, starved = gone(process)
-        seconds = time.monotonic() - at
+        end = gone(process)
+        seconds, there = time.monotonic() - at, end.there - at
         is_early = crawl.site.count(crawl.name)[0] == before
         saved = 0.0
         if (crawl.store / "run.sqlite3").exists():
             with crawl.look() as run:
                 saved = run.saved("tally", {"at": 0.0})["at"]
         return Notice(
-            kind, target, grace, is_early, crawl.started, saved, at, seconds, starved, code
+            kind,
+            target,
+            grace,
+            is_early,
+            crawl.started,
+            saved,
+            at,
+            seconds,
+            there,
+            end.starved,
+            end.code,
         )
 
     def _tell(self, kind: str, process: subprocess.Popen[bytes]) -> None:
