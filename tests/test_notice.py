@@ -225,10 +225,10 @@ def test_a_second_ctrl_c_ends_the_process_on_the_spot(crawl: Process) -> None:
 
 
 def test_a_second_sigterm_changes_nothing(crawl: Process) -> None:
-    crawl.start(CRAWL, "--grace", "2")
+    crawl.start(CRAWL, "--grace", "3")
     assert crawl.process is not None
     os.kill(crawl.process.pid, signal.SIGTERM)
     time.sleep(0.2)
     seconds = crawl.tell()
-    assert (crawl.code, seconds < 2) == (75, True), crawl.log.read_text()
+    assert (crawl.code, seconds < 3) == (75, True), crawl.log.read_text()
     assert crawl.finish() == ["/", "/slow", "/slower"]

@@ -21,6 +21,7 @@ from crawlkit import open_run
 from crawlkit.run import Run
 
 from ..blocks import Closes
+from ..stopwatch import waits_of
 from .results import Result, missing_from_the_site, result_of
 from .rough import BUSY, CONTROL
 
@@ -231,11 +232,11 @@ def gone(process: subprocess.Popen[bytes]) -> Gone:
     there = time.monotonic()
     deadline = there + LONGEST_LIFE
     waits: dict[str, float] = {}
-    before = _waits(process.pid)
+    before = waits_of(process.pid)
     while (now := time.monotonic()) < deadline and process.poll() is None:
         if not _is_ending(process.pid):
             there = now
-        waits |= _waits(process.pid)  # a thread that has ended keeps what it had last
+        waits |= waits_of(process.pid)  # a thread that has ended keeps what it had last
         time.sleep(0.01)
     starved = sum(wait - before.get(thread, 0) for thread, wait in waits.items())
     return Gone(ended(process), there, starved)
@@ -252,18 +253,6 @@ def _is_ending(pid: int) -> bool:
         killed = int(found["SigPnd"], 16) >> (signal.SIGKILL - 1) & 1
         return found["State"].strip()[0] in "ZX" or bool(killed)
     return False
-
-
-def _waits(pid: int) -> dict[str, float]:
-    """Seconds for which each thread of a process was ready to run and did not.
-
-    From ``schedstat`` of Linux (Documentation/scheduler/sched-stats.rst); elsewhere there is none.
-    """
-    waits = {}
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError, IndexError):
-            waits[path.parent.name] = int(path.read_text().split()[1]) / 1e9
-    return waits
 
 
 def happens(
