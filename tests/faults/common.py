@@ -68,6 +68,11 @@ class SiteProcess(Closes):
             f"//{BUSY}/robots.txt": f"robots/{busy}",
         }
 
+    @property
+    def starved(self) -> float:
+        """For how many seconds of its life it was kept waiting for a processor."""
+        return sum(waits_of(self._process.pid).values())
+
     def asked(self, run: str) -> list[tuple[float, str, int]]:
         """What a crawl asked for: monotonic time, path, how often it was tried again before."""
         return [(at, path, attempt) for at, path, attempt in self._ask("asked", run)]

@@ -59,8 +59,10 @@ class Notice:
         saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
         at: When it was told.
         seconds: How long it took to be gone.
-        there: For how long of it the process was seen, before it had ended itself.
+        there: For how long of it the process was seen, before it had ended itself; after the
+            second Ctrl-C, if it was sent one.
         starved: For how long of it the machine was too busy to let it run.
+        late: For how long of it the machine was too busy to let the site answer.
         code: Its exit code.
     """
 
@@ -74,6 +76,7 @@ class Notice:
     seconds: float
     there: float
     starved: float
+    late: float
     code: int
 
     def wrong(self) -> str | None:
@@ -156,10 +159,12 @@ class NoticedRun:
             time.sleep(rng.uniform(0, LONGEST_WORK))
         if process.poll() is not None:
             return None
-        at = time.monotonic()
+        at, late = time.monotonic(), crawl.site.starved
         self._tell(kind, process)
+        # The second Ctrl-C is the one that counts, and this process may have been late to send it.
+        told = time.monotonic() if kind == INTERRUPT_TWICE else at
         end = gone(process)
-        seconds, there = time.monotonic() - at, end.there - at
+        seconds, there = time.monotonic() - at, end.there - told
         is_early = crawl.site.count(crawl.name)[0] == before
         saved = 0.0
         if (crawl.store / "run.sqlite3").exists():
@@ -176,6 +181,7 @@ class NoticedRun:
             seconds,
             there,
             end.starved,
+            crawl.site.starved - late,
             end.code,
         )
 
@@ -216,7 +222,8 @@ class NoticedRun:
             if notice.kind == INTERRUPT_TWICE:
                 continue
             # The end of the grace is for saving; and a busy machine answers a little late.
-            working = notice.grace - reserve_of(notice.grace) - 0.2 - notice.starved
+            working = notice.grace - reserve_of(notice.grace) - 0.2
+            working -= notice.starved + notice.late
             in_time = notice.at + working
             later = {entry[1:] for entry in asked if entry[0] > notice.at + notice.seconds}
             for at, path, attempt in asked:
