@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from time import perf_counter
+from time import thread_time
 
 import pytest
 import webencodings
@@ -256,9 +256,9 @@ def test_an_undeclared_page_is_read_alike_in_every_process() -> None:
 )
 def test_nothing_that_a_page_says_makes_it_slow_to_read(body: bytes) -> None:
     find_encoding(b"\xe9", HTML)  # the detector is loaded
-    started = perf_counter()
+    started = thread_time()
     find_encoding(body + b"\xe9", HTML)
-    assert perf_counter() - started < 1.0
+    assert thread_time() - started < 1.0
 
 
 @given(

@@ -746,7 +746,7 @@ def test_a_crawl_that_is_stopped_exits_with_75_and_says_how_to_go_on(
     )
     wait_until(lambda: site.hits() > 3)
     crawl.send_signal(signal.SIGINT)
-    output, _ = crawl.communicate(timeout=10)
+    output, _ = crawl.communicate(timeout=60)
     assert crawl.returncode == 75
     command = re.search(r"^go on with: +python -m crawlkit (.*)$", output, re.MULTILINE)
     assert command is not None

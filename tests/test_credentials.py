@@ -370,7 +370,7 @@ def test_whatever_a_server_sends_it_is_read_without_an_error(header: str) -> Non
 
 
 def test_an_endless_challenge_takes_no_time() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for part in (
         "Basic ",
         "Basic,",
@@ -384,4 +384,4 @@ def test_an_endless_challenge_takes_no_time() -> None:
     ):
         found = parse_challenges([(part * 60_000)[:60_000]] * 20)
         assert len(found) <= MAX_CHALLENGES
-    assert time.perf_counter() - started < 2.0
+    assert time.thread_time() - started < 2.0

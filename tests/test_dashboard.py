@@ -138,8 +138,10 @@ async def test_a_second_is_looked_at_once_however_many_watch(site: Site, address
             return await super().pulse(view, whole=whole)
 
     async with served(Counted(str(address))) as client:
+        began = time.monotonic()
         first = await asyncio.gather(*(anext(client.news()) for _ in range(10)))
-        assert len({json.dumps(pulse) for _, pulse in first}) == looks <= 2
+        seconds = time.monotonic() - began
+        assert len({json.dumps(pulse) for _, pulse in first}) == looks <= 2 + seconds
         assert looks
         await asyncio.sleep(0.05)
         seen = looks

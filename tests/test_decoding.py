@@ -138,14 +138,14 @@ def test_a_bomb_takes_little_memory_and_no_step_of_it_takes_long(coding: str, la
     limit, size, longest = 1_000_000, 0, 0.0
     decoding = Decoding([coding.removeprefix("raw ")] * layers, "a.example", limit)
     tracemalloc.start()
-    before = time.perf_counter()
+    before = time.thread_time()
     try:
         for piece in decoding.decode(data):
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
             size += len(piece)
             if size > limit:
                 break
-            before = time.perf_counter()
+            before = time.thread_time()
         _, peak = tracemalloc.get_traced_memory()
     except LimitError:
         _, peak = tracemalloc.get_traced_memory()
@@ -291,9 +291,9 @@ async def test_a_bomb_does_not_stop_the_others(
     async def others() -> None:
         nonlocal longest
         while True:
-            before = time.perf_counter()
+            before = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
 
     watching = asyncio.create_task(others())
     error = await error_of(fetcher, server.url("/"), session)

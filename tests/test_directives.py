@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -144,10 +144,10 @@ def test_a_page_that_says_nothing_costs_microseconds() -> None:
     head = '<meta name="description" content="A lamp of no known maker, from Robot Street">' * 15
     page = f"<html><head>{head}</head><body>{'<a href=/lamp>A lamp</a>' * 400}</body>".encode()
     response = Response(url="https://shop.example/", body=page)
-    start = perf_counter()
+    start = thread_time()
     for _ in range(2000):
         nofollow(response, lambda: None, TOKEN)
-    assert (perf_counter() - start) / 2000 < 100e-6
+    assert (thread_time() - start) / 2000 < 100e-6
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_the_worst_page_costs_no_more_than_its_size(text: str) -> None:
         headers={"X-Robots-Tag": text * (60_000 // len(text))},
         body=text.encode() * (16 * 1024 * 1024 // len(text)),
     )
-    start = perf_counter()
+    start = thread_time()
     nofollow(response, lambda: None, TOKEN)
-    assert perf_counter() - start < 0.5
+    assert thread_time() - start < 0.5
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

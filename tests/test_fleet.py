@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import count
 from math import inf
 from pathlib import Path
 from random import Random
@@ -32,6 +32,7 @@ from crawlkit.workers.hub import Hub
 from crawlkit.workers.merging import merge
 
 from .fleets import FLEETS, Fleet, Seats, fleets
+from .stopwatch import Stopwatch, assert_apart
 
 
 @pytest.fixture(params=fleets())
@@ -352,10 +353,11 @@ async def test_a_hosts_delay_holds_whoever_asks_it(fleet: Fleet, site: Site) -> 
     stores = [fleet.store(str(number)) for number in range(2)]
     options: dict[str, Any] = {"start_urls": [site.url("/")], "delay": 0.1, "max_pages": 8}
     shops = [Shop(store=store, **options) for store in stores]
+    took = Stopwatch()
     await asyncio.gather(*(shop.crawl() for shop in shops))
     times = [hit.at for hit in site.requests]
     assert len(times) == 8
-    assert min(after - before for before, after in pairwise(times)) > 0.05
+    assert_apart(times, 0.1, took)
 
 
 async def test_a_fenced_worker_stops_at_once_and_the_others_do_its_work(

@@ -148,8 +148,10 @@ async def test_a_fetch_that_is_cancelled_closes_its_connection(
 ) -> None:
     server.answers["/"] = then_silence
     task = asyncio.create_task(outcome(fetcher, server.url("/")))
-    await asyncio.sleep(0.1)
-    assert server.hits
+    async with asyncio.timeout(10):
+        while not server.hits:  # noqa: ASYNC110 - it is a list
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
@@ -163,14 +165,14 @@ async def test_silence_is_measured_from_the_last_byte(
     server: Server, fetcher: AiohttpFetcher
 ) -> None:
     async def slow(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
-        for _ in range(3):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
             await writer.drain()
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.06)
             writer.write(b"x")
 
     server.answers["/slow"] = slow  # longer than the 0.4 s that it may be silent
-    assert (await outcome(fetcher, server.url("/slow")))[2] == b"xxx"
+    assert (await outcome(fetcher, server.url("/slow")))[2] == b"x" * 10
     server.answers["/"] = then_silence
     error = await error_of(fetcher, server.url("/"), Session("a", fetcher._clock))
     assert isinstance(error, FetchTimeoutError)

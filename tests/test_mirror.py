@@ -607,11 +607,11 @@ async def test_a_mirror_that_hangs_slows_no_checkpoint_down(tmp_path: Path) -> N
         await asyncio.sleep(0.1)
         began = time.monotonic()
         await machine.work(5)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10  # and not 20
         assert not hanging.done()
         began = time.monotonic()
         await machine.store.ship(0.3)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10  # and not 20
         go_on.set()
         await hanging
 

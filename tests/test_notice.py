@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from crawlkit import open_run
+from crawlkit.running.stopping import reserve_of
 from crawlkit.testing import Site
+from crawlkit.triggers.signals import last_moment_of
 
 from .faults.common import gone, happens
 from .faults.notice import TERMINATE, Check, table
@@ -73,8 +75,8 @@ class Process:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(number)
-        _, starved = gone(self.process)
-        return time.monotonic() - began - starved
+        end = gone(self.process)
+        return end.there - began - end.starved
 
     @property
     def code(self) -> int | None:
@@ -158,12 +160,39 @@ def test_whatever_hangs_the_process_is_gone_within_its_grace(crawl: Process, han
     if hanging.startswith("handler"):
         crawl.site.add_page("/slow")
         crawl.site.add_page("/slower")
-    crawl.start(CRAWL + HANGS[hanging], "--grace", "2", "--set", "persist_interval=0.1")
+    crawl.start(CRAWL + HANGS[hanging], "--grace", "3", "--set", "persist_interval=0.1")
     time.sleep(1.2)
     seconds = crawl.tell()
     assert crawl.code == 75, crawl.log.read_text()
-    assert seconds < 2, crawl.log.read_text()
+    assert seconds < 3, crawl.log.read_text()
     assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+@pytest.mark.parametrize("grace", [0.2, 1.0, 1.5, 2.0, 3.0, 8.0, 30.0, 120.0])
+def test_a_grace_has_time_for_pages_for_saving_and_for_the_end(grace: float) -> None:
+    end, reserve = last_moment_of(grace), reserve_of(grace)
+    assert end >= grace * 0.05
+    assert end >= (0.25 if grace >= 2 else grace / 8)
+    assert reserve - end >= (0.5 if grace >= 2 else grace / 4)
+    assert grace - reserve >= grace / 2
+
+
+def test_who_hangs_on_a_pipe_that_nobody_reads_is_gone_at_the_end_of_its_grace() -> None:
+    text = """
+import os, sys, time
+from crawlkit.triggers.signals import LastMoment
+os.set_blocking(2, False)
+try:
+    while True:
+        os.write(2, bytes(4096))
+except BlockingIOError:
+    os.set_blocking(2, True)
+LastMoment().within(1.0)
+sys.stderr.write("this is not read")
+sys.stderr.flush()
+"""
+    with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE) as process:
+        assert gone(process).code == 75
 
 
 # -- Ctrl-C ---------------------------------------------------------------------------------------
@@ -196,10 +225,10 @@ def test_a_second_ctrl_c_ends_the_process_on_the_spot(crawl: Process) -> None:
 
 
 def test_a_second_sigterm_changes_nothing(crawl: Process) -> None:
-    crawl.start(CRAWL, "--grace", "2")
+    crawl.start(CRAWL, "--grace", "3")
     assert crawl.process is not None
     os.kill(crawl.process.pid, signal.SIGTERM)
     time.sleep(0.2)
     seconds = crawl.tell()
-    assert (crawl.code, seconds < 2) == (75, True), crawl.log.read_text()
+    assert (crawl.code, seconds < 3) == (75, True), crawl.log.read_text()
     assert crawl.finish() == ["/", "/slow", "/slower"]

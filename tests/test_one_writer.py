@@ -16,6 +16,7 @@ from crawlkit.errors import StoreLockedError
 from crawlkit.testing import Site
 
 from .faults.common import gone, happens, kill
+from .stopwatch import Stopwatch
 
 SLOW_PAGE = 20.0
 """Seconds for which the holder is kept busy, longer than any of the tests."""
@@ -62,24 +63,23 @@ def writer(tmp_path: Path, site: Site) -> Iterator[Writer]:
 
 async def refused(store: Path) -> tuple[StoreLockedError, float]:
     """The error of a second writer, and the seconds until it comes."""
-    began = time.monotonic()
+    took = Stopwatch()
     with pytest.raises(StoreLockedError) as caught:
         async with Job(store, signals=False):
             raise AssertionError("there are two writers")
-    return caught.value, time.monotonic() - began
+    return caught.value, took.seconds
 
 
 def test_a_second_process_is_refused_within_a_second_with_the_holders_pid(writer: Writer) -> None:
     began = time.monotonic()
     second = subprocess.Popen(writer.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    code, starved = gone(second)
-    seconds = time.monotonic() - began - starved
+    end = gone(second)
     assert second.stderr is not None
     with second.stderr as stream:
         (line,) = stream.read().decode().splitlines()
-    assert code == 1
+    assert end.code == 1
     assert f"is being written by process {writer.process.pid};" in line
-    assert seconds < 1
+    assert end.there - began - end.starved < 1
     assert writer.process.poll() is None
 
 
@@ -120,9 +120,9 @@ async def test_the_lock_of_a_killed_process_is_taken_over_at_once(writer: Writer
     kill(writer.process)
     with open_run(writer.store) as run:
         assert run.holder is None
-    began = time.monotonic()
+    took = Stopwatch()
     async with Job(writer.store, signals=False):
-        assert time.monotonic() - began < 1
+        assert took.seconds < 1
 
 
 def test_the_crawl_of_a_killed_process_is_finished_by_the_next(writer: Writer, site: Site) -> None:

@@ -24,6 +24,7 @@ from crawlkit.politeness.throttle import Throttle
 from crawlkit.testing import Hit, ManualClock, Site
 
 from .faults.common import ended, happens, kill
+from .stopwatch import Stopwatch, assert_apart
 
 EARLY = 0.02
 """Seconds by which a request may seem to come too early: it is the site that looks at its clock."""
@@ -62,6 +63,10 @@ def paths(site: Site) -> list[str]:
     return [hit.path for hit in site.requests]
 
 
+def times(hits: list[Hit]) -> list[float]:
+    return [hit.at for hit in hits]
+
+
 def gaps(hits: list[Hit]) -> list[float]:
     return [later.at - earlier.at for earlier, later in pairwise(hits)]
 
@@ -87,12 +92,12 @@ async def test_what_is_not_fetched_does_not_wait_for_the_pace_of_its_host(site: 
     robots(site, "Disallow: /private/", "Crawl-delay: 2")
     site.add_page("/", links=[*(f"/private/{number}" for number in range(100)), "/last"])
     site.add_page("/last")
-    began = time.monotonic()
+    took = Stopwatch()
     statistics = await Titles(start_urls=[site.url("/")]).crawl()
-    assert time.monotonic() - began < 60  # and not 200
+    assert took.elapsed < 60  # and not 200
     assert statistics.skipped_by_reason["robots"] == 100
-    first, last = (hit for hit in site.requests if hit.path != "/robots.txt")
-    assert last.at - first.at > 2 - EARLY
+    assert len(site.requests) == 3
+    assert_apart(times(site.requests), 2, took)
 
 
 async def test_what_robots_txt_forbids_is_not_fetched_and_its_outcome_names_the_line(
@@ -251,19 +256,22 @@ async def test_a_crawl_delay_lies_between_all_requests_robots_txt_included(
     site.add_page("/", links=["/a", "/b", "/c"])
     for path in ("/a", "/b", "/c"):
         site.add_page(path)
+    took = Stopwatch()
     await Titles(start_urls=[site.url("/")], max_delay=0.2).crawl()
     assert len(site.requests) == 5
-    assert min(gaps(site.requests)) >= 0.2 - EARLY
+    assert_apart(times(site.requests), 0.2, took)
 
 
 async def test_a_slow_host_does_not_slow_the_others_down(site: Site, other: Site) -> None:
     robots(site, "Crawl-delay: 0.3")
+    links = ["/a", "/b", "/c", "/d", "/e"]
     for home in (site, other):
-        home.add_page("/", links=["/a", "/b"])
-        home.add_page("/a")
-        home.add_page("/b")
+        home.add_page("/", links=links)
+        for link in links:
+            home.add_page(link)
     await Titles(start_urls=[site.url("/"), other.url("/")]).crawl()
-    assert other.requests[-1].at < site.requests[-1].at - 0.3
+    # The slow one needs 1.8 s, however fast the machine is, and the other much less.
+    assert other.requests[-1].at < site.requests[-1].at - 0.6
 
 
 WAITING = """
@@ -294,7 +302,7 @@ def test_pauses_and_long_delays_are_kept_by_a_crawl_that_is_killed(
         with open(tmp_path / "log", "ab") as log:
             first = subprocess.Popen(command, stdout=log, stderr=log)
             assert happens(first, lambda: bool(site.hits("/")), every=0.01)
-            time.sleep(0.3)  # for a checkpoint, on a busy machine
+            assert happens(first, lambda: is_saved(tmp_path / "run"), every=0.05)
             kill(first)
             killed_at = time.monotonic()
             assert ended(subprocess.Popen(command, stdout=log, stderr=log)) == 0
@@ -303,6 +311,12 @@ def test_pauses_and_long_delays_are_kept_by_a_crawl_that_is_killed(
         assert min(gaps(site.requests)) >= 1.6 - EARLY
         assert gaps(refusing.requests)[1] >= 3 - EARLY
         assert killed_at < refusing.requests[-1].at
+
+
+def is_saved(store: Path) -> bool:
+    """Whether a page and a refusal are in a checkpoint, which is no later than what they led to."""
+    with open_run(store) as run:
+        return run.statistics.requests_finished == 1 and 429 in run.statistics.status_codes
 
 
 @pytest.fixture

@@ -934,25 +934,6 @@ async def test_every_call_of_a_fenced_worker_is_refused_and_changes_nothing(run:
     await usurper.close()
 
 
-async def test_a_worker_that_leaves_leaves_nothing_behind_of_a_claim_that_is_under_way(
-    server: postgres.Server, run: Store
-) -> None:
-    """As the claim may be on a connection that the worker has given up."""
-    leaving = await another(run, "leaving")
-    await commit(run, fresh=pages(A, 10))
-    where = parse(run.address)
-    with connect(where) as old, connect(where) as looking:
-        ((epoch,),) = old.execute("SELECT epoch FROM workers WHERE name = 'leaving'").fetchall()
-        with old.transaction():
-            old.execute("SELECT claim(%s, 15, 10, '{}', %s, false)", (epoch, NOW))
-            closing = asyncio.create_task(leaving.close())
-            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while looking.execute(waits).fetchone() == (0,):  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(0.01)
-        await closing
-    assert len(await claim_all(run)) == 10
-
-
 async def test_a_worker_that_is_frozen_while_it_is_answered_keeps_nobody_waiting(
     server: postgres.Server, run: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

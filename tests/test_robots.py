@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter, process_time, thread_time
+from time import process_time, thread_time
 
 import pytest
 
@@ -161,10 +161,10 @@ async def test_a_fetch_that_nobody_waits_for_any_more_is_given_up_and_can_be_beg
 
 async def test_what_is_at_hand_costs_next_to_nothing(robots: Robots, site: Site) -> None:
     await robots.rules(URL, site.fetch)
-    start = perf_counter()
+    start = thread_time()
     for _ in range(10_000):
         robots.peek(URL)
-    assert (perf_counter() - start) / 10_000 < 20e-6
+    assert (thread_time() - start) / 10_000 < 20e-6
 
 
 async def test_memory_is_bounded_in_origins_and_in_rules(robots: Robots, site: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from time import perf_counter, process_time
+from time import process_time
 
 import msgspec
 import pytest
@@ -514,10 +514,10 @@ def test_a_url_that_thousands_of_wildcards_would_have_to_be_tried_on_is_not_allo
 def test_a_url_costs_microseconds_where_the_file_is_an_ordinary_one() -> None:
     lines = [f"Disallow: /area-{number}/" for number in range(30)]
     rules = rules_of(group(*lines, "Disallow: /*?sort=", "Allow: /*.css$"))
-    start = perf_counter()
+    start = process_time()
     for _ in range(2000):
         rules.reason(f"{SITE}/shop/lamps/lamp-17.html?page=3")
-    assert (perf_counter() - start) / 2000 < 100e-6
+    assert (process_time() - start) / 2000 < 100e-6
 
 
 # -- the crawler's name -----------------------------------------------------------------------

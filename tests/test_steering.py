@@ -120,7 +120,7 @@ async def test_concurrency_can_be_raised_and_lowered_while_the_crawl_goes_on(sit
     paths = [f"/{number}" for number in range(400)]
     site.add_page("/", links=paths)
     for path in paths:
-        site.add_page(path, delay=0.05)
+        site.add_page(path, delay=0.5)
     crawler = Pages(start_urls=[site.url("/")], store="memory:")
     async with crawling(crawler):
         await until(lambda: site.open == 2)
@@ -143,7 +143,7 @@ async def test_a_concurrency_that_is_set_before_the_start_holds(site: Site) -> N
     paths = [f"/{number}" for number in range(30)]
     site.add_page("/", links=paths)
     for path in paths:
-        site.add_page(path, delay=0.1)
+        site.add_page(path, delay=0.5)
     crawler = Pages(start_urls=[site.url("/")], store="memory:")
     crawler.set_concurrency(8)
     async with crawling(crawler):

@@ -168,7 +168,10 @@ async def test_the_store_leaves_files_beside_it_to_the_job(store: Store, tmp_pat
 async def test_a_reader_sees_whole_checkpoints_while_they_are_written(store: Store) -> None:
     is_over = threading.Event()
 
+    looks = 0
+
     def watch() -> set[int]:
+        nonlocal looks
         reader = store.reader()
         seen = set()
         while not is_over.is_set():
@@ -177,6 +180,7 @@ async def test_a_reader_sees_whole_checkpoints_while_they_are_written(store: Sto
                 assert counters["requests_total"] == counters["items_saved"]
                 assert snapshot.documents["part"].data == b"%d" % counters["items_saved"]
             seen.add(len(list(reader.items())))
+            looks += 1
         seen.add(len(list(reader.items())))
         reader.close()
         return seen
@@ -190,6 +194,10 @@ async def test_a_reader_sees_whole_checkpoints_while_they_are_written(store: Sto
             add={"items_saved": 20, "host/a/n": 20},
             documents={"part": Document(1, b"%d" % (20 * (number + 1)))},
         )
+        if number in (20, 40):  # it may be slow, and is to see something in between
+            enough = looks + 2
+            while looks < enough and not watching.done():  # noqa: ASYNC110 - it is a thread
+                await asyncio.sleep(0.001)
     is_over.set()
     seen = await watching
     assert max(seen) == 1200

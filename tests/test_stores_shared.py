@@ -294,7 +294,7 @@ async def test_a_worker_that_found_nothing_is_told_of_new_work(one: Store, two: 
     waiting = asyncio.create_task(two.news())
     await asyncio.sleep(0)
     await commit(one, fresh=pages(A, 1))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await waiting
         assert (await claim(two)).leases
 

@@ -132,7 +132,7 @@ def test_the_log_tells_what_was_asked_when_and_how_much_at_once(site: Site) -> N
 
 def test_the_log_counts_requests_that_are_open_at_once(site: Site) -> None:
     for path in ("/1", "/2", "/3"):
-        site.add_page(path, delay=0.3)
+        site.add_page(path, delay=1)
 
     async def ask_at_once() -> None:
         async with aiohttp.ClientSession() as client:

@@ -7,10 +7,11 @@ from math import inf
 from typing import Any
 
 from ..events import EventBus
+from ..triggers.signals import last_moment_of
 
 RESERVE = 0.25
 """Share of the grace that is kept for the last checkpoint and the end of the process."""
-LEAST_RESERVE = 0.5
+LEAST_RESERVE = 0.75
 """Seconds that are kept of a short grace, but never more than half of it."""
 
 
@@ -34,7 +35,7 @@ class Stopping:
     def __init__(self, bus: EventBus) -> None:
         self.failure: Exception | None = None
         self._bus = bus
-        self._reserve = inf
+        self._saving = inf
         self._told = asyncio.Event()
         self._deadline: float | None = None
         self._body: asyncio.Task[Any] | None = None
@@ -58,12 +59,12 @@ class Stopping:
     @property
     def time_to_ship(self) -> float | None:
         """Seconds that the last checkpoint has to get elsewhere; `None` where nobody waits."""
-        return None if self._reserve == inf else self.grace_left + self._reserve / 2
+        return None if self._saving == inf else self.grace_left + self._saving / 2
 
     @property
     def last_patience(self) -> float:
         """Seconds that each listener has once the work has ended."""
-        return min(self._bus.deadline, self._reserve / 4)
+        return min(self._bus.deadline, self._saving / 4)
 
     # -- telling it -------------------------------------------------------------------------------
 
@@ -83,7 +84,8 @@ class Stopping:
         reserve = reserve_of(grace)
         self.within(grace - reserve)
         self._bus.hurry(reserve)
-        self._reserve = min(self._reserve, reserve)
+        # The rest of it is not for saving: it is when a process that is still there is ended.
+        self._saving = min(self._saving, reserve - last_moment_of(grace))
 
     def fail(self, error: Exception) -> None:
         """Stop at once, as the job cannot go on; the first error counts."""

@@ -28,8 +28,18 @@ EXIT_UNFINISHED = 75
 """What a process ends with that was stopped before its work was done: ``EX_TEMPFAIL`` of BSD's
 sysexits.h, an invitation to start it again."""
 
-LAST_MOMENT = 0.95
-"""Share of the grace after which a process that has not ended in order is ended."""
+LAST_MOMENT = 0.05
+"""Share of the grace before whose end a process that has not ended in order is ended."""
+LEAST_LAST_MOMENT = 0.25
+"""Seconds for it of a short grace, but never more than an eighth of it. On a busy machine it takes
+time until a thread has woken up, and a process is not gone while one of them writes to a disk."""
+PATIENCE = 0.5
+"""Seconds that a process which is ended on the spot takes for its last words, at most."""
+
+
+def last_moment_of(grace: float) -> float:
+    """How many seconds before the end of its grace a process is ended that has not ended."""
+    return max(grace * LAST_MOMENT, min(LEAST_LAST_MOMENT, grace / 8))
 
 
 class Signals:
@@ -52,7 +62,7 @@ class Signals:
                 def interrupt() -> None:
                     self._interrupts += 1
                     if self._interrupts > 1:
-                        _exit("stopped at once", 128 + signal.SIGINT)
+                        _exit("stopped at once", 128 + signal.SIGINT, PATIENCE)
                     log.info(
                         "stopping: finishing what runs, then saving (Ctrl-C again stops at once)"
                     )
@@ -87,16 +97,22 @@ class LastMoment:
 
     def within(self, grace: float) -> None:
         """The process is to be gone in `grace` seconds, if there is one at least."""
-        at = time.monotonic() + grace * LAST_MOMENT
+        last = last_moment_of(grace)
+        seconds = grace - last
+        at = time.monotonic() + seconds
         # With less than a second, a process that is slow to end cannot be told from one that hangs.
         if grace < 1.0 or (self._timer is not None and at >= self._at):
             return
         self.cancel()
         self._at = at
         self._timer = threading.Timer(
-            grace * LAST_MOMENT,
+            seconds,
             _exit,
-            ("stopped at the end of the grace, as something did not end", EXIT_UNFINISHED),
+            (
+                "stopped at the end of the grace, as something did not end",
+                EXIT_UNFINISHED,
+                last / 2,
+            ),
         )
         self._timer.daemon = True
         self._timer.start()
@@ -108,7 +124,16 @@ class LastMoment:
             self._timer = None
 
 
-def _exit(reason: str, code: int) -> NoReturn:
+def _exit(reason: str, code: int, patience: float) -> NoReturn:
+    # Said in a thread, as that may take for ever: who is to read it does not, and the pipe is full.
+    try:
+        saying = threading.Thread(target=_say, args=(reason,), daemon=True)
+        saying.start()
+        saying.join(patience)
+    finally:
+        os._exit(code)
+
+
+def _say(reason: str) -> None:
     sys.stderr.write(f"{reason}; the same command goes on from the last checkpoint\n")
     sys.stderr.flush()
-    os._exit(code)

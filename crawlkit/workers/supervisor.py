@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from ..errors import CrawlkitError, StoreError, WorkersError
 from ..events import CrawlerStatus, Event
-from ..triggers.signals import EXIT_UNFINISHED
+from ..triggers.signals import EXIT_UNFINISHED, last_moment_of
 from ..triggers.watching import Watching
 from .orders import migrate_within
 from .process import WorkerProcess
@@ -220,9 +220,9 @@ class Supervisor:
     def _time_to_ship(self) -> float | None:
         if self._ends_at is None:
             return None
-        # Something of the rest is for closing the store; and a little there is always.
-        rest, left = self._grace * (1 - SHARE), self._ends_at - asyncio.get_running_loop().time()
-        return max(rest / 2, left - rest / 3)
+        # Until this process is ended, if it is still there; and a little there is always.
+        left = self._ends_at - asyncio.get_running_loop().time()
+        return max(self._grace * (1 - SHARE) / 2, left - last_moment_of(self._grace))
 
     def _stop(self, number: signal.Signals) -> None:
         ends_at = asyncio.get_running_loop().time() + self._grace
@@ -239,7 +239,9 @@ class Supervisor:
         try:
             await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
-                await asyncio.wait((ending,), timeout=self._grace * (1 + SHARE) / 2)
+                # Between their end and the last moment of this process.
+                all_of_it = self._grace - last_moment_of(self._grace)
+                await asyncio.wait((ending,), timeout=(self._grace * SHARE + all_of_it) / 2)
                 for worker in self._workers.values():
                     worker.kill()
         finally:

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
 from crawlkit.run import Run
 
 from ..blocks import Closes
+from ..stopwatch import waits_of
 from .results import Result, missing_from_the_site, result_of
 from .rough import BUSY, CONTROL
 
@@ -66,6 +67,11 @@ class SiteProcess(Closes):
             "/robots.txt": f"robots/{self.url.rstrip('/')}",
             f"//{BUSY}/robots.txt": f"robots/{busy}",
         }
+
+    @property
+    def starved(self) -> float:
+        """For how many seconds of its life it was kept waiting for a processor."""
+        return sum(waits_of(self._process.pid).values())
 
     def asked(self, run: str) -> list[tuple[float, str, int]]:
         """What a crawl asked for: monotonic time, path, how often it was tried again before."""
@@ -209,32 +215,49 @@ def ended(process: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def gone(process: subprocess.Popen[bytes]) -> tuple[int, float]:
-    """Wait for the end of a process that was told to end.
+class Gone(NamedTuple):
+    """The end of a process that was told to end.
 
-    Returns:
-        Its exit code, and for how many seconds its threads were kept waiting for a processor. On a
-        machine that is too busy, that may be longer than all that they have to do takes.
+    Attributes:
+        code: Its exit code.
+        there: The monotonic time at which it was seen last, before it had ended itself or was being
+            ended. What comes after that is the system's: a thread that writes to a disk is waited
+            for, and who looks may itself be kept waiting.
+        starved: For how many seconds its threads were kept waiting for a processor. On a machine
+            that is too busy, that may be longer than all that they have to do takes.
     """
-    deadline = time.monotonic() + LONGEST_LIFE
+
+    code: int
+    there: float
+    starved: float
+
+
+def gone(process: subprocess.Popen[bytes]) -> Gone:
+    """Wait for the end of a process that was told to end."""
+    there = time.monotonic()
+    deadline = there + LONGEST_LIFE
     waits: dict[str, float] = {}
-    before = _waits(process.pid)
-    while process.poll() is None and time.monotonic() < deadline:
-        waits |= _waits(process.pid)  # a thread that has ended keeps what it had last
+    before = waits_of(process.pid)
+    while (now := time.monotonic()) < deadline and process.poll() is None:
+        if not _is_ending(process.pid):
+            there = now
+        waits |= waits_of(process.pid)  # a thread that has ended keeps what it had last
         time.sleep(0.01)
-    return ended(process), sum(wait - before.get(thread, 0) for thread, wait in waits.items())
+    starved = sum(wait - before.get(thread, 0) for thread, wait in waits.items())
+    return Gone(ended(process), there, starved)
 
 
-def _waits(pid: int) -> dict[str, float]:
-    """Seconds for which each thread of a process was ready to run and did not.
+def _is_ending(pid: int) -> bool:
+    """Whether a process has called for its end, and only the system has still to do with it.
 
-    From ``schedstat`` of Linux (Documentation/scheduler/sched-stats.rst); elsewhere there is none.
+    Its first thread is a zombie then, or has a SIGKILL that waits for a system call to return.
     """
-    waits = {}
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError, IndexError):
-            waits[path.parent.name] = int(path.read_text().split()[1]) / 1e9
-    return waits
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/status").read_text()
+        found = dict(line.split(":", 1) for line in text.splitlines())
+        killed = int(found["SigPnd"], 16) >> (signal.SIGKILL - 1) & 1
+        return found["State"].strip()[0] in "ZX" or bool(killed)
+    return False
 
 
 def happens(

@@ -22,6 +22,7 @@ from random import Random
 
 from crawlkit import Run
 
+from ..stopwatch import waits_of
 from .command import Command, rows, say
 from .common import Crawl, SiteProcess, Undisturbed, ended, happens, kill, undisturbed
 from .lanes import in_lanes
@@ -55,12 +56,14 @@ class Kill:
         started: When the process was started.
         saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
         at: When it was killed.
+        starved: For how many seconds until then its threads were kept waiting for a processor.
     """
 
     moment: str
     started: float
     saved: float
     at: float
+    starved: float
 
 
 @dataclass
@@ -119,7 +122,8 @@ class KilledRun:
             process = self._crawl.start()
             if not self._wait(moment, process):
                 break
-            self._note(moment, kill(process))
+            starved = sum(waits_of(process.pid).values())
+            self._note(moment, kill(process), starved)
         else:
             process = self._crawl.start()
         self._judge(ended(process))
@@ -154,7 +158,7 @@ class KilledRun:
     def _is_all_asked_for(self) -> bool:
         return self._crawl.site.count(self._crawl.name)[1] >= self._whole.requests
 
-    def _note(self, moment: str, at: float) -> None:
+    def _note(self, moment: str, at: float, starved: float) -> None:
         """Look at what the killed process has left behind."""
         crawl, report = self._crawl, self._report
         saved = 0.0
@@ -166,7 +170,7 @@ class KilledRun:
                     if run.document(document) is not None:
                         self._knew_robots.setdefault(path, at)
             report.wrong += [f"after a kill ({moment}): {finding}" for finding in findings]
-        report.kills.append(Kill(moment, crawl.started, saved, at))
+        report.kills.append(Kill(moment, crawl.started, saved, at, starved))
 
     def _compare_output(self, run: Run) -> Iterator[str]:
         """The output file begins with the items of the run; what follows belongs to no commit."""
@@ -194,7 +198,7 @@ class KilledRun:
         if not 0 <= report.again <= report.allowed:
             report.wrong.append(f"{report.again} requests again, where {report.allowed} may be")
         for killed, back in zip(report.kills, report.back, strict=True):
-            if back > report.interval + LATE:
+            if back > report.interval + LATE + killed.starved:
                 report.wrong.append(f"a kill ({killed.moment}) undid {back:.2f} s of work")
 
     def _impolite(self, asked: Sequence[tuple[float, str, int]]) -> Iterator[str]:
@@ -206,7 +210,9 @@ class KilledRun:
         kills = self._report.kills
         for refused in self._crawl.site.refused(self._crawl.name):
             again = min((at for at in busy if at > refused), default=math.inf)
-            is_undone = any(k.saved < refused + ON_ITS_WAY and refused < k.at for k in kills)
+            is_undone = any(
+                k.saved < refused + ON_ITS_WAY + k.starved and refused < k.at for k in kills
+            )
             if again < refused + BUSY_PAUSE and not is_undone:
                 yield f"asked {again - refused:.2f} s after it was told to wait {BUSY_PAUSE} s"
 

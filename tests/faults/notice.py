@@ -59,7 +59,10 @@ class Notice:
         saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
         at: When it was told.
         seconds: How long it took to be gone.
+        there: For how long of it the process was seen, before it had ended itself; after the
+            second Ctrl-C, if it was sent one.
         starved: For how long of it the machine was too busy to let it run.
+        late: For how long of it the machine was too busy to let the site answer.
         code: Its exit code.
     """
 
@@ -71,7 +74,9 @@ class Notice:
     saved: float
     at: float
     seconds: float
+    there: float
     starved: float
+    late: float
     code: int
 
     def wrong(self) -> str | None:
@@ -87,8 +92,8 @@ class Notice:
             codes.append(-signal.SIGTERM)
         if self.code not in codes:
             return f"{what}: ended with {self.code}"
-        if self.seconds - self.starved > allowed:
-            return f"{what}: gone after {self.seconds:.2f} s, {self.starved:.2f} s of it starved"
+        if self.there - self.starved > allowed:
+            return f"{what}: there for {self.there:.2f} s, {self.starved:.2f} s of it starved"
         return None
 
 
@@ -154,17 +159,30 @@ class NoticedRun:
             time.sleep(rng.uniform(0, LONGEST_WORK))
         if process.poll() is not None:
             return None
-        at = time.monotonic()
+        at, late = time.monotonic(), crawl.site.starved
         self._tell(kind, process)
-        code, starved = gone(process)
-        seconds = time.monotonic() - at
+        # The second Ctrl-C is the one that counts, and this process may have been late to send it.
+        told = time.monotonic() if kind == INTERRUPT_TWICE else at
+        end = gone(process)
+        seconds, there = time.monotonic() - at, end.there - told
         is_early = crawl.site.count(crawl.name)[0] == before
         saved = 0.0
         if (crawl.store / "run.sqlite3").exists():
             with crawl.look() as run:
                 saved = run.saved("tally", {"at": 0.0})["at"]
         return Notice(
-            kind, target, grace, is_early, crawl.started, saved, at, seconds, starved, code
+            kind,
+            target,
+            grace,
+            is_early,
+            crawl.started,
+            saved,
+            at,
+            seconds,
+            there,
+            end.starved,
+            crawl.site.starved - late,
+            end.code,
         )
 
     def _tell(self, kind: str, process: subprocess.Popen[bytes]) -> None:
@@ -204,7 +222,8 @@ class NoticedRun:
             if notice.kind == INTERRUPT_TWICE:
                 continue
             # The end of the grace is for saving; and a busy machine answers a little late.
-            working = notice.grace - reserve_of(notice.grace) - 0.2 - notice.starved
+            working = notice.grace - reserve_of(notice.grace) - 0.2
+            working -= notice.starved + notice.late
             in_time = notice.at + working
             later = {entry[1:] for entry in asked if entry[0] > notice.at + notice.seconds}
             for at, path, attempt in asked:

@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from ..stopwatch import Stopwatch
 from .common import ROOT, Crawl, ended, happens, kill
 from .hosts import HOSTS, LIMIT, PAGES
 from .results import Result, differences, result_of
@@ -237,9 +238,9 @@ class DisturbedRun:
     def _see_orphans_end(self, workers: list[int]) -> None:
         self._see_thaw(self._frozen)
         self._frozen.clear()
-        deadline = time.monotonic() + ORPHANS
+        took = Stopwatch(lambda: workers)
         while any(map(is_there, workers)):
-            if time.monotonic() > deadline:
+            if took.seconds > ORPHANS:
                 self._report.wrong.append("workers have outlived their supervisor")
                 return
             time.sleep(0.01)
