@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
+from inspect import isasyncgenfunction, isgeneratorfunction
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ from .events import (
     SystemInfo,
 )
 from .fetching import Fetcher
-from .hooks import Hooks, no_handler
+from .hooks import Hooks, no_handler, yielding
 from .items import ItemType
 from .job import Job
 from .observing.notebook import show
@@ -501,6 +502,8 @@ class Crawler(Steering, Hooks, Options):
         handler = getattr(self, name, None)
         if not callable(handler):
             raise no_handler(type(self), name, is_saved=not is_new)
+        if isgeneratorfunction(handler) or isasyncgenfunction(handler):
+            raise yielding(type(self), name)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 
