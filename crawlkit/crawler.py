@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from inspect import isasyncgenfunction, isgeneratorfunction
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from .discovery.seeds import SITEMAP
 from .errors import FetchError, ProxyError, StoreError
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
-from .hooks import Hooks, no_handler
+from .hooks import Hooks, no_handler, yielding
 from .items import ItemType
 from .observing.notebook import show
 from .options import Options
@@ -380,6 +381,8 @@ class Crawler(Steering, Hooks, Options):
         handler = getattr(self, name, None)
         if not callable(handler):
             raise no_handler(type(self), name, is_saved=not is_new)
+        if isgeneratorfunction(handler) or isasyncgenfunction(handler):
+            raise yielding(type(self), name)
         self._handlers[name] = handler
         return handler  # type: ignore[no-any-return]
 

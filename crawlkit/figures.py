@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 def number(value: float) -> str:
-    """1234567 as 1,234,567."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+    """1234567 as 1,234,567; of what is small the first digits that say something: 0.0015."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def size(count: int) -> str:

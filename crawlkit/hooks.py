@@ -42,6 +42,14 @@ def no_handler(kind: type, name: str, *, is_saved: bool = False) -> HandlerError
     return HandlerError(f"{kind.__name__} has no handler '{name}'; {remedy}")
 
 
+def yielding(kind: type, name: str) -> HandlerError:
+    """The error for a handler that is a generator, as those of other frameworks are."""
+    return HandlerError(
+        f"{kind.__name__}.{name} has a yield, and would do nothing; call page.save(item) and "
+        "page.follow(links) in its place"
+    )
+
+
 class Hooks:
     """Called by the crawler at the right moment; each does nothing, or the usual, by default."""
 

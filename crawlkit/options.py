@@ -18,7 +18,7 @@ from .request import CacheMode
 from .stores.postgres.address import with_run
 from .triggers.base import Preemption, Trigger
 
-DEFAULT_USER_AGENT = "crawlkit (+https://pypi.org/project/crawlkit/)"
+DEFAULT_USER_AGENT = "crawlkit"
 
 
 class Options:
@@ -65,7 +65,7 @@ class Options:
         exclude: Patterns of URLs that are not followed.
 
     HTTP:
-        user_agent: How the crawler introduces itself.
+        user_agent: How the crawler introduces itself; say where you can be reached.
         headers: Headers of every request.
         proxies: URLs of proxies (``http``, ``https``, ``socks5``, ``socks5h``), which the sessions
             take in turn; or, by pattern of URL, one, several or ``None``.

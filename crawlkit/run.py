@@ -15,6 +15,7 @@ from .counting.errorgroups import ErrorStatistics, GroupKey, group_id, without_g
 from .counting.specimens import Specimen, read_specimen
 from .errors import StoreError, UsageError
 from .exporting.frames import Library, frame_of
+from .figures import span
 from .items import decode_item
 from .observing.overview import Table, html_of, rich_of, tables_of
 from .request import Request, fingerprint
@@ -85,7 +86,7 @@ class Explanation:
         if self.status is not None:
             sentence += f", HTTP status {self.status}"
         if self.duration is not None:
-            sentence += f", {self.duration:.2f} s"
+            sentence += f", {span(self.duration)}"
         if self.retries:
             sentence += f", tried again {self.retries} time{'s' * (self.retries > 1)}"
         if self.group is not None:

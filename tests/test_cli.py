@@ -256,6 +256,10 @@ def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str])
         (["failed", "ls", "runs/x"], "did you mean 'crawlkit failed runs/x ls'?"),
         (["failed", "runs/x"], "say what to do: ls, show, retry, drop; see"),
         (["stats"], "Missing argument 'RUN'; see 'crawlkit stats --help'"),
+        (
+            ["run", "shop.py", "--sett", "a=1"],
+            "there is no option --sett; did you mean --set or --",
+        ),
         (["stats", "runs/x", "--hots", "3"], "there is no option --hots; did you mean --hosts?"),
         (["run"], "Missing argument 'TARGET'; see 'crawlkit run --help'"),
         (["run", "shop.py", "--concurrency", "0"], "'--concurrency': 0 is not in the range"),
@@ -263,6 +267,10 @@ def test_a_run_that_does_not_exist_is_one_line_and_is_not_made(words: list[str])
 )
 def test_a_command_that_makes_no_sense_is_one_line(words: list[str], message: str) -> None:
     assert message in fails(2, *words)
+
+
+def test_an_option_that_is_none_of_a_users_is_not_proposed() -> None:
+    assert "--seat" not in fails(2, "run", "shop.py", "--sett", "a=1")
 
 
 def test_debug_shows_the_traceback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,6 +606,8 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
         (["shop.example"], "it has no scheme; begin it with https:// or http://"),
         (["ftp://shop.example/"], "its scheme is 'ftp'"),
         (["--store", "mysql://x/y"], "no store has the address"),
+        (["--dashboard", "99999"], "--dashboard cannot be '99999'; give a port"),
+        (["--mirror", "runs/shop"], "is the directory of the run itself; name another one"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_done(
@@ -605,6 +615,50 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_done(
 ) -> None:
     assert message in fails(2, "run", shop_file, *options)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("(self): self.seen = 0", "does not call that of Crawler; write: def __init__"),
+        ("(self, seen): super().__init__()", "does not take the options of a crawler (missing a"),
+    ],
+)
+def test_an_init_that_cannot_work_is_refused_with_what_to_write(init: str, message: str) -> None:
+    Path("shop.py").write_text(
+        f"from crawlkit import Crawler\nclass Shop(Crawler):\n    def __init__{init}\n"
+    )
+    assert message in fails(2, "run", "shop.py")
+    shell = fails(2, "shell", "http://x.test/", "--crawler", "shop.py", "-c", "1")
+    assert "write: def __init__(self, **options): super().__init__(**options)" in shell
+    assert not Path("runs").exists()
+
+
+def test_a_file_of_items_that_cannot_be_made_is_refused_before_anything_is_fetched(
+    shop_file: Path, site: Site
+) -> None:
+    site.add_page("/")
+    Path("taken").touch()
+    for address in ("taken/items.csv", "taken/items.jsonl"):
+        assert "items" in fails(
+            2 if "jsonl" in address else 1, "run", shop_file, "--output", address
+        )
+    assert site.hits() == 0
+
+
+def test_the_directory_of_a_file_of_items_is_made(shop_file: Path, site: Site) -> None:
+    site.add_page("/")
+    for ending in ("csv", "jsonl"):
+        ok(
+            "run",
+            shop_file,
+            site.url("/"),
+            "--output",
+            f"new/{ending}/items.{ending}",
+            "--fresh",
+            "--yes",
+        )
+        assert Path(f"new/{ending}/items.{ending}").exists()
 
 
 # -- run: what it does ----------------------------------------------------------------------------
@@ -681,6 +735,13 @@ def test_a_mistake_in_the_crawler_is_told_with_its_place(tmp_path: Path) -> None
         ),
         ("def parse(self, page): page.follow('a', handler=self.parse_lmp)", "mean parse_lamp?"),
         ("def parse(self, page): page.follow('a', handler=lambda page: 1)", "pass a method of the"),
+        ("def parse(self, page): yield {}", "Shop.parse has a yield, and would do nothing; call"),
+        ("async def parse(self, page): yield {}", "in its place"),
+        (
+            "def parse(self, page): page.follow('a', handler=self.give)\n"
+            "    def give(self, page): yield 1",
+            "Shop.give has a yield",
+        ),
         ("def prase(self, page): pass", "Shop has no handler 'parse'; did you mean prase?"),
         ("dealy = 3\n    def parse(self, page): pass", "Shop.dealy is no option; is it delay?"),
         ("start_url = '/'\n    def parse(self, page): pass", "is no option; is it start_urls?"),

@@ -196,6 +196,7 @@ def test_each_page_is_shown_with_its_items_and_where_it_leads(shop: Site) -> Non
     assert f"skip    1 link by exclude\n    {shop.url('/private')}\n" in front
     assert "skip    1 link by scope\n    http://x.test/\n" in front
     assert "nothing: no item was saved and no link followed" in text
+    assert "  follow  no link for parse: what was to be followed is not there\n" in lamp
     assert "parse" in lamp
 
 

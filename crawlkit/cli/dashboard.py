@@ -45,6 +45,17 @@ def dashboard(address: str, where: str) -> None:
     asyncio.run(serve())
 
 
+def check_where(where: str) -> None:
+    """Look at what ``--dashboard`` was given, before the crawl is begun.
+
+    Raises:
+        UsageError: It is no port, nor an address and a port.
+    """
+    from ..dashboard.access import parse_where
+
+    parse_where(where)
+
+
 class Watched:
     """A crawl with a live page: it is served in the same loop, and closes with it.
 

@@ -172,10 +172,12 @@ def run(
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..runner import run as run_crawler
     from .closing import closing, log_closing
-    from .dashboard import Watched
+    from .dashboard import Watched, check_where
     from .progress import progress_of
-    from .target import load_target
+    from .target import load_target, made
 
+    if dashboard is not None:
+        check_where(dashboard)
     if supervised:
         from ..workers.orders import Orders, taken_store
 
@@ -196,7 +198,7 @@ def run(
     if supervised:
         # What is left out is the supervisor's.
         options |= {"triggers": (Orders(),), "preemption": None, "output": None}
-    crawler = kind(**options)
+    crawler = made(kind, options)
     crawler.joins = joins
     address = crawler.job.store.address
     if supervised:

@@ -58,11 +58,11 @@ def shell(url: str, source: str | None, target: str | None, render: bool, fresh:
     # Imported here, as the crawler brings aiohttp and lxml along.
     from ..crawler import Crawler
     from ..loopthread import LoopThread
-    from .target import load_target
+    from .target import load_target, made
 
     start = canonical(url)
     kind = Crawler if target is None else load_target(target)
-    crawler = kind(**kind.traceless())
+    crawler = made(kind, kind.traceless())
     if source is None and not sys.stdin.isatty():
         source = sys.stdin.read()
     loop = LoopThread("crawlkit-shell")

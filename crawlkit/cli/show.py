@@ -102,7 +102,9 @@ def _links(crawler: Crawler, page: Page) -> Iterator[str]:
     seen: set[Identity] = set()
     is_nofollow = crawler.obey_robots and page.links and page.says_nofollow(crawler.robots.token)
     for urls, like in page.links.groups:
-        if is_nofollow:
+        if not urls:
+            followed.setdefault(like.handler, [])
+        elif is_nofollow:
             skipped.setdefault("nofollow", []).extend(urls)
         elif like.depth > crawler.max_depth:
             skipped.setdefault("max_depth", []).extend(urls)
@@ -121,11 +123,13 @@ def _links(crawler: Crawler, page: Page) -> Iterator[str]:
     for what, groups in (("follow", followed), ("skip", skipped)):
         for name, urls in groups.items():
             unique = list(dict.fromkeys(urls))
-            if unique:
-                yield f"  {what:<6}  {plural(len(unique), 'link')} {_ARROW[what]} {name}"
-                yield from (_cut(f"    {printable(url)}") for url in unique[:LINKS])
-                if len(unique) > LINKS:
-                    yield f"    and {len(unique) - LINKS:,} more"
+            if not unique:
+                yield f"  {what:<6}  no link for {name}: what was to be followed is not there"
+                continue
+            yield f"  {what:<6}  {plural(len(unique), 'link')} {_ARROW[what]} {name}"
+            yield from (_cut(f"    {printable(url)}") for url in unique[:LINKS])
+            if len(unique) > LINKS:
+                yield f"    and {len(unique) - LINKS:,} more"
     if page.links_over:
         yield f"  skip    {plural(page.links_over, 'link')} over max_links"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..counting.errorgroups import place_of
 from ..crawler import Crawler
@@ -101,6 +103,26 @@ def _not_loaded(shown: object, error: BaseException) -> TargetError:
 
 
 # -- classes ----------------------------------------------------------------------------------
+
+
+def made(kind: type[Crawler], options: dict[str, Any]) -> Crawler:
+    """A crawler of this class.
+
+    Raises:
+        TargetError: Its class has an ``__init__`` that does not take options, or that leaves out
+            the one that it overrides.
+    """
+    remedy = "write: def __init__(self, **options): super().__init__(**options)"
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise TargetError(
+            f"{kind.__name__}.__init__ does not take the options of a crawler ({error}); {remedy}"
+        ) from None
+    crawler = kind(**options)
+    if not hasattr(crawler, "job"):
+        raise TargetError(f"{kind.__name__}.__init__ does not call that of Crawler; {remedy}")
+    return crawler
 
 
 def _named(module: ModuleType, where: str, name: str) -> type[Crawler]:

@@ -243,6 +243,15 @@ def _exit(error: Exception) -> NoReturn:
     )
 
 
+def _near(error: click.UsageError) -> list[str]:
+    """The verbs or options that may have been meant; not those that are none of a user's."""
+    if not isinstance(error, NoSuchCommand | NoSuchOption) or not error.possibilities:
+        return []
+    parameters = error.ctx.command.params if error.ctx is not None else []
+    hidden = {name for one in parameters if getattr(one, "hidden", False) for name in one.opts}
+    return [name for name in error.possibilities if name not in hidden]
+
+
 def _told(error: click.UsageError) -> str:
     """What is wrong with the command, and what to write instead."""
     command = error.ctx.command_path if error.ctx is not None else "crawlkit"
@@ -250,8 +259,8 @@ def _told(error: click.UsageError) -> str:
         message = f"there is no option {error.option_name}"
     else:
         message = " ".join(error.message.split()) if isinstance(error, NoSuchCommand) else ""
-    if isinstance(error, NoSuchCommand | NoSuchOption) and error.possibilities:
-        return f"{message}; did you mean {' or '.join(error.possibilities)}?"
+    if near := _near(error):
+        return f"{message}; did you mean {' or '.join(near)}?"
     if isinstance(error, NoSuchCommand) and (meant := _meant(error)):
         return f"{message}; did you mean '{command} {meant}'?"
     if isinstance(error, click.MissingParameter) and error.param is not None:

@@ -187,7 +187,7 @@ def message_of(error: BaseException, host: str = "") -> str:
         message = ""  # a broken __str__ of the user's own must not hide the error
     message = " ".join(message[:_LONGEST].split())
     if host:
-        message = message.replace(host, "<host>")
+        message = re.sub(rf"(?<!//){re.escape(host)}", "<host>", message)
     names = isinstance(error, _ABOUT_NAMES)
     status = str(getattr(error, "status", ""))
 

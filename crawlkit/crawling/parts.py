@@ -271,7 +271,16 @@ class Parts:
         await export_stored(self._read, address)
 
     async def open(self) -> None:
-        """Begin what goes on beside the crawl."""
+        """Begin what goes on beside the crawl.
+
+        Raises:
+            CrawlkitError: The file for the items could not be written at the end.
+        """
+        if self.late_output is not None:
+            # Imported here, since few crawls need it.
+            from ..exporting.late import make_room
+
+            make_room(self.late_output)
         await self.scope.open()
         if self.metrics is not None:
             await self.metrics.open()

@@ -8,6 +8,7 @@ itself, and is let go in the end.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -104,7 +105,8 @@ class Dashboard:
         try:
             self._access.at(await listen(self._runner, self._host, self._port))
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            reason = "it is taken" if is_taken else getattr(error, "strerror", None) or str(error)
             raise UsageError(
                 f"the live page cannot be served at {self._host}:{self._port}: {reason}; "
                 "choose another port, or 0 for a free one"

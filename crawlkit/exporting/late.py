@@ -8,11 +8,14 @@ loses that file and nothing else.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CrawlkitError
 from .export import export_items
+from .places import is_remote, unwritable
 
 if TYPE_CHECKING:
     from ..stores.base import Reader
@@ -20,6 +23,26 @@ if TYPE_CHECKING:
 
 class _Cancelled(Exception):
     """Nobody waits for the file any more."""
+
+
+def make_room(address: str) -> None:
+    """Make the directory of a file that is to be written, as is done for one that grows.
+
+    It is asked for when the crawl begins, so that a file that cannot be written is not found out
+    at its end.
+
+    Raises:
+        CrawlkitError: It cannot be made, or nothing can be written into it.
+    """
+    if is_remote(address):
+        return
+    directory = Path(address).resolve().parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(None, "Permission denied")
+    except OSError as error:
+        raise unwritable(address, error) from None
 
 
 async def export_stored(open_reader: Callable[[], Reader], address: str) -> int:
@@ -41,6 +64,7 @@ async def export_stored(open_reader: Callable[[], Reader], address: str) -> int:
     def export() -> int:
         reader = open_reader()
         try:
+            make_room(address)
             return export_items(reader.items(), address, on_progress=check)
         except CrawlkitError as error:
             raise CrawlkitError(

@@ -77,24 +77,24 @@ class Directory:
 
     def __init__(self, address: str, path: str) -> None:
         self.address = address
-        self._path = Path(path)
+        self.path = Path(path)
 
     def names(self, prefix: str) -> list[str]:  # noqa: D102 - documented in Place
-        top = self._path / prefix
+        top = self.path / prefix
         try:
             found = [path for path in top.rglob("*") if path.is_file()]
         except FileNotFoundError:
             return []
-        names = (path.relative_to(self._path).as_posix() for path in found)
+        names = (path.relative_to(self.path).as_posix() for path in found)
         return sorted(name for name in names if not name.endswith(".new"))
 
     def get(self, name: str) -> bytes:  # noqa: D102
-        return (self._path / name).read_bytes()
+        return (self.path / name).read_bytes()
 
     def create(self, name: str, data: bytes) -> bool:  # noqa: D102
-        target = self._path / name
+        target = self.path / name
         # mkdir makes parents with the usual mode; what they hold is for the owner only.
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_names(target.parent.parent)
@@ -118,11 +118,11 @@ class Directory:
     def delete(self, names: Iterable[str]) -> None:  # noqa: D102
         parents = set()
         for name in names:
-            path = self._path / name
+            path = self.path / name
             path.unlink(missing_ok=True)
             parents.add(path.parent)
         long_ago = time.time() - ABANDONED
-        for draft in self._path.rglob("*.new"):
+        for draft in self.path.rglob("*.new"):
             with contextlib.suppress(OSError):
                 if draft.stat().st_mtime < long_ago:
                     draft.unlink()  # of a machine that was killed

@@ -21,14 +21,14 @@ from typing import Any, Literal, TypeVar
 
 from ...checkpoint import Checkpoint
 from ...clock import isoformat
-from ...errors import MirrorTakenError, StoreError, one_line
+from ...errors import MirrorTakenError, StoreError, UsageError, one_line
 from ..base import Claim, Receipt
 from ..bundle import Bundle
 from ..directory import Record
 from ..sqlite import SqliteStore
 from .backlog import Backlog
 from .note import MirrorNote, read_note
-from .places import place_of
+from .places import Directory, place_of
 from .records import Changes, Header
 from .restoring import restore
 from .shipping import Shipping
@@ -68,7 +68,13 @@ class MirroredStore(SqliteStore):
         durability: Literal["normal", "full"] = "normal",
     ) -> None:
         super().__init__(path, durability=durability)
-        self._shipping = Shipping(place_of(mirror))
+        place = place_of(mirror)
+        if isinstance(place, Directory) and place.path.resolve() == Path(path).resolve():
+            raise UsageError(
+                f"the mirror {mirror} is the directory of the run itself; name another one, on a "
+                "disk that outlives this machine"
+            )
+        self._shipping = Shipping(place)
         self._interval = interval
         self._shipper: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
