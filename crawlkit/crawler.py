@@ -32,7 +32,7 @@ from .items import ItemType
 from .observing.notebook import show
 from .options import Options
 from .page import Page, handler_name
-from .request import Request, host_of
+from .request import Request, copied, host_of
 from .response import Response
 from .runner import run
 from .sessions import Session
@@ -307,6 +307,9 @@ class Crawler(Steering, Hooks, Options):
 
     def page_of(self, request: Request, response: Response, session: Session) -> Page:
         """A response as the page that a handler gets."""
+        if request.user_data or request.headers:
+            # What the handler does with them is gone when the request is tried again.
+            request = copied(request)
         return Page(
             request,
             response,

@@ -82,7 +82,8 @@ class Lanes:
 
     def next(self, now: float) -> Lane | None:
         """The lane whose turn it is, if there is one: `start` has to be called for it."""
-        self.wake(now)
+        if self._resting:
+            self.wake(now)
         while self._ready:
             lane = heappop(self._ready)[2]
             lane.is_lined_up = False

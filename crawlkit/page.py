@@ -272,7 +272,7 @@ class Page:
         )
         others = (priority, method, headers, body, user_data, unique_key, session, render, cache)
         if others != _NOTHING:
-            checked(like)
+            like = checked(like)
         if is_text or set(map(type, targets)) <= {str}:
             self.links.add(targets, like)
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,9 @@ from .errors import UsageError
 CacheMode: TypeAlias = Literal["off", "http", "forever", "offline"] | float
 """How the page cache is used: not at all; by the rules of HTTP; a response is good for ever; only
 the cache is asked and a miss is an error; or a response is good for so many seconds."""
+
+MAX_PRIORITY = 10**15
+"""The highest priority, and below 0 the lowest: databases have no numbers without an end."""
 
 
 class Request(
@@ -120,7 +124,9 @@ def fingerprint(request: Request) -> int:
 
 
 def checked(request: Request) -> Request:
-    """The request, which can be saved.
+    """A copy of the request, which can be saved and read back.
+
+    What its maker does with its ``user_data`` or ``headers`` after that is not meant.
 
     Raises:
         UsageError: It holds something that JSON cannot.
@@ -131,7 +137,39 @@ def checked(request: Request) -> Request:
         raise UsageError(
             f"the request for {request.url!r} cannot be saved: {error}; give JSON-like user_data"
         ) from None
-    return request
+    return _as_read(request)
+
+
+def copied(request: Request) -> Request:
+    """A copy of a request that was `checked`, whose dicts nobody else has."""
+    headers = dict(request.headers)
+    return request.replace(user_data=msgspec.to_builtins(request.user_data), headers=headers)
+
+
+def _as_read(request: Request) -> Request:
+    """A request as it will be read back, its body still bytes.
+
+    Raises:
+        UsageError: It will not: one of its fields is not of its type.
+    """
+    plain = msgspec.to_builtins(request, builtin_types=(bytes,), str_keys=True)
+    try:
+        read = msgspec.convert(plain, Request, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$.")
+        name = _NAMES.get(re.split(r"\W", place)[0], "something")
+        raise _wrong(request, f"{name}: {what.lower()}") from None
+    if abs(read.priority) > MAX_PRIORITY:
+        raise _wrong(request, f"priority: {read.priority} is beyond {MAX_PRIORITY}")
+    return read
+
+
+def _wrong(request: Request, what: str) -> UsageError:
+    where = f"the request for {request.url!r}" if request.url else "a request"
+    return UsageError(f"{where} has the wrong {what}")
+
+
+_NAMES = dict(zip(Request.__struct_encode_fields__, Request.__struct_fields__, strict=True))
 
 
 def host_of(url: str) -> str:

@@ -636,3 +636,91 @@ async def test_start_requests_whose_own_task_is_cancelled_end_the_crawl_with_an_
     async with asyncio.timeout(10):
         with pytest.raises(RuntimeError, match="cancelled"):
             await Cancelling(store="memory:").crawl()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("headers", {"X-Page": 1}),
+        ("priority", 1.5),
+        ("priority", 10**30),
+        ("session", 5),
+        ("unique_key", 5),
+        ("method", 5),
+        ("body", "text"),
+        ("cache", "always"),
+        ("user_data", ["a"]),
+        ("render", 1),
+    ],
+)
+async def test_a_request_that_could_not_be_read_back_is_refused_and_the_run_stays_whole(
+    site: Site, tmp_path: Path, field: str, value: Any
+) -> None:
+    """It was written, and a run that holds it was taken to be damaged from then on."""
+
+    class Wrong(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            await super().parse(page)
+            if page.url.endswith("/a"):
+                page.follow("/c", **{field: value})
+            elif page.url.endswith("/b"):
+                page.follow(Request("/c", **{field: value}))
+
+    site.add_page("/", html("home", "/a", "/b"))
+    site.add_page("/a", html("a"))
+    site.add_page("/b", html("b"))
+    for turn in range(2):
+        crawler = Wrong(start_urls=[site.url("/")], store=tmp_path / "run")
+        statistics = await crawler.crawl()
+        assert titles(crawler) == ["home"], turn
+        assert statistics.requests_failed == 2
+        assert {group.kind for group in statistics.errors} == {"UsageError"}
+        assert all(f"wrong {field}" in group.message for group in statistics.errors)
+    wrong: Any = [Request(site.url("/c"), **{field: value})]
+    starting = Wrong(store=tmp_path / "other")
+    starting.start_requests = lambda: wrong  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match=f"wrong {field}"):
+        await starting.crawl()
+
+
+async def test_user_data_is_what_it_was_when_the_link_was_followed(site: Site) -> None:
+    class Counting(Titles):
+        async def parse(self, page: Page) -> None:
+            data = {"numbers": [0]}
+            for path in ("/1", "/2"):
+                data["numbers"][0] += 1
+                page.follow(path, handler=self.parse_page, user_data=data)
+            page.follow(Request("/3", user_data=data), handler=self.parse_page)
+            data["numbers"].clear()
+
+        async def parse_page(self, page: Page) -> None:
+            page.save({"title": f"{page.url[-2:]} {page.request.user_data['numbers']}"})
+
+    for path in ("/", "/1", "/2", "/3"):
+        site.add_page(path, html(path))
+    crawler = Counting(start_urls=[site.url("/")], store="memory:")
+    await crawler.crawl()
+    assert titles(crawler) == ["/1 [1]", "/2 [2]", "/3 [2]"]
+
+
+async def test_what_a_handler_that_fails_does_to_its_request_is_undone(site: Site) -> None:
+    class Changing(Titles):
+        async def parse(self, page: Page) -> None:
+            page.follow("/a", handler=self.parse_a, user_data={"tries": []}, headers={"X-A": "1"})
+
+        async def parse_a(self, page: Page) -> None:
+            page.request.user_data["tries"].append(object())  # nothing that could be saved
+            page.request.headers["X-B"] = "2"
+            if not page.request.retry_count:
+                raise ValueError("once")
+            page.save({"title": str(len(page.request.user_data["tries"]))})
+
+    site.add_page("/", html("home"))
+    site.add_page("/a", html("a"))
+    crawler = Changing(start_urls=[site.url("/")], store="memory:")
+    statistics = await crawler.crawl()
+    assert titles(crawler) == ["1"]
+    assert statistics.requests_retried == 1
+    assert ["X-B" in hit.headers for hit in site.requests if hit.path == "/a"] == [False, False]

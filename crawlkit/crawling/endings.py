@@ -88,7 +88,7 @@ class Endings:
     def handled(self, lease: Lease, status: int, now: float, duration: float) -> None:
         """Its handler has succeeded, and the effects of its page are applied."""
         request = lease.request
-        self._over(lease)
+        self._over(lease, has_outcome=True)
         self._queue.finish(lease, outcomes.handled(lease, status, now, duration))
         self._statistics.finished(request.handler, lease.host, duration, request.retry_count)
 
@@ -179,7 +179,7 @@ class Endings:
             self._specimens.keep(group, response, self._clock.now())
         return group
 
-    def _over(self, lease: Lease, *, has_outcome: bool = True) -> None:
+    def _over(self, lease: Lease, *, has_outcome: bool) -> None:
         self._gate.ended(lease, has_outcome=has_outcome)
         if self._proxy_failures:
             self._proxy_failures.pop(lease.ticket, None)
