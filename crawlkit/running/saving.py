@@ -92,7 +92,9 @@ class Saving:
             self._uncollected = self._bus.collect(checkpoint)
             if self._uncollected is not None:
                 raise self._uncollected
-            if checkpoint:
+            # A store in trouble is asked also where there is nothing to save: only that tells
+            # whether it works again.
+            if checkpoint or not self._trouble.is_over:
                 await self._write(checkpoint)
 
     async def commit_apart(self, checkpoint: Checkpoint) -> None:
