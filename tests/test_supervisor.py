@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -84,6 +86,23 @@ async def test_a_worker_that_is_called_in_a_wrong_way_is_the_end_at_once() -> No
         await workers.supervisor.run()
     assert workers.said == ["[1] no such option"]
     assert len(workers.joins) == 1
+
+
+PARENT = """
+import subprocess, sys
+sys.stderr.write(f"{subprocess.Popen(['sleep', '60']).pid}\\nand no more")
+"""
+
+
+async def test_a_worker_has_ended_although_what_it_has_started_goes_on() -> None:
+    """Such as a browser, or a program that a handler runs: it may keep the worker's stderr open."""
+    workers = Workers(PARENT, count=1)
+    try:
+        async with asyncio.timeout(20):
+            assert await workers.supervisor.run() == 0
+        assert workers.said[1:] == ["[1] and no more"]
+    finally:
+        os.kill(int(workers.said[0].removeprefix("[1] ")), signal.SIGKILL)
 
 
 SLOW = """
