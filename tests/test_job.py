@@ -264,33 +264,6 @@ async def test_where_one_part_cannot_be_saved_none_is_so_that_they_agree(tmp_pat
         assert job.state == {}
 
 
-async def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", signals=False)
-    asked = 0
-
-    async def ask() -> str:
-        nonlocal asked
-        asked += 1
-        if asked < 3:
-            raise StoreWriteError("cannot connect; see that the server runs")
-        return "here"
-
-    async with job:
-        assert await job.patiently(ask) == "here"
-    assert asked == 3
-
-
-async def test_a_store_that_stays_away_ends_the_patience(tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", signals=False, store_patience=0.0)
-
-    async def ask() -> str:
-        raise StoreWriteError("cannot connect; see that the server runs")
-
-    with pytest.raises(StoreWriteError, match="see that the server runs"):
-        async with job:
-            await job.patiently(ask)
-
-
 async def test_a_store_that_answers_no_question_ends_the_patience_though_it_saves(
     tmp_path: Path,
 ) -> None:
@@ -324,9 +297,6 @@ async def test_a_store_that_works_again_is_seen_to_though_there_is_nothing_to_sa
             await job.settle()
         assert job.can_save
     assert store.failures == 1
-
-
-# -- what can be saved ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
@@ -364,3 +334,30 @@ def test_a_checkpoint_with_anything_in_it_is_committed(name: str) -> None:
     setattr(checkpoint, name, ["something"])
     # When it is, and how documents are merged that are not there, is nothing to commit.
     assert bool(checkpoint) is (name not in ("at", "is_migrating", "merges"))
+
+
+async def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", signals=False)
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StoreWriteError("cannot connect; see that the server runs")
+        return "here"
+
+    async with job:
+        assert await job.patiently(ask) == "here"
+    assert asked == 3
+
+
+async def test_a_store_that_stays_away_ends_the_patience(tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", signals=False, store_patience=0.0)
+
+    async def ask() -> str:
+        raise StoreWriteError("cannot connect; see that the server runs")
+
+    with pytest.raises(StoreWriteError, match="see that the server runs"):
+        async with job:
+            await job.patiently(ask)

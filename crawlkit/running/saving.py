@@ -92,8 +92,7 @@ class Saving:
             self._uncollected = self._bus.collect(checkpoint)
             if self._uncollected is not None:
                 raise self._uncollected
-            # A store in trouble is asked also where there is nothing to save: only that tells
-            # whether it works again.
+            # In trouble, also one with nothing in it: a store works again when it takes something.
             if checkpoint or not self._trouble.is_over:
                 await self._write(checkpoint)
 
