@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from .errors import StoreDamagedError, StoreVersionError, UsageError
+from .finite import refuse_infinite
 from .request import Request
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ class Checkpoint:
                 self.least,
                 self.most,
                 self.appends,
+                self.rests,
                 self.shares,
             )
         )
@@ -264,7 +266,9 @@ def encode(value: Any, what: str) -> bytes:
         UsageError: It is nothing that JSON can hold; `what` names it in the message.
     """
     try:
-        return _encode(value)
+        data = _encode(value)
+        refuse_infinite(data, value)
+        return data
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{what} cannot be saved: {error}; save JSON-like values, dataclasses or attrs objects"

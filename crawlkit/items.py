@@ -15,6 +15,7 @@ import msgspec
 
 from .clock import isoformat
 from .errors import ItemError, UsageError
+from .finite import refuse_infinite
 
 if TYPE_CHECKING:
     from .stores.base import StoredItem
@@ -38,6 +39,7 @@ def encode_item(item: object) -> bytes:
     """
     try:
         data = _encode(item)
+        refuse_infinite(data, item, _hook)
     except _FAILURES as error:
         raise ItemError(_why_not(item, error)) from None
     if data[:1] != b"{":
@@ -98,7 +100,7 @@ class ItemType:
             # To drop it without a word would lose what somebody took the trouble to extract.
             raise ItemError(f"an item is no {self.name}: it has no field {unknown[0]!r}")
         # msgspec leaves defaults to the class of a dataclass, where it then overlooks them.
-        return _encode(dataclasses.asdict(value) if self._is_dataclass else value)
+        return encode_item(dataclasses.asdict(value) if self._is_dataclass else value)
 
     def _encode_pydantic(self, item: object) -> bytes:
         try:

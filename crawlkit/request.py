@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from .errors import UsageError
+from .finite import refuse_infinite
 
 CacheMode: TypeAlias = Literal["off", "http", "forever", "offline"] | float
 """How the page cache is used: not at all; by the rules of HTTP; a response is good for ever; only
@@ -132,7 +133,8 @@ def checked(request: Request) -> Request:
         UsageError: It holds something that JSON cannot.
     """
     try:
-        msgspec.json.encode(request)
+        data = msgspec.json.encode(request)
+        refuse_infinite(data, {"user_data": request.user_data, "cache": request.cache})
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the request for {request.url!r} cannot be saved: {error}; give JSON-like user_data"

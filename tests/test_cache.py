@@ -649,7 +649,7 @@ async def test_keys_of_derived_data_and_of_pages_never_meet(
     assert (measured["pages"][0], measured["derived"][0]) == (1, 1)
 
 
-@pytest.mark.parametrize("value", [object(), {1, object()}, lambda: 1, ...])
+@pytest.mark.parametrize("value", [object(), {1, object()}, lambda: 1, ..., float("nan")])
 async def test_what_is_no_json_is_refused_in_one_line(cache: PageCache, value: Any) -> None:
     with pytest.raises(UsageError, match=r"cached\('key'\) cannot be kept: .*JSON-like"):
         await cache.cached("key", lambda: value)

@@ -122,7 +122,7 @@ def test_the_quickstart_says_what_several_workers_need(tmp_path: Path) -> None:
     example = Example(tmp_path, "quickstart.py")
     with example.started("--workers", "2") as process:
         output, _ = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "serve one with 'python -m crawlkit.testing.shop --port 8000'" in output
     assert "Traceback" not in output
 

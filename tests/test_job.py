@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
 import signal
 from collections import Counter
 from pathlib import Path
@@ -10,14 +12,18 @@ from typing import Any
 
 import pytest
 
-from crawlkit import Checkpoint, Job, Saved
+from crawlkit import Checkpoint, Job, Request, Saved
+from crawlkit.checkpoint import encode
 from crawlkit.errors import (
+    ItemError,
     StoreLockedError,
     StoreVersionError,
     StoreWriteError,
     UsageError,
 )
 from crawlkit.events import Migrating, PersistState
+from crawlkit.items import encode_item
+from crawlkit.request import checked
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import FaultyStore
 
@@ -261,6 +267,78 @@ async def test_where_one_part_cannot_be_saved_none_is_so_that_they_agree(tmp_pat
     async with Job(tmp_path / "run") as job:
         assert job.persist("counted", Counted()).counts == {"a": 1}
         assert job.state == {}
+
+
+async def test_a_store_that_answers_no_question_ends_the_patience_though_it_saves(
+    tmp_path: Path,
+) -> None:
+    async def ask() -> str:
+        raise StoreWriteError("cannot read; see that the server runs")
+
+    with pytest.raises(StoreWriteError, match="see that the server runs"):
+        async with (
+            asyncio.timeout(5),
+            Job(tmp_path / "run", signals=False, persist_interval=0.02, store_patience=0.2) as job,
+        ):
+            await job.patiently(ask)
+
+
+async def test_a_job_with_nothing_to_save_gives_up_a_store_that_stays_away() -> None:
+    store = FaultyStore(MemoryStore(), at=1, lasting=True)
+    with pytest.raises(StoreWriteError):
+        async with (
+            asyncio.timeout(5),
+            Job(store, signals=False, persist_interval=0.02, store_patience=0.2) as job,
+        ):
+            job.trouble(StoreWriteError("cannot connect; see that the server runs"))
+            await asyncio.sleep(30)
+
+
+async def test_a_store_that_works_again_is_seen_to_though_there_is_nothing_to_save() -> None:
+    store = FaultyStore(MemoryStore(), at=1)
+    async with Job(store, signals=False, persist_interval=0.02) as job:
+        job.trouble(StoreWriteError("cannot connect; see that the server runs"))
+        async with asyncio.timeout(5):
+            await job.settle()
+        assert job.can_save
+    assert store.failures == 1
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+async def test_a_number_that_json_has_no_word_for_is_refused_where_it_is_given(
+    number: float,
+) -> None:
+    """It would come back as ``None``, in the next life."""
+    reason = rf"a\.b\[1\] is {number}, and JSON has no word for that"
+    value = {"n": None, "a": {"b": (1.0, number)}}
+    async with Job("memory:") as job:
+        with pytest.raises(UsageError, match=f"the value of 'key' cannot be saved: {reason}"):
+            await job.set_value("key", value)
+        job.state["of"] = value
+        with pytest.raises(UsageError, match=rf"the state cannot be saved: of\.{reason}"):
+            job.state.snapshot()
+        job.state.clear()
+    checkpoint = Checkpoint()
+    with checkpoint.of("part"), pytest.raises(UsageError, match=f"part cannot be saved: {reason}"):
+        checkpoint.save(value)
+    with pytest.raises(UsageError, match=rf"cannot be saved: user_data\.{reason}"):
+        checked(Request("https://a.example/", user_data=value))
+    with pytest.raises(ItemError, match=f"an item cannot be saved: {reason}"):
+        encode_item(value)
+    with pytest.raises(UsageError, match=f"it is {number}"):
+        encode(number, "a number")
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Checkpoint) if field.name[0] != "_"]
+)
+def test_a_checkpoint_with_anything_in_it_is_committed(name: str) -> None:
+    """Also where all there is to say is when a host may be asked next."""
+    checkpoint = Checkpoint()
+    assert not checkpoint
+    setattr(checkpoint, name, ["something"])
+    # When it is, and how documents are merged that are not there, is nothing to commit.
+    assert bool(checkpoint) is (name not in ("at", "is_migrating", "merges"))
 
 
 async def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from crawlkit.errors import MirrorTakenError, WorkersError
+from crawlkit.errors import MirrorTakenError, UsageError, WorkersError
 from crawlkit.events import CrawlerStatus
 from crawlkit.triggers.base import Watched
 from crawlkit.triggers.watching import Watching
@@ -80,10 +82,27 @@ async def test_workers_that_die_are_replaced_as_long_as_something_gets_done() ->
 
 async def test_a_worker_that_is_called_in_a_wrong_way_is_the_end_at_once() -> None:
     workers = Workers("import sys; sys.stderr.write('no such option\\n'); sys.exit(2)", count=1)
-    with pytest.raises(WorkersError, match="worker 1 ended with 2: no such option"):
+    with pytest.raises(UsageError, match=r"^worker 1: no such option$"):
         await workers.supervisor.run()
     assert workers.said == ["[1] no such option"]
     assert len(workers.joins) == 1
+
+
+PARENT = """
+import subprocess, sys
+sys.stderr.write(f"{subprocess.Popen(['sleep', '60']).pid}\\nand no more")
+"""
+
+
+async def test_a_worker_has_ended_although_what_it_has_started_goes_on() -> None:
+    """Such as a browser, or a program that a handler runs: it may keep the worker's stderr open."""
+    workers = Workers(PARENT, count=1)
+    try:
+        async with asyncio.timeout(20):
+            assert await workers.supervisor.run() == 0
+        assert workers.said[1:] == ["[1] and no more"]
+    finally:
+        os.kill(int(workers.said[0].removeprefix("[1] ")), signal.SIGKILL)
 
 
 SLOW = """

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,48 @@ def test_workers_that_die_over_and_over_are_the_end_with_what_they_said_last(
     assert "ended with 1" in last
     assert "the key of the shop is missing" in last
     assert "Traceback" not in done.stderr
+
+
+def test_what_makes_no_sense_in_a_worker_is_a_usage_error_of_the_command(
+    tmp_path: Path, pages: str
+) -> None:
+    written(tmp_path, "self.state['price'] = float('inf')")
+    done = run(tmp_path, pages, "--workers", "2")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"crawlkit: worker [12]: the state cannot be saved: price is inf, and JSON .*",
+        done.stderr.splitlines()[-1],
+    )
+    assert "another takes its place" not in done.stderr
+
+
+def test_the_metrics_of_all_workers_are_served_in_one_place(tmp_path: Path, pages: str) -> None:
+    written(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        command(tmp_path, pages, "--workers", "2", "--metrics", str(port)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    numbers: list[tuple[str, str]] = []
+
+    def are_served() -> bool:
+        url = f"http://127.0.0.1:{port}/metrics"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
+            text = answer.read().decode()
+            by_handler = re.findall(r"handler_requests_finished_total\{.*\} (\d+)", text)
+            in_all = re.findall(r"_requests_finished_total\{crawler=\"shop\"\} (\d+)", text)
+            numbers.extend(zip(by_handler, in_all, strict=False))
+        return len(numbers) > 3
+
+    assert happens(process, are_served)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert "is taken" not in said
+    assert all(by_handler == in_all for by_handler, in_all in numbers)
 
 
 def test_told_to_go_the_workers_go_in_order_and_the_command_says_75(

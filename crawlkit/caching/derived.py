@@ -13,6 +13,7 @@ import msgspec
 
 from ..clock import Clock
 from ..errors import UsageError
+from ..finite import refuse_infinite
 from .entry import CacheEntry, Packer, decompress, pack, unpack
 from .freshness import Terms
 from .store import CacheStore
@@ -81,6 +82,7 @@ class DerivedData:
             value = await value
         try:
             data = msgspec.json.encode(value)
+            refuse_infinite(data, value)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"what was computed for cached({key!r}) cannot be kept: {error}; return JSON-like "

@@ -197,7 +197,7 @@ def run(
         options |= _seat(seat, options, kind)
     if supervised:
         # What is left out is the supervisor's.
-        options |= {"triggers": (Orders(),), "preemption": None, "output": None}
+        options |= {"triggers": (Orders(),), "preemption": None, "output": None, "metrics": None}
     crawler = made(kind, options)
     crawler.joins = joins
     address = crawler.job.store.address
@@ -221,7 +221,7 @@ def run(
 
         # A store that is elsewhere is told in another way, as its address may have a password.
         each: dict[str, Any] = {"store": None if crawler.job.store.is_shared else address}
-        each |= {"output": None, "grace": None, "no_progress": True, "show": show}
+        each |= {"output": None, "metrics": None, "grace": None, "no_progress": True, "show": show}
         each |= {"log_level": log_level, "log_format": log_format}
         python = f"{shlex.quote(sys.executable)} -m crawlkit"
         runnable = Workers(crawler, workers, _command(python, target, *urls, **same | each))

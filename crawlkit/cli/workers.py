@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Loader
@@ -15,6 +16,7 @@ from ..events import CrawlerStatus
 from ..exporting.late import export_stored
 from ..output import ItemWriter
 from ..run import load_statistics
+from ..statistics import Statistics
 from ..stores.memory import MemoryStore
 from ..stores.postgres.address import masked
 from ..stores.sqlite import SqliteStore
@@ -74,17 +76,43 @@ class Workers:
             CrawlkitError: The crawl could not be begun, or could not go on.
         """
         store = self._crawler.job.store
-        if isinstance(store, SqliteStore):
-            await self._crawl_here(store, fresh)
-        else:
-            if fresh:
-                await store.open(fresh=True)
-                await store.close()
-            await self._supervise(None, _Stored(store.address))
+        async with self._metrics_served():
+            if isinstance(store, SqliteStore):
+                await self._crawl_here(store, fresh)
+            else:
+                if fresh:
+                    await store.open(fresh=True)
+                    await store.close()
+                await self._supervise(None, _Stored(store.address))
         if self._late is not None and not self._is_migrating:
             await export_stored(store.reader, self._late)
             self._crawler.is_output_written = True
         self._crawler.statistics = load_statistics(store.address)
+
+    @asynccontextmanager
+    async def _metrics_served(self) -> AsyncIterator[None]:
+        """Serve the numbers of all workers, as they are in the run, if that is wanted."""
+        crawler, address = self._crawler, self._crawler.job.store.address
+        if crawler.metrics is None:
+            yield
+            return
+        # Imported here, since few crawls have them.
+        from ..observing.metrics import metrics_text
+        from ..observing.metricsserver import MetricsServer
+
+        def text() -> str:
+            try:
+                statistics = load_statistics(address)
+            except StoreError:
+                statistics = Statistics()  # nothing is there yet
+            return metrics_text(statistics, {"crawler": crawler.name})
+
+        server = MetricsServer(crawler.metrics, lambda: asyncio.to_thread(text))
+        await server.open()
+        try:
+            yield
+        finally:
+            await server.close()
 
     async def _crawl_here(self, store: SqliteStore, fresh: bool) -> None:
         """The run of a directory, which this process writes for all workers."""

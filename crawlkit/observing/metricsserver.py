@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -28,13 +28,13 @@ class MetricsServer:
 
     Args:
         address: ``[HOST:]PORT``; on loopback where there is no host.
-        text: Makes the text, each time that it is asked for.
+        text: Makes the text, each time that it is asked for; plain or async.
 
     Raises:
         OptionError: It is no such address.
     """
 
-    def __init__(self, address: str, text: Callable[[], str]) -> None:
+    def __init__(self, address: str, text: Callable[[], str | Awaitable[str]]) -> None:
         self.host, self.port = parse_address(address)
         self._text = text
         self._runner: web.ServerRunner | None = None
@@ -90,7 +90,10 @@ class MetricsServer:
             return web.Response(status=404, text="the metrics are at /metrics\n")
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-        return web.Response(body=self._text().encode(), headers={"Content-Type": CONTENT_TYPE})
+        text = self._text()
+        if not isinstance(text, str):
+            text = await text
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def parse_address(address: str) -> tuple[str, int]:

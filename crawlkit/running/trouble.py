@@ -59,11 +59,17 @@ class Trouble:
         Raises:
             StoreError: The store is beyond repair, or was in trouble for too long.
         """
+        since: float | None = None
         while True:
             try:
                 return await ask()
             except StoreWriteError as error:
                 self.report(error)
+                # What else works meanwhile, such as a checkpoint, is no answer.
+                now = asyncio.get_running_loop().time()
+                since = now if since is None else since
+                if now - since >= self._patience:
+                    self._stopping.fail(error)
                 if self._stopping.failure is not None or self._stopping.is_told:
                     raise
             await asyncio.sleep(REST)

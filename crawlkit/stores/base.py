@@ -28,7 +28,7 @@ from ..checkpoint import (
     Outcome,
     Snapshot,
 )
-from ..errors import StoreError
+from ..errors import StoreError, StoreStaleError
 from ..request import Request
 
 if TYPE_CHECKING:
@@ -95,6 +95,14 @@ class Allotment:
 
     granted: int
     is_spent: bool
+
+
+def stale() -> StoreStaleError:
+    """The error for a failure that is not there."""
+    return StoreStaleError(
+        "a failed request was put back or dropped by another process meanwhile; nothing was "
+        "changed, look again"
+    )
 
 
 @dataclass(frozen=True, slots=True)

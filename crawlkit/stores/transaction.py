@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending
-from ..errors import StoreStaleError
-from .base import BUNDLE, Receipt
+from .base import BUNDLE, Receipt, stale
 from .bundle import Bundle, Left, left_by, without_host
 from .encoding import encode
 from .intake import Part
@@ -193,14 +192,6 @@ def _add_outcomes(db: sqlite3.Connection, checkpoint: Checkpoint, hosts: Mapping
         # As they lie in the table. Of two that are for one request, the order is kept.
         rows.sort(key=itemgetter(0, 1))
         insert(db, _OUTCOMES.format(conflict=conflict), rows)
-
-
-def stale() -> StoreStaleError:
-    """The error for a failure that is not there."""
-    return StoreStaleError(
-        "a failed request was put back or dropped by another process meanwhile; nothing was "
-        "changed, look again"
-    )
 
 
 def _outcome(outcome: Outcome, host: int) -> tuple[Any, ...]:

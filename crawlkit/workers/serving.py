@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -97,8 +98,14 @@ class StoreServer:
                 await writer.wait_closed()
 
     async def _reap(self) -> None:
+        rest = self._hub.lease / 4
         while True:
-            await asyncio.sleep(self._hub.lease / 4)
+            began = time.monotonic()
+            await asyncio.sleep(rest)
+            if time.monotonic() - began > 2 * rest:
+                # This process stood still, as in a container that was paused, and so perhaps did
+                # its workers: they are to be heard first.
+                continue
             try:
                 for name in await self._hub.store.do(self._hub.reap):
                     log.warning(

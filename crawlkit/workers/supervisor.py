@@ -15,7 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from ..errors import CrawlkitError, StoreError, WorkersError
+from ..errors import CrawlkitError, StoreError, UsageError, WorkersError
 from ..events import CrawlerStatus, Event
 from ..triggers.signals import EXIT_UNFINISHED, last_moment_of
 from ..triggers.watching import Watching
@@ -104,6 +104,7 @@ class Supervisor:
 
         Raises:
             WorkersError: They die, over and over.
+            UsageError: What one of them was asked for makes no sense.
             StoreError: The run is lost to them all, see `lost`.
         """
         await self._watching.begin(self, signals=True)
@@ -152,7 +153,7 @@ class Supervisor:
         self._deaths = self._deaths + 1 if done == self._done else 1
         self._done = done
         if code == EXIT_USAGE or self._deaths > PATIENCE * self._count:
-            self._fail(worker, how)
+            self._fail(worker, code, how)
             return
         wait = 0.0
         if self._deaths > 1:
@@ -175,11 +176,15 @@ class Supervisor:
             return self._done
         return status.finished + status.failed
 
-    def _fail(self, worker: WorkerProcess, how: str) -> None:
+    def _fail(self, worker: WorkerProcess, code: int, how: str) -> None:
         if self._failure is None:
             words = next((line for line in reversed(worker.last_words) if line.strip()), "")
-            said = f": {words.removeprefix('crawlkit: ')}" if words else ", without a word"
-            self._failure = WorkersError(f"worker {worker.name} {how}{said}")
+            words = words.removeprefix("crawlkit: ")
+            if code == EXIT_USAGE and words:
+                self._failure = UsageError(f"worker {worker.name}: {words}")
+            else:
+                said = f": {words}" if words else ", without a word"
+                self._failure = WorkersError(f"worker {worker.name} {how}{said}")
             self._stop(signal.SIGTERM)
 
     def lost(self, error: StoreError) -> None:

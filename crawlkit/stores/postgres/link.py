@@ -13,8 +13,8 @@ import psycopg
 from psycopg import Connection, sql
 
 from ...errors import StoreError, StoreFencedError, StoreWriteError
+from ..base import stale
 from ..bundle import given_back
-from ..transaction import stale
 from .address import Address
 from .columns import Texts
 from .connection import connect, is_lost, translated
