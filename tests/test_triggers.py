@@ -54,7 +54,7 @@ class Told:
         self._hear(event)
 
     async def wait(self, count: int = 1) -> list[Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.heard) < count:
                 self.something.clear()
                 await self.something.wait()
@@ -86,7 +86,7 @@ async def watch() -> AsyncIterator[Callable[[Trigger], Told]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - whatever it looks at sets no event
             await asyncio.sleep(0.01)
 
@@ -458,7 +458,7 @@ def test_a_crawl_that_is_given_notice_ends_with_75_and_is_resumed_to_the_same_it
         while site.hits() < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         urlopen(machine.url("/-/announce?left=20")).close()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 75, err
