@@ -357,12 +357,17 @@ async def test_start_requests_are_taken_once(fleet: Fleet, site: Site) -> None:
 async def test_a_hosts_delay_holds_whoever_asks_it(fleet: Fleet, site: Site) -> None:
     stores = [fleet.store(str(number)) for number in range(2)]
     options: dict[str, Any] = {"start_urls": [site.url("/")], "delay": 0.1, "max_pages": 8}
-    shops = [Shop(store=store, **options) for store in stores]
-    took = Stopwatch()
+    starts: list[Stopwatch] = []
+
+    class Timed(Shop):
+        def on_start(self) -> None:
+            starts.append(Stopwatch())
+
+    shops = [Timed(store=store, **options) for store in stores]
     await asyncio.gather(*(shop.crawl() for shop in shops))
     times = [hit.at for hit in site.requests]
     assert len(times) == 8
-    assert_apart(times, 0.1, took)
+    assert_apart(times, 0.1, starts[0])
 
 
 async def test_a_fenced_worker_stops_at_once_and_the_others_do_its_work(
