@@ -186,7 +186,7 @@ async def test_a_platform_that_misbehaves_is_left_and_come_back_to(
 ) -> None:
     notices.mishap = mishap
     notices.messages = [event("aborting")]
-    told = watch(platform(notices, heartbeat=0.1))
+    told = watch(platform(notices, heartbeat=0.1 if mishap is silent else 30))
     await until(lambda: notices.connections >= 2)
     notices.mishap = None
     await until(lambda: "abort" in told.heard)
