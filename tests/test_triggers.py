@@ -23,7 +23,7 @@ from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.triggers.base import Trigger, Watched
 from crawlkit.triggers.cloud import Aws, Azure, Cloud, Gcp
-from crawlkit.triggers.platform import Platform
+from crawlkit.triggers.platform import SAVING_REST, Platform
 from crawlkit.triggers.usual import METADATA, PLATFORM
 
 from .notices import Notices, event, scheduled
@@ -186,11 +186,12 @@ async def test_a_platform_that_misbehaves_is_left_and_come_back_to(
 ) -> None:
     notices.mishap = mishap
     notices.messages = [event("aborting")]
+    began = time.monotonic()
     told = watch(platform(notices, heartbeat=0.1 if mishap is silent else 30))
     await until(lambda: notices.connections >= 2)
     notices.mishap = None
     await until(lambda: "abort" in told.heard)
-    assert told.heard.count("save") <= 1
+    assert told.heard.count("save") <= 1 + (time.monotonic() - began) / SAVING_REST
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1, "it is said once"
     assert "the crawl goes on" in warnings[0].getMessage()
