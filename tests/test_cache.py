@@ -296,7 +296,7 @@ async def test_who_waits_for_another_may_go_and_so_may_the_other(cache: PageCach
     tasks[1].cancel()
     tasks[0].cancel()
     origin.may_answer.set()
-    assert (await asyncio.wait_for(tasks[2], 5)).body == PAGE
+    assert (await asyncio.wait_for(tasks[2], 30)).body == PAGE
 
 
 async def test_post_is_kept_only_under_a_key_of_the_users_own(
@@ -665,7 +665,7 @@ async def test_a_computation_that_asks_for_itself_is_an_error_and_no_deadlock(
         return await cache.cached("outer", outer)
 
     with pytest.raises(UsageError, match="asks for itself"):
-        await asyncio.wait_for(cache.cached("outer", outer), 5)
+        await asyncio.wait_for(cache.cached("outer", outer), 30)
 
 
 async def test_computations_may_ask_for_each_other(cache: PageCache) -> None:
@@ -681,7 +681,7 @@ async def test_closing_ends_computations(directory: Path) -> None:
     compute = Computation()
     caller = asyncio.create_task(cache.cached("key", compute))
     await compute.has_begun.wait()
-    await asyncio.wait_for(cache.close(), 5)
+    await asyncio.wait_for(cache.close(), 30)
     with pytest.raises(asyncio.CancelledError):
         await caller
     with pytest.raises(UsageError, match="ended"):

@@ -345,7 +345,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 async def all_known(store: CacheStore) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while store._known.is_wanting:  # noqa: ASYNC110 - nobody waits for it but tests
             await asyncio.sleep(0.001)
 

@@ -143,10 +143,11 @@ async def test_a_second_is_looked_at_once_however_many_watch(site: Site, address
         seconds = time.monotonic() - began
         assert len({json.dumps(pulse) for _, pulse in first}) == looks <= 2 + seconds
         assert looks
-        await asyncio.sleep(0.05)
-        seen = looks
-        await asyncio.sleep(1.1)
-        assert looks == seen, "nobody watches any more"
+        seen = 0
+        async with asyncio.timeout(20):  # nobody watches any more
+            while seen < looks:
+                seen = looks
+                await asyncio.sleep(1.1)
 
 
 async def test_a_viewer_that_does_not_read_holds_nobody_up_and_is_let_go(
@@ -613,7 +614,7 @@ def test_the_page_closes_with_the_crawl_and_tells_how_it_ended(tmp_path: Path) -
     is_watched = threading.Event()
 
     async def page(request: object) -> web.Response:
-        await asyncio.to_thread(is_watched.wait, 10)
+        await asyncio.to_thread(is_watched.wait, 60)
         return web.Response(status=404)
 
     with Site() as site:
@@ -669,7 +670,7 @@ def test_dashboard_serves_a_run_until_it_is_told_to_stop(address: Path) -> None:
         with urlopen(f"{url[0]}api/start") as answer:
             assert json.load(answer)["name"] == "shop"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     result = CliRunner().invoke(main, ["dashboard", "runs/none"])
     assert (result.exit_code, result.stdout) == (1, "")
 

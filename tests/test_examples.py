@@ -63,7 +63,7 @@ class Example:
                 assert process.poll() is None, process.communicate()[0]
                 time.sleep(0.05)
             process.send_signal(number)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=60)
         expected = -signal.SIGKILL if number == signal.SIGKILL else 75
         assert process.returncode == expected, output
         return output
@@ -112,7 +112,7 @@ def test_the_quickstart_says_what_to_do_when_its_port_was_taken_meanwhile(tmp_pa
     port = example.read("quickstart", lambda run: run.value("port"))
     assert port
     with Site(port=port), example.started() as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"port {port} is taken; free it, or start anew with --fresh" in output
     assert "Traceback" not in output
@@ -121,7 +121,7 @@ def test_the_quickstart_says_what_to_do_when_its_port_was_taken_meanwhile(tmp_pa
 def test_the_quickstart_says_what_several_workers_need(tmp_path: Path) -> None:
     example = Example(tmp_path, "quickstart.py")
     with example.started("--workers", "2") as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "serve one with 'python -m crawlkit.testing.shop --port 8000'" in output
     assert "Traceback" not in output

@@ -13,7 +13,7 @@ from .faults.migration import CUT_OFF, KILL, MIRRORS, POSTGRES, TERMINATE, TRIGG
 from .faults.network import Host, Network
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_crawl_is_carried_to_a_host_that_never_saw_its_disk(tmp_path: Path) -> None:
     """By each trigger, and by none at all: nothing is lost, nothing is there twice."""
     seed = random.randrange(10**6)
@@ -25,7 +25,7 @@ def test_a_crawl_is_carried_to_a_host_that_never_saw_its_disk(tmp_path: Path) ->
 
 
 @pytest.mark.needs("postgresql")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_crawl_in_postgresql_goes_on_on_another_host(tmp_path: Path) -> None:
     """Also where the first one was lost without a word, and its worker's lease has to run out."""
     seed = random.randrange(10**6)

@@ -451,7 +451,7 @@ def test_a_process_that_was_frozen_meanwhile_ends_in_one_line_and_adds_nothing(
         second = start("second", "--set", "delay=0")
         assert second.wait(60) == 0, second.stderr and second.stderr.read()
         first.send_signal(signal.SIGCONT)
-        _, said = first.communicate(timeout=30)
+        _, said = first.communicate(timeout=60)
     finally:
         first.kill()
     assert first.returncode == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ from crawlkit.errors import StoreDamagedError
 from crawlkit.response import Response
 from crawlkit.run import Run
 from crawlkit.testing import Site
+
+from .turnstile import Turnstile
 
 HOSTILE = "<title>\x1b[31m</title><script>alert(1)</script>\ttab\r\n<p>second line"
 
@@ -228,15 +231,16 @@ sys.exit(Shop(start_urls=[sys.argv[1]], store=sys.argv[2]).run())
 
 def test_after_kill_9_every_group_of_errors_has_its_specimen(site: Site, tmp_path: Path) -> None:
     # Each failure is a group of its own: its page's title, in letters, is in the message.
+    turnstile = Turnstile()
     names = [f"{a}{b}" for a in "abcdefgh" for b in "abcdef"]
     site.add_page("/", links=[f"/{name}x" for name in names])
     for name in names:
-        site.add_page(f"/{name}x", f"<title>{name}</title>", delay=0.01)
+        site.add_page(f"/{name}x", turnstile.page(f"<title>{name}</title>"), delay=0.01)
     store = tmp_path / "run"
     command = [sys.executable, "-c", CRAWL, site.url("/"), str(store)]
     kept: list[int] = []
     for _ in range(2):
-        hits = sum(site.hits(f"/{name}x") for name in names)
+        hits, turnstile.left = sum(site.hits(f"/{name}x") for name in names), 25
         process = subprocess.Popen(command, env=os.environ)
         deadline = time.monotonic() + 30
         while sum(site.hits(f"/{name}x") for name in names) < hits + 20:
@@ -252,6 +256,7 @@ def test_after_kill_9_every_group_of_errors_has_its_specimen(site: Site, tmp_pat
                 specimen = run.specimen(group.id)
                 assert specimen is not None
                 assert specimen.url == group.examples[0]
+    turnstile.left = inf
     assert subprocess.run(command, check=False).returncode == 0
     with open_run(store) as run:
         messages = {group.message for group in run.errors()}

@@ -45,11 +45,11 @@ async def crawling(crawler: Crawler) -> AsyncIterator[asyncio.Task[Any]]:
     finally:
         if not task.done():
             crawler.job.stop(0.0)
-        await asyncio.wait({task}, timeout=10)
+        await asyncio.wait({task}, timeout=30)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
@@ -89,7 +89,7 @@ async def test_a_crawl_that_is_paused_can_be_stopped_and_is_not_paused_when_it_g
     async with crawling(crawler) as task:
         await until(lambda: crawler.statistics.requests_total)
         await crawler.job.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await task
     assert crawler.exit_code == 75
     assert site.hits() == 0
@@ -108,7 +108,7 @@ async def test_a_pause_ends_the_rest_of_a_host_too(site: Site) -> None:
         crawler.pause()
         await asyncio.sleep(0.4)
         crawler.resume()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await task
     assert crawler.statistics.requests_finished == 2
 

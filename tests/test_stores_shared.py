@@ -294,7 +294,7 @@ async def test_a_worker_that_found_nothing_is_told_of_new_work(one: Store, two: 
     waiting = asyncio.create_task(two.news())
     await asyncio.sleep(0)
     await commit(one, fresh=pages(A, 1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
         assert (await claim(two)).leases
 
@@ -373,7 +373,7 @@ async def test_several_documents_are_merged_in_one_commit(one: Store, two: Store
             more = change(None, {name: number}, name)
             checkpoint.documents |= more.documents
             checkpoint.merges |= more.merges
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await store.commit(checkpoint)
     assert [await value(one, name) for name in ("state", "tally", "third")] == [
         {"n": 6},

@@ -36,7 +36,7 @@ from crawlkit.testing.shop import ShopSite
 
 def get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -75,7 +75,7 @@ def test_a_page_can_fail_a_number_of_times_before_it_works(site: Site) -> None:
 def test_a_failing_page_can_say_when_to_come_back(site: Site) -> None:
     site.add_page("/busy", fail_times=1, fail_status=503, retry_after=7)
     with pytest.raises(urllib.error.HTTPError) as raised:
-        urllib.request.urlopen(site.url("/busy"), timeout=10)
+        urllib.request.urlopen(site.url("/busy"), timeout=60)
     with raised.value as error:
         assert (error.code, error.headers["Retry-After"]) == (503, "7")
 
@@ -252,7 +252,7 @@ def test_sites_are_served_alone_from_the_command_line(command: list[str]) -> Non
             assert get(url)[0] == 200
         finally:
             process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
 
 
 # -- fakes ------------------------------------------------------------------------------------

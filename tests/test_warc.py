@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from crawlkit.http.recording import Exchange
 from crawlkit.testing import Site
 
 from .scripted import Server
+from .turnstile import Turnstile
 
 
 class Shop(Crawler):
@@ -254,14 +256,15 @@ sys.exit(Shop(start_urls=[sys.argv[1]], store=sys.argv[2], warc=sys.argv[3]).run
 def test_after_kill_9_each_page_that_is_handled_has_its_record_and_none_is_torn(
     site: Site, tmp_path: Path
 ) -> None:
+    turnstile = Turnstile()
     names = [f"/{number}" for number in range(60)]
     site.add_page("/", links=names)
     for name in names:
-        site.add_page(name, f"<title>{name}</title>", delay=0.01)
+        site.add_page(name, turnstile.page(f"<title>{name}</title>"), delay=0.01)
     store, path = tmp_path / "run", tmp_path / "shop"
     command = [sys.executable, "-c", CRAWL, site.url("/"), str(store), str(path)]
     for _ in range(2):
-        hits = site.hits()
+        hits, turnstile.left = site.hits(), 25
         process = subprocess.Popen(command)
         deadline = time.monotonic() + 30
         while site.hits() < hits + 20 and process.poll() is None and time.monotonic() < deadline:
@@ -271,6 +274,7 @@ def test_after_kill_9_each_page_that_is_handled_has_its_record_and_none_is_torn(
     # What the last one left; and as it would be if it had been killed while it wrote.
     with open(files(path)[-1], "ab") as file:
         file.write(b"\x1f\x8b\x08torn")
+    turnstile.left = inf
     assert subprocess.run(command, check=False).returncode == 0
     with open_run(store) as run:
         handled = {outcome.url for outcome in run.requests("handled")}
