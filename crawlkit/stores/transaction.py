@@ -17,7 +17,7 @@ import msgspec
 from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending, Ticket
 from ..errors import StoreError, StoreStaleError
 from .base import BUNDLE, Receipt
-from .bundle import without_host
+from .bundle import bundled
 from .encoding import encode
 from .records import (
     CounterRecord,
@@ -201,13 +201,19 @@ def _new_ones(
         return []
     by_host: dict[int, dict[int, Pending]] = {}
     for pending in fresh:
-        by_host.setdefault(hosts[pending.host], {}).setdefault(pending.fingerprint, pending)
-    entered = seen.enter(db, {host: sorted(found) for host, found in sorted(by_host.items())})
-    new = []
-    for host, numbers in entered.items():
-        kept = set(numbers)
+        host = hosts[pending.host]
+        if (found := by_host.get(host)) is None:
+            found = by_host[host] = {}
+        found.setdefault(pending.fingerprint, pending)
+    by_host = dict(sorted(by_host.items()))
+    known = seen.enter(db, {host: sorted(found) for host, found in by_host.items()})
+    new: list[Pending] = []
+    for host, found in by_host.items():
         # In the order in which they came.
-        new += [pending for number, pending in by_host[host].items() if number in kept]
+        if old := known.get(host):
+            new += [pending for number, pending in found.items() if number not in old]
+        else:
+            new += found.values()
     return new
 
 
@@ -228,7 +234,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = encode(without_host(part, host))
+            text = bundled(part, host)
             number += 1
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:
