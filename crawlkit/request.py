@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import Struct
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -12,6 +13,10 @@ from .errors import UsageError
 CacheMode: TypeAlias = Literal["off", "http", "forever", "offline"] | float
 """How the page cache is used: not at all; by the rules of HTTP; a response is good for ever; only
 the cache is asked and a miss is an error; or a response is good for so many seconds."""
+
+
+_EMPTY = blake2b(digest_size=8)
+_NUMBER = Struct(">q")
 
 
 class Request(
@@ -116,7 +121,11 @@ def fingerprint(request: Request) -> int:
         data = request.url.encode()
     else:
         data = f"{request.method} {request.url}\x00".encode() + (request.body or b"")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
+    # A copy of one that is made already takes half as long as to make another.
+    digest = _EMPTY.copy()
+    digest.update(data)
+    number: int = _NUMBER.unpack(digest.digest())[0]
+    return number
 
 
 def checked(request: Request) -> Request:
@@ -135,7 +144,5 @@ def checked(request: Request) -> Request:
 
 
 def host_of(url: str) -> str:
-    """``host[:port]`` of a canonical URL, by slicing."""
-    start = url.find("://") + 3
-    end = url.find("/", start)
-    return url[start:] if end < 0 else url[start:end]
+    """``host[:port]`` of a canonical URL."""
+    return url.partition("://")[2].partition("/")[0]

@@ -42,6 +42,8 @@ _decode = msgspec.json.Decoder().decode
 
 Numbers = dict[int, list[int]]
 """Fingerprints by the id of their host."""
+Place = tuple[int, int]
+"""Of a row: its host and its fingerprint."""
 Known = dict[int, set[int]]
 """Those of them that were there."""
 
@@ -58,7 +60,7 @@ class SeenSet:
         # There is none as long as all rows are in memory. It holds all of these, all that arrive,
         # and the rows of the table as far as it was filled; or all, where that is None.
         self._filter: bytearray | None = None
-        self._filled: tuple[int, int] | None = None
+        self._filled: Place | None = None
 
     def open(self, db: sqlite3.Connection) -> None:
         """Take into memory what is not in the table yet, unless that was done.
@@ -133,25 +135,29 @@ class SeenSet:
     def _make_filter(self, db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA cache_size = -{LARGE_CACHE}")
         self._filter = bytearray(_MASK + 1)
-        ((recent,),) = db.execute("SELECT json_group_array(fingerprint) FROM recent_seen")
-        self._take_in(_decode(recent))
+        place: Place | None = (0, 0)
+        while place is not None:
+            place = self._read(db, "recent_seen", place)
 
     def _fill(self, db: sqlite3.Connection) -> None:
         """Read some more of the table into the filter.
 
         What is moved into a part that was read is in the filter already.
         """
-        if self._filter is None or self._filled is None:
-            return
+        if self._filter is not None and self._filled is not None:
+            self._filled = self._read(db, "seen", self._filled)
+
+    def _read(self, db: sqlite3.Connection, table: str, after: Place) -> Place | None:
+        """Read a few rows of a table into the filter; where the next ones are, if there are any."""
         ((last, rows),) = db.execute(
-            """
+            f"""
             SELECT max(host), json_group_array(fingerprint) FROM (
-                SELECT host, fingerprint FROM seen WHERE (host, fingerprint) > (?, ?)
+                SELECT host, fingerprint FROM {table} WHERE (host, fingerprint) > (?, ?)
                 ORDER BY host, fingerprint LIMIT ?
             )
             """,
-            (*self._filled, FILL),
+            (*after, FILL),
         )
         numbers = _decode(rows)
         self._take_in(numbers)
-        self._filled = (last, numbers[-1]) if len(numbers) == FILL else None
+        return (last, numbers[-1]) if len(numbers) == FILL else None
