@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
+from struct import Struct
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -17,6 +18,10 @@ the cache is asked and a miss is an error; or a response is good for so many sec
 
 MAX_PRIORITY = 10**15
 """The highest priority, and below 0 the lowest: databases have no numbers without an end."""
+
+
+_EMPTY = blake2b(digest_size=8)
+_NUMBER = Struct(">q")
 
 
 class Request(
@@ -121,7 +126,11 @@ def fingerprint(request: Request) -> int:
         data = request.url.encode()
     else:
         data = f"{request.method} {request.url}\x00".encode() + (request.body or b"")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
+    # A copy of one that is made already takes half as long as to make another.
+    digest = _EMPTY.copy()
+    digest.update(data)
+    number: int = _NUMBER.unpack(digest.digest())[0]
+    return number
 
 
 def checked(request: Request) -> Request:
@@ -175,7 +184,5 @@ _NAMES = dict(zip(Request.__struct_encode_fields__, Request.__struct_fields__, s
 
 
 def host_of(url: str) -> str:
-    """``host[:port]`` of a canonical URL, by slicing."""
-    start = url.find("://") + 3
-    end = url.find("/", start)
-    return url[start:] if end < 0 else url[start:end]
+    """``host[:port]`` of a canonical URL."""
+    return url.partition("://")[2].partition("/")[0]

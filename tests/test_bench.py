@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from .bench.__main__ import main
+from .bench.frontier import MARGIN, REFERENCE, SIZES, compared, laps_before
+from .bench.growing import Stretch
 from .bench.items import Digest, digest
 from .bench.measure import ROOT, BenchError, Cores, measure, serve
 from .bench.peers import PEERS
@@ -160,3 +162,28 @@ def test_crawlkit_is_there_about_as_soon_as_the_libraries_that_it_stands_on() ->
         if seconds[CRAWLER] < 1.8 * seconds[BASIS] and seconds[HELP] < 0.3:
             return
     pytest.fail(f"seconds of CPU: {seconds}")
+
+
+def stretch(cpu: float, urls: int = 100, links: int = 150) -> Stretch:
+    return Stretch(0, urls, links, 1.0, cpu, 0.0, 0.0, 0.0, 0, 0)
+
+
+def test_a_lap_of_the_frontier_is_compared_with_the_small_runs_next_to_it() -> None:
+    # The machine is twice as slow from the second lap on, and something else disturbs the third.
+    laps = [stretch(3.0), stretch(6.0), stretch(60.0), stretch(6.0), stretch(6.0)]
+    small = [stretch(cpu, links=100) for cpu in (2.0, 2.0, 4.0, 4.0, 4.0, 4.0)]
+    found = compared(laps, small)
+    assert found["ratio"] == pytest.approx(1.5)
+    assert found["link_ratio"] == pytest.approx(1.0)
+    assert found["marginal_cpu"] == pytest.approx(0.06)
+    assert compared(laps, [])["ratio"] is None
+
+
+@pytest.mark.parametrize("size", [*SIZES, 1, 2, 12_345, 250_000])
+def test_the_laps_of_the_frontier_are_its_last_tenth(size: int) -> None:
+    start, *ends = laps_before(size)
+    assert ends[-1] == size
+    assert size - start == min(max(size // 10, MARGIN), (size + 1) // 2)
+    steps = [end - begin for begin, end in zip([start, *ends], ends, strict=False)]
+    assert max(steps) < 2 * REFERENCE
+    assert min(steps) > 0

@@ -15,8 +15,25 @@ from msgspec.structs import force_setattr, replace
 from ..checkpoint import Ticket
 from ..errors import StoreError
 from ..request import Request
+from .encoding import encode
 
 _SCHEMES = (("https://", ""), ("http://", ":"))
+_START = b'{"u":"'
+
+
+def bundled(requests: Sequence[Request], host: str) -> bytes:
+    """The JSON of a bundle of `host`."""
+    text = encode(requests)
+    if text.count(_START) != len(requests):
+        # Something that the user wrote looks like the start of a request.
+        return encode(without_host(requests, host))
+    # No text holds a bare quotation mark, so these are the starts of the requests, and no others.
+    # That is much faster than to make a shorter copy of each.
+    name = encode(host)[1:-1]
+    for scheme, mark in _SCHEMES:
+        start = b"%b%b%b/" % (_START, scheme.encode(), name)
+        text = text.replace(start, b"%b%b/" % (_START, mark.encode()))
+    return text
 
 
 class Bundle(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from .sweep import SEEN
+from .sweep import END, SEEN
 
 BITS = 26
 """The filter has ``2 ** BITS`` bits, 8 MB: one in seven is set where ten million were enqueued."""
@@ -42,6 +42,10 @@ _decode = msgspec.json.Decoder().decode
 
 Numbers = dict[int, list[int]]
 """Fingerprints by the id of their host."""
+Place = tuple[int, int]
+"""Of a row: its host and its fingerprint."""
+Known = dict[int, set[int]]
+"""Those of them that were there."""
 
 
 class SeenSet:
@@ -56,7 +60,7 @@ class SeenSet:
         # There is none as long as all rows are in memory. It holds all of these, all that arrive,
         # and the rows of the table as far as it was filled; or all, where that is None.
         self._filter: bytearray | None = None
-        self._filled: tuple[int, int] | None = None
+        self._filled: Place | None = None
 
     def open(self, db: sqlite3.Connection) -> None:
         """Take into memory what is not in the table yet, unless that was done.
@@ -74,39 +78,51 @@ class SeenSet:
             self._filled = (0, 0)
         self._is_open = True
 
-    def enter(self, db: sqlite3.Connection, numbers: Numbers) -> Numbers:
-        """Enter fingerprints, each host's sorted; those that were not in it."""
+    def enter(self, db: sqlite3.Connection, numbers: Numbers) -> Known:
+        """Enter fingerprints, each host's sorted; those that were in it already, of some hosts."""
         self._fill(db)
-        fresh = dict(numbers)
+        known: Known = {}
         if suspects := self._suspects(numbers):
-            known: dict[int, set[int]] = {}
             ((rows,),) = db.execute(_KNOWN, (_encode(suspects).decode(),))
             for host, number in _decode(rows):
                 known.setdefault(host, set()).add(number)
+        fresh = numbers
+        if known:
+            fresh = dict(numbers)
             for host, old in known.items():
                 fresh[host] = [number for number in fresh[host] if number not in old]
                 if not fresh[host]:
                     del fresh[host]
         if fresh:
             SEEN.add(db, _encode(fresh).decode())
-            for new in fresh.values():
-                self._take_in(new)
             if self._filter is None and SEEN.surplus(db) > 0:
                 # Before anything is moved, as that may be rolled back.
                 self._make_filter(db)
             SEEN.advance(db)
-        return fresh
+        return known
 
     def _suspects(self, numbers: Numbers) -> Numbers:
-        """Those that may be in it."""
-        bits = self._filter
+        """Those that may be in it. In the filter all of them are from now on."""
+        bits, mask = self._filter, _MASK
         if bits is None:
             return numbers
+        end = END if self._filled is None else self._filled[0]
         suspects = {}
         for host, found in numbers.items():
-            maybe = found
-            if self._filled is None or host < self._filled[0]:
-                maybe = [n for n in found if bits[n >> 3 & _MASK] >> (n & 7) & 1]
+            maybe = []
+            # Looked up and marked in one go: each is a place of its own in memory, far from the
+            # last one, and that takes longer than all that is done there. Where the transaction is
+            # rolled back the filter knows too much, which is no harm.
+            for n in found:
+                place = n >> 3 & mask
+                byte = bits[place]
+                mark = 1 << (n & 7)
+                if byte & mark:
+                    maybe.append(n)
+                else:
+                    bits[place] = byte | mark
+            if host >= end:
+                maybe = found
             if maybe:
                 suspects[host] = maybe
         return suspects
@@ -119,25 +135,29 @@ class SeenSet:
     def _make_filter(self, db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA cache_size = -{LARGE_CACHE}")
         self._filter = bytearray(_MASK + 1)
-        ((recent,),) = db.execute("SELECT json_group_array(fingerprint) FROM recent_seen")
-        self._take_in(_decode(recent))
+        place: Place | None = (0, 0)
+        while place is not None:
+            place = self._read(db, "recent_seen", place)
 
     def _fill(self, db: sqlite3.Connection) -> None:
         """Read some more of the table into the filter.
 
         What is moved into a part that was read is in the filter already.
         """
-        if self._filter is None or self._filled is None:
-            return
+        if self._filter is not None and self._filled is not None:
+            self._filled = self._read(db, "seen", self._filled)
+
+    def _read(self, db: sqlite3.Connection, table: str, after: Place) -> Place | None:
+        """Read a few rows of a table into the filter; where the next ones are, if there are any."""
         ((last, rows),) = db.execute(
-            """
+            f"""
             SELECT max(host), json_group_array(fingerprint) FROM (
-                SELECT host, fingerprint FROM seen WHERE (host, fingerprint) > (?, ?)
+                SELECT host, fingerprint FROM {table} WHERE (host, fingerprint) > (?, ?)
                 ORDER BY host, fingerprint LIMIT ?
             )
             """,
-            (*self._filled, FILL),
+            (*after, FILL),
         )
         numbers = _decode(rows)
         self._take_in(numbers)
-        self._filled = (last, numbers[-1]) if len(numbers) == FILL else None
+        return (last, numbers[-1]) if len(numbers) == FILL else None

@@ -121,7 +121,7 @@ SEEN = Sweep(
     ("host", "fingerprint"),
     "json_each({}) one_host, json_each(one_host.value) one",
     ("CAST(one_host.key AS INTEGER)", "one.value"),
-    capacity=250_000,
+    capacity=500_000,
 )
 """What was ever enqueued. The JSON is an object of hosts with their fingerprints."""
 
@@ -130,7 +130,7 @@ QUEUED = Sweep(
     ("host", "rank", "bundle"),
     "json_each({}) one",
     ("one.value ->> 0", "one.value ->> 1", "one.value ->> 2"),
-    capacity=20_000,
+    capacity=40_000,
     # It may be gone, and its number may be that of another.
     valid=(
         "EXISTS (SELECT 1 FROM bundles WHERE id = one.value ->> 2 AND host = one.value ->> 0 "

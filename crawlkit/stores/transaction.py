@@ -16,7 +16,7 @@ import msgspec
 
 from ..checkpoint import Checkpoint, Document, ErrorGroup, Number, Outcome, Pending
 from .base import BUNDLE, Receipt, stale
-from .bundle import Bundle, Left, left_by, without_host
+from .bundle import Bundle, Left, bundled, left_by
 from .encoding import encode
 from .intake import Part
 from .rows import insert
@@ -86,13 +86,19 @@ def _new_ones(
         return []
     by_host: dict[int, dict[int, Pending]] = {}
     for pending in fresh:
-        by_host.setdefault(hosts[pending.host], {}).setdefault(pending.fingerprint, pending)
-    entered = seen.enter(db, {host: sorted(found) for host, found in sorted(by_host.items())})
-    new = []
-    for host, numbers in entered.items():
-        kept = set(numbers)
+        host = hosts[pending.host]
+        if (found := by_host.get(host)) is None:
+            found = by_host[host] = {}
+        found.setdefault(pending.fingerprint, pending)
+    by_host = dict(sorted(by_host.items()))
+    known = seen.enter(db, {host: sorted(found) for host, found in by_host.items()})
+    new: list[Pending] = []
+    for host, found in by_host.items():
         # In the order in which they came.
-        new += [pending for number, pending in by_host[host].items() if number in kept]
+        if old := known.get(host):
+            new += [pending for number, pending in found.items() if number not in old]
+        else:
+            new += found.values()
     return new
 
 
@@ -113,7 +119,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
             best[host_id] = max(priority, best.get(host_id, priority))
         for start in range(0, len(requests), BUNDLE):
             part = requests[start : start + BUNDLE]
-            text = encode(without_host(part, host))
+            text = bundled(part, host)
             number += 1
             bundles.append([number, host_id, priority, due, len(part), crc(text), text.decode()])
             if due == 0:

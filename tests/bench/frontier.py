@@ -4,6 +4,11 @@ One process grows the queue and the dedup set of a run as a crawl does: pages co
 most of them within their host, some of them known already, and a checkpoint takes 15,000 links
 along while the next ones arrive. At each size the run is copied, and a crawl goes on from the copy
 in a process of its own, from a cold disk, until it is told to go.
+
+What a URL costs at a size is compared with what one costs in a small run, and a machine's speed
+changes over minutes. So the last tenth before a size is grown in laps, and before, between and
+after them the growing process waits while another one grows a small run, new each time and as large
+as a lap. A lap is compared with the two small runs next to it; the ratio is the median of the laps.
 """
 
 from __future__ import annotations
@@ -12,27 +17,22 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from array import array
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from crawlkit import Crawler, Page, Request
-from crawlkit.clock import Clock
 from crawlkit.fetching import Fetcher
-from crawlkit.job import Job
-from crawlkit.politeness.throttle import Throttle
-from crawlkit.queue import RequestQueue
 from crawlkit.response import Response
 from crawlkit.runner import run
 from crawlkit.sessions import Session
@@ -41,19 +41,15 @@ from crawlkit.stores.base import Claim
 from crawlkit.stores.sqlite import SqliteStore
 from crawlkit.triggers.signals import EXIT_UNFINISHED
 
+from .growing import Growth, Links, Stretch, Ticker, forget_peak, memory_now
 from .measure import ROOT, BenchError
 from .report import circumstances
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 REFERENCE = 100_000
-"""The size whose CPU per URL that of the largest is compared with."""
+"""The size whose CPU per URL that of the largest is compared with; and URLs of a lap."""
 MARGIN = 50_000
 """The last URLs before a size, at least so many of them: what one more costs there."""
-LINKS = 20
-"""Links of a page."""
-CHECKPOINT = 15_000
-"""Links between two checkpoints: what 750 pages a second bring."""
-TICK = 0.005
 FETCH_SECONDS = 0.02
 CRAWL_SECONDS = 3.0
 LATE = 0.9
@@ -61,214 +57,13 @@ LATE = 0.9
 
 LIMITS = {
     "memory": ("MB more than at the smallest size", 100.0),
-    "cpu_ratio": (f"times the CPU per URL at {REFERENCE:,}", 1.5),
+    "cpu_ratio": (f"times the CPU per URL that is enqueued up to {REFERENCE:,}", 1.5),
     "cpu": ("µs CPU per URL", 40.0),
     "disk": ("bytes of disk per URL", 120.0),
     "resume": ("s to resume", 2.0),
     "exit": ("s from migrating to exit", 1.0),
     "stall": ("ms longest stall of the event loop", 50.0),
 }
-
-
-class Links:
-    """Pages of a web of many hosts, a few of them large, without an end.
-
-    The hosts of pages follow Zipf's law. Of a page's links four lead to the sections of its site,
-    which every page has; of the others a quarter are known, and one in five leads to another site.
-
-    Args:
-        hosts: How many there are.
-        internal: Share of the links to new and known pages that stay on the page's host.
-        path: What the paths begin with; another one makes other URLs.
-    """
-
-    def __init__(self, hosts: int, internal: float, path: str = "catalogue") -> None:
-        self._hosts = hosts
-        self._internal = internal
-        self._path = path
-        self._random = random.Random(path).random
-        self._pages = array("q", bytes(8 * hosts))
-
-    def page(self) -> list[str]:
-        """The links of one more page: canonical URLs of 50 to 60 characters."""
-        own = self._host()
-        links = [f"https://www.shop-{own:05}.example/section-{i}/index.html" for i in range(4)]
-        for _ in range(LINKS - len(links)):
-            host = own if self._random() < self._internal else self._host()
-            number = self._pages[host]
-            if number and self._random() < 0.25:
-                number = int(number * self._random())
-            else:
-                self._pages[host] += 1
-            # Neighbours in the list of a site's pages are none in their names.
-            word = number * 2654435761 % 2**32
-            links.append(
-                f"https://www.shop-{host:05}.example/{self._path}/{word:08x}-{number}.html"
-            )
-        return links
-
-    def _host(self) -> int:
-        return int(self._hosts ** self._random()) - 1
-
-
-class Ticker:
-    """Wakes up every five milliseconds, and notes by how much it was too late.
-
-    The time in which a thread of this process could have run, but had no processor, is not counted:
-    it says how many others wanted one. The system tells it for each thread, and the longest of them
-    counts, as one that holds the interpreter lock keeps the others waiting.
-
-    Attributes:
-        longest: Seconds of the longest stall, without the wait for a processor.
-        busy: CPU seconds of this process during it. Far fewer than it lasted mean that it waited
-            for something else, such as the disk.
-        waited: Seconds of the longest wait for a processor.
-        spent: CPU seconds for the looking itself.
-    """
-
-    def __init__(self) -> None:
-        self.longest = self.busy = self.waited = self.spent = 0.0
-
-    def report(self) -> dict[str, float]:
-        """What was seen."""
-        return {
-            "stall": self.longest,
-            "stall_busy": self.busy,
-            "stall_waited": self.waited,
-        }
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Tick while the block runs."""
-        task = asyncio.create_task(self._tick())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def _tick(self) -> None:
-        at, used, waits = time.perf_counter(), time.process_time(), _waits()
-        while True:
-            await asyncio.sleep(TICK)
-            before, at = at, time.perf_counter()
-            used_before, used = used, time.process_time()
-            began = time.thread_time()
-            waits_before, waits = waits, _waits()
-            self.spent += time.thread_time() - began
-            waited = max(
-                (since - waits_before.get(thread, 0.0) for thread, since in waits.items()),
-                default=0.0,
-            )
-            late = at - before - TICK - waited
-            self.waited = max(self.waited, waited)
-            if late > self.longest:
-                self.longest, self.busy = late, used - used_before
-
-
-def _waits() -> dict[str, float]:
-    """Seconds for which each thread was ready to run, and had no processor."""
-    found = {}
-    # Not those of a system that does not tell, nor of a thread that has just ended.
-    with suppress(OSError):
-        for thread in os.listdir("/proc/self/task"):
-            with suppress(OSError, ValueError, IndexError):
-                text = Path(f"/proc/self/task/{thread}/schedstat").read_text()
-                found[thread] = int(text.split()[1]) / 1e9
-    return found
-
-
-# -- growing ----------------------------------------------------------------------------------
-
-
-class Growth:
-    """A run that only grows: a queue in a job, fed with links.
-
-    Args:
-        directory: Where the run is kept.
-        links: What it is fed with.
-        sizes: How many URLs to stop at.
-    """
-
-    def __init__(self, directory: str, links: Links, sizes: list[int]) -> None:
-        self.exit_code = 0
-        self._links = links
-        self._sizes = sizes
-        self._clock = Clock()
-        self._job = Job(directory, persist_interval=10**6, clock=self._clock, signals=False)
-        self._queue = RequestQueue(self._clock, Throttle(self._clock))
-        self._job.persist("queue", self._queue)
-        self._job.on_commit(self._queue.settle)
-        self._job.on_commit(lambda checkpoint, receipt: self._count(receipt.enqueued))
-        self._given = 0
-        self._generating = 0.0  # CPU seconds that are the benchmark's own
-        self.pending = 0
-
-    async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:
-        """Grow to one size after the other; a line of JSON at each, and on at a line of input."""
-        async with self._job:
-            for size in self._sizes:
-                _forget_peak()
-                ticker = Ticker()
-                started, before, cpu_before = time.perf_counter(), self.pending, self._cpu()
-                async with ticker.running():
-                    await self._grow(size - min(max(size // 10, MARGIN), (size + 1) // 2))
-                    late, late_cpu = self.pending, self._cpu()
-                    await self._grow(size)
-                looking = ticker.spent / (self.pending - before)
-                report = {
-                    "urls": self.pending,
-                    "links": self._given,
-                    "seconds": time.perf_counter() - started,
-                    "cpu": (self._cpu() - cpu_before) / (self.pending - before) - looking,
-                    "marginal_cpu": (self._cpu() - late_cpu) / (self.pending - late) - looking,
-                    **ticker.report(),
-                    **_memory(),
-                }
-                print(json.dumps(report), flush=True)
-                sys.stdin.readline()
-
-    async def _grow(self, size: int) -> None:
-        while (missing := size - self.pending) > 0:
-            # The links of the next checkpoint arrive while the last one is being written.
-            saving = asyncio.create_task(self._job.checkpoint())
-            if missing < 2 * CHECKPOINT:
-                await saving
-                missing = size - self.pending
-            for _ in range(0, min(CHECKPOINT, missing * 3 // 2), LINKS):
-                self._page()
-                await asyncio.sleep(0)
-            await saving
-        await self._job.checkpoint()
-
-    def _page(self) -> None:
-        before = time.thread_time()
-        links = self._links.page()
-        self._generating += time.thread_time() - before
-        self._given += len(links)
-        for link in links:
-            self._queue.add(Request(link, depth=1))
-
-    def _count(self, enqueued: int) -> None:
-        self.pending += enqueued
-
-    def _cpu(self) -> float:
-        return time.process_time() - self._generating
-
-
-def _forget_peak() -> None:
-    """Let the peak of resident memory begin anew, where the system lets us."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _memory() -> dict[str, int]:
-    """Resident memory of this process in bytes: now, and at most since `_forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return {"memory": now, "peak_memory": peak}
 
 
 # -- going on ---------------------------------------------------------------------------------
@@ -348,7 +143,7 @@ class Resumed(Crawler):
 
 def _resume(directory: str, links: Links) -> int:
     """Go on with the run, and print what was seen of it as a line of JSON; the exit code."""
-    _forget_peak()
+    forget_peak()
     started = time.perf_counter()
     crawler = Resumed(directory, links)
     crawler.run()
@@ -359,7 +154,7 @@ def _resume(directory: str, links: Links) -> int:
         "told_at": crawler.told_at,
         "pages": crawler.statistics.requests_finished,
         **crawler.ticker.report(),
-        **_memory(),
+        **memory_now(),
     }
     print(json.dumps(report), flush=True)
     return crawler.exit_code
@@ -374,10 +169,16 @@ class Measured:
 
     Attributes:
         urls: Pending.
-        links: How many led to them.
-        seconds: Of growing from the size before.
+        links: How many were given on the way from the size before.
+        seconds: Of growing from the size before, without what was done meanwhile.
         cpu: CPU per URL that was enqueued on the way.
-        marginal_cpu: The same of the last tenth.
+        marginal_cpu: The same of the last tenth: the median of its laps.
+        link_cpu: CPU per link of the last tenth, also of those that were known.
+        ratio: A URL of the last tenth to one of a small run: the median of what each lap is to the
+            mean of the two small runs before and after it. None up to the size of a small run.
+        link_ratio: The same, per link.
+        laps: The laps of the last tenth.
+        small: The small runs before, between and after them.
         database: Bytes of the database.
         log: Bytes of its write-ahead log.
         memory: Resident memory of the growing process.
@@ -401,6 +202,11 @@ class Measured:
     seconds: float
     cpu: float
     marginal_cpu: float
+    link_cpu: float
+    ratio: float | None
+    link_ratio: float | None
+    laps: list[Stretch]
+    small: list[Stretch]
     database: int
     log: int
     memory: int
@@ -424,27 +230,107 @@ class Measured:
         return (self.database + self.log) / self.urls
 
 
+def laps_before(size: int) -> list[int]:
+    """Where the last part before a size begins, where each of its laps ends, and so the size."""
+    part = min(max(size // 10, MARGIN), (size + 1) // 2)
+    count = max(1, part // REFERENCE)
+    return [size - part + part * lap // count for lap in range(count + 1)]
+
+
 def measure(urls: int, hosts: int, internal: float, home: Path) -> Iterator[Measured]:
     """Grow a run in the directory `home`, and look at it at each size."""
     sizes = [size for size in SIZES if size < urls] + [urls]
     directory = home / "run"
-    arguments = [str(hosts), str(internal), *map(str, sizes)]
-    with _start("grow", str(directory), *arguments) as growth:
-        assert growth.stdin is not None
-        assert growth.stdout is not None
-        try:
-            for _ in sizes:
+    stops = [stop for size in sizes for stop in laps_before(size)]
+    with _growing(directory, hosts, internal, stops) as stretches:
+        for size in sizes:
+            way = next(stretches)
+            laps: list[Stretch] = []
+            small: list[Stretch] = []
+            for _ in laps_before(size)[1:]:
+                if size > REFERENCE:
+                    small.append(_small(home / "small", hosts, internal))
+                laps.append(next(stretches))
+            if small:
+                small.append(_small(home / "small", hosts, internal))
+            database, log = (_size(directory / f"run.sqlite3{end}") for end in ("", "-wal"))
+            yield Measured(
+                **_grown([way, *laps]),
+                **compared(laps, small),
+                database=database,
+                log=log,
+                **_go_on(directory, home / "copy", hosts, internal),
+            )
+
+
+@contextmanager
+def _growing(
+    directory: Path, hosts: int, internal: float, stops: list[int]
+) -> Iterator[Iterator[Stretch]]:
+    """A process that grows a run; it waits at each stop until the next stretch is asked for."""
+    with _start("grow", str(directory), str(hosts), str(internal), *map(str, stops)) as growth:
+
+        def stretches() -> Iterator[Stretch]:
+            assert growth.stdin is not None
+            assert growth.stdout is not None
+            for _ in stops:
                 line = growth.stdout.readline()
                 if not line:
                     raise BenchError("the growing process did not live; its words stand above")
-                grown = json.loads(line)
-                database, log = (_size(directory / f"run.sqlite3{end}") for end in ("", "-wal"))
-                gone_on = _go_on(directory, home / "copy", hosts, internal)
-                yield Measured(**grown, database=database, log=log, **gone_on)
+                yield Stretch(**json.loads(line))
                 growth.stdin.write("\n")
                 growth.stdin.flush()
+
+        try:
+            yield stretches()
         finally:
             growth.kill()
+
+
+def _small(directory: Path, hosts: int, internal: float) -> Stretch:
+    """Grow a small run, and throw it away."""
+    with _growing(directory, hosts, internal, [REFERENCE]) as stretches:
+        stretch = next(stretches)
+    shutil.rmtree(directory)
+    return stretch
+
+
+def _grown(stretches: list[Stretch]) -> dict[str, Any]:
+    """What all stretches from one size to the next have in common."""
+    stalled = max(stretches, key=lambda stretch: stretch.stall)
+    return {
+        "urls": stretches[-1].pending,
+        "links": sum(stretch.links for stretch in stretches),
+        "seconds": sum(stretch.seconds for stretch in stretches),
+        "cpu": sum(stretch.cpu for stretch in stretches)
+        / sum(stretch.urls for stretch in stretches),
+        "stall": stalled.stall,
+        "stall_busy": stalled.stall_busy,
+        "stall_waited": max(stretch.stall_waited for stretch in stretches),
+        "memory": stretches[-1].memory,
+        "peak_memory": max(stretch.peak_memory for stretch in stretches),
+    }
+
+
+def compared(laps: list[Stretch], small: list[Stretch]) -> dict[str, Any]:
+    """Laps, compared with the small runs before, between and after them, where there are any."""
+
+    def ratio(each: Callable[[Stretch], float]) -> float | None:
+        if not small:
+            return None
+        neighbours = pairwise(small)
+        return median(
+            each(lap) / mean(map(each, two)) for lap, two in zip(laps, neighbours, strict=True)
+        )
+
+    return {
+        "marginal_cpu": median(lap.each for lap in laps),
+        "link_cpu": median(lap.each_link for lap in laps),
+        "ratio": ratio(lambda stretch: stretch.each),
+        "link_ratio": ratio(lambda stretch: stretch.each_link),
+        "laps": laps,
+        "small": small,
+    }
 
 
 def _go_on(directory: Path, copy: Path, hosts: int, internal: float) -> dict[str, Any]:
@@ -495,10 +381,9 @@ def _evict(file: Path) -> None:
 def verdict(rows: list[Measured]) -> dict[str, float]:
     """The figures that have a limit, in its unit."""
     last = rows[-1]
-    reference = next((row for row in rows if row.urls >= REFERENCE), rows[0])
     return {
         "memory": (max(last.peak_memory, last.memory) - rows[0].memory) / 1e6,
-        "cpu_ratio": last.marginal_cpu / reference.cpu,
+        "cpu_ratio": 1.0 if last.ratio is None else last.ratio,
         "cpu": last.marginal_cpu * 1e6,
         "disk": last.disk,
         "resume": max(row.resume for row in rows),
@@ -508,7 +393,8 @@ def verdict(rows: list[Measured]) -> dict[str, float]:
 
 
 HEADS = (
-    *("URLs", "s", "µs/URL", "last tenth", "B/URL", "(log)", "MB", "peak"),
+    *("URLs", "s", "µs/URL", "last tenth", "small", "ratio", "µs/link", "ratio"),
+    *("links/URL", "B/URL", "(log)", "MB", "peak"),
     *("stall ms (CPU; not run)", "resume s", "claim ms (max)", "pages", "MB"),
     *("stall ms (CPU; not run)", "exit s"),
 )
@@ -520,6 +406,11 @@ def _cells(row: Measured) -> tuple[str, ...]:
         f"{row.seconds:.0f}",
         f"{row.cpu * 1e6:.1f}",
         f"{row.marginal_cpu * 1e6:.1f}",
+        f"{median(run.each for run in row.small) * 1e6:.1f}" if row.small else "",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        f"{row.link_cpu * 1e6:.1f}",
+        "" if row.link_ratio is None else f"{row.link_ratio:.2f}",
+        f"{sum(lap.links for lap in row.laps) / sum(lap.urls for lap in row.laps):.2f}",
         f"{row.disk:.0f}",
         f"{row.log / row.urls:.0f}",
         f"{row.memory / 1e6:.0f}",
@@ -536,7 +427,11 @@ def _cells(row: Measured) -> tuple[str, ...]:
 
 
 def table(rows: list[Measured]) -> str:
-    """The measurements for people: what growing took, and from "resume" on what a crawl saw."""
+    """The measurements for people: what growing took, and from "resume" on what a crawl saw.
+
+    "Small" is what a URL took in the small runs that took turns with the laps of the last tenth;
+    the ratios are to these, per URL that was enqueued and per link.
+    """
     cells = [HEADS, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -593,11 +488,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def child(kind: str, directory: str, hosts: str, internal: str, *sizes: str) -> int:
+def child(kind: str, directory: str, hosts: str, internal: str, *stops: str) -> int:
     """The work of the other processes; the exit code."""
     if kind == "grow":
         links = Links(int(hosts), float(internal))
-        return run(Growth(directory, links, [int(size) for size in sizes]))
+        return run(Growth(directory, links, [int(stop) for stop in stops]))
     return _resume(directory, Links(int(hosts), float(internal), "novelties"))
 
 

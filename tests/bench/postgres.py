@@ -22,7 +22,7 @@ from crawlkit.stores import open_store
 from crawlkit.stores.base import Store
 
 from ..postgres import Server
-from .frontier import Links
+from .growing import Links
 from .report import circumstances
 
 PER_TRANSACTION = (50, 100, 200)
