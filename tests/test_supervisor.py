@@ -80,8 +80,9 @@ async def test_workers_that_die_are_replaced_as_long_as_something_gets_done() ->
 
 async def test_a_worker_that_is_called_in_a_wrong_way_is_the_end_at_once() -> None:
     workers = Workers("import sys; sys.stderr.write('no such option\\n'); sys.exit(2)", count=1)
-    with pytest.raises(WorkersError, match="worker 1 ended with 2: no such option"):
+    with pytest.raises(WorkersError, match="worker 1 ended with 2: no such option") as raised:
         await workers.supervisor.run()
+    assert raised.value.exit_code == 2  # nobody should start it again
     assert workers.said == ["[1] no such option"]
     assert len(workers.joins) == 1
 

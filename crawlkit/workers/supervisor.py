@@ -153,6 +153,8 @@ class Supervisor:
         self._done = done
         if code == EXIT_USAGE or self._deaths > PATIENCE * self._count:
             self._fail(worker, how)
+            if code == EXIT_USAGE and isinstance(self._failure, WorkersError):
+                self._failure.exit_code = EXIT_USAGE  # starting it again would not help
             return
         wait = 0.0
         if self._deaths > 1:
