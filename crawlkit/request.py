@@ -145,9 +145,8 @@ def checked(request: Request) -> Request:
         data = msgspec.json.encode(request)
         refuse_infinite(data, {"user_data": request.user_data, "cache": request.cache})
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"the request for {request.url!r} cannot be saved: {error}; give JSON-like user_data"
-        ) from None
+        what = f"the request for {request.url!r}" if request.url else "what is to be followed"
+        raise UsageError(f"{what} cannot be saved: {error}; give JSON-like user_data") from None
     return _as_read(request)
 
 

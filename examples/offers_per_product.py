@@ -37,6 +37,7 @@ class OffersPerProduct:
 
 
 class Offers(Crawler):
+    name = "offers-per-product"
     start_urls = ["http://127.0.0.1:8000/"]
 
     async def on_start(self) -> None:

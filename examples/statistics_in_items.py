@@ -2,8 +2,8 @@
 
 python -m crawlkit.testing.shop --port 8000 &
 python -m crawlkit run examples/statistics_in_items.py
-crawlkit items runs/offers -o offers.csv
-crawlkit state runs/offers get errors
+python -m crawlkit items runs/statistics-in-items -o offers.csv
+python -m crawlkit state runs/statistics-in-items get errors
 """
 
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from crawlkit import Crawler, Page, Request
 
 
-class Offers(Crawler):
+class StatisticsInItems(Crawler):
     start_urls = ["http://127.0.0.1:8000/"]
 
     async def on_start(self) -> None:

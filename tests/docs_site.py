@@ -27,6 +27,7 @@ class DocsSite(ShopSite):
         self._add_account()
         self._add_lists()
         self._add_sitemap()
+        self._add_files()
 
     # -- behind a login -------------------------------------------------------------------------
 
@@ -96,6 +97,16 @@ class DocsSite(ShopSite):
         namespace = "http://www.sitemaps.org/schemas/sitemap/0.9"
         sitemap = f'<urlset xmlns="{namespace}">{entries}<url><loc>/</loc></url></urlset>'
         self.add_page("/sitemap.xml", sitemap, headers={"Content-Type": "application/xml"})
+
+    def _add_files(self) -> None:
+        numbers = range(1, 4)
+        links = "".join(f'<li><a class=manual href="/manuals/{n}.pdf">{n}</a>' for n in numbers)
+        self.add_page("/manuals", f"<h1>Manuals</h1><ul>{links}</ul>")
+        for n in numbers:
+            headers = {"Content-Type": "application/pdf"}
+            self.add_page(
+                f"/manuals/{n}.pdf", b"%PDF-1.4\n" + bytes(range(256)) * n, headers=headers
+            )
 
 
 def _json(data: Any) -> Any:

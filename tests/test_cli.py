@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import crawlkit
+from crawlkit import figures
 from crawlkit.checkpoint import Checkpoint, Item
 from crawlkit.cli import main, read
 from crawlkit.cli.examples import EXAMPLES, SUMMARIES
@@ -898,3 +899,17 @@ def test_durations_are_told_in_two_units_at_most(seconds: float, text: str) -> N
 )
 def test_sizes_are_told_in_the_unit_that_fits(count: int, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1_234_567, "1,234,567"),
+        (0.0, "0.00"),
+        (0.00153, "0.0015"),
+        (-0.0042, "-0.0042"),
+        (12.345, "12.35"),
+    ],
+)
+def test_small_numbers_are_told_with_digits_that_say_something(value: float, text: str) -> None:
+    assert figures.number(value) == text

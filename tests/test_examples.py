@@ -178,7 +178,7 @@ def test_offers_are_counted_once_over_a_migration(
         assert len(re.findall(r"\d+ offers of", interrupted)) == 3
     output = example.run(*QUICKLY)
     expected = Counter(offer.product.path for offer in shop.offers_to_find)
-    counts = example.read("offers", lambda run: dict(run.documents()))
+    counts = example.read("offers-per-product", lambda run: dict(run.documents()))
     assert counts is not None
     assert expected == {
         name.removeprefix("offers-per-product/"): json.loads(document.data)
@@ -196,7 +196,7 @@ def test_statistics_are_in_the_items_and_errors_are_kept_by_url(
     example = Example(tmp_path, "statistics_in_items.py", shop.url())
     example.interrupt(signal.SIGTERM, "--set", "delay=0.01", when=lambda: shop.hits() > 200)
     example.run(*QUICKLY)
-    items = example.items("offers")
+    items = example.items("statistics-in-items")
     assert sorted(item["offer"] for item in items) == [
         f"Offer {offer.number}" for offer in shop.offers_to_find
     ]
@@ -204,7 +204,7 @@ def test_statistics_are_in_the_items_and_errors_are_kept_by_url(
     assert {item["retries"] for item in items} == {0, 1, 2}
     assert max(item["pending"] for item in items) > 10
     assert all(re.match(r"\d{4}-\d\d-\d\dT", item["handled_at"]) for item in items)
-    errors = example.read("offers", lambda run: run.value("errors")) or {}
+    errors = example.read("statistics-in-items", lambda run: run.value("errors")) or {}
     given_up = {url for url, texts in errors.items() if "given up" in texts[-1]}
     assert given_up == {shop.url(path) for path in shop.broken}
     assert any(len(texts) == 2 and "500" in texts[0] for texts in errors.values())

@@ -443,7 +443,8 @@ def test_a_file_that_cannot_be_written_at_the_end_costs_no_item(site: Site, tmp_
     site.add_page("/", links=["/1"])
     site.add_page("/1")
     store = tmp_path / "run"
-    crawler = Shop(start_urls=[site.url("/")], store=store, output=tmp_path / "no" / "items.csv")
+    crawler = Shop(start_urls=[site.url("/")], store=store, output=tmp_path / "items.csv")
+    (tmp_path / "items.csv").mkdir()
     with pytest.raises(CrawlkitError, match=r"cannot be written.*crawlkit items .* -o FILE"):
         crawler.run()
     with open_run(store) as run:

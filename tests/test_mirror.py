@@ -866,6 +866,17 @@ async def test_a_mirror_that_cannot_be_reached_at_the_start_is_one_clear_error(
         await Machine(tmp_path / "run", str(tmp_path / "file" / "mirror")).store.open()
 
 
+def test_a_bucket_without_keys_is_told_from_one_that_cannot_be_reached() -> None:
+    exceptions = pytest.importorskip("obstore.exceptions", reason="needs obstore")
+    told = "Error performing PUT http://169.254.169.254/latest/api/token: 403\nDebug { ... }"
+    bucket: Any = place_of("s3://bucket/run")
+    keyless = "^there are no keys for it in the environment, such as AWS_ACCESS_KEY_ID"
+    with pytest.raises(OSError, match=keyless), bucket._translated():
+        raise exceptions.GenericError(told)
+    with pytest.raises(OSError, match=r"^no route$"), bucket._translated():
+        raise exceptions.GenericError("no route\nDebug")
+
+
 def test_what_a_killed_machine_has_not_finished_is_never_seen_and_removed_in_time(
     tmp_path: Path,
 ) -> None:

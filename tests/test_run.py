@@ -285,7 +285,7 @@ def test_a_stream_ends_with_its_run_and_does_not_pretend_to_be_complete(address:
     [
         (
             f"{SITE}/",
-            f"{SITE}/: handled at 2023-11-14T22:13:20.000Z by parse, HTTP status 200, 0.25 s",
+            f"{SITE}/: handled at 2023-11-14T22:13:20.000Z by parse, HTTP status 200, 250 ms",
         ),
         (
             f"{SITE}/broken",

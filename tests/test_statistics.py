@@ -515,6 +515,11 @@ def test_the_same_error_of_many_hosts_is_one_group() -> None:
     assert (group.message, group.count) == ("HTTP 404 Not Found from <host>", 3)
 
 
+def test_a_url_of_the_host_itself_is_masked_whole() -> None:
+    told = "GET http://a.example:8000/lamp?id=7 is not in the page cache"
+    assert message_of(ValueError(told), "a.example:8000") == "GET <url> is not in the page cache"
+
+
 def test_an_error_whose_text_cannot_be_had_is_counted_all_the_same() -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:

@@ -53,7 +53,7 @@ class Cost:
     server: float
 
     def __str__(self) -> str:
-        return f"{self.wall:8.0f} {self.client:8.0f} {self.server:8.0f}"
+        return f"{self.client:.0f} + {self.server:.0f} ({self.wall:,.0f})"
 
 
 class Meter:
@@ -184,7 +184,8 @@ async def at_sizes(server: Server, sizes: list[int]) -> list[dict[str, Any]]:
             }
         )
         print(
-            f"{size:>10,} {enqueued} {claims} {commits} {resume:8.2f} {float(disk) / total:6.0f}",
+            f"| {size:,} | {enqueued} | {claims} | {commits} | {resume:.2f} s "
+            f"| {float(disk) / total:.0f} B |",
             flush=True,
         )
     await store.close()
@@ -195,17 +196,21 @@ async def bench(sizes: list[int], seconds: float) -> dict[str, Any]:
     """All of it."""
     server = Server(settings=SETTINGS)
     try:
-        print(f"{'pages a commit':>14} {'µs wall':>8} {'client':>8} {'server':>8}   pages/s")
+        print("µs of CPU, the client's + the server's, and in brackets of time\n")
+        print("| pages a commit | a page | pages/s |\n|---|---|---|")
         acks = {}
         for size in PER_TRANSACTION:
             cost = await acknowledge(server, size, seconds)
             acks[str(size)] = asdict(cost)
-            print(f"{size:>14} {cost} {1e6 / cost.wall:9.0f}", flush=True)
-        columns = ("a URL enqueued", "a request claimed", "a page committed")
-        print("\n" + " " * 11 + "".join(f"{name:^27}" for name in columns))
-        print(
-            f"{'pending':>10} " + f"{'wall':>8} {'client':>8} {'server':>8} " * 3 + " resume  B/URL"
+            print(f"| {size} | {cost} | {1e6 / cost.wall:,.0f} |", flush=True)
+        heads = (
+            "pending",
+            "a URL enqueued",
+            "a request claimed",
+            "a page committed",
+            "go on from it",
         )
+        print(f"\n| {' | '.join(heads)} | disk a URL |\n|{'---|' * 6}")
         return {"pages": acks, "sizes": await at_sizes(server, sizes), **circumstances()}
     finally:
         server.close()

@@ -195,7 +195,19 @@ class Bucket:
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
             raise FileExistsError from None
         except self._errors.BaseError as error:
-            raise OSError(_first_line(error)) from None
+            raise OSError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a bucket does not do what it was asked for."""
+    told = _first_line(error)
+    if "169.254.169.254" not in told:
+        return told
+    # Where no keys are set, obstore asks the machine for those of its role.
+    return (
+        "there are no keys for it in the environment, such as AWS_ACCESS_KEY_ID and "
+        f"AWS_SECRET_ACCESS_KEY, and the machine gives none ({told})"
+    )
 
 
 def _first_line(error: Exception) -> str:

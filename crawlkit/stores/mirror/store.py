@@ -218,9 +218,10 @@ class MirroredStore(SqliteStore):
                 return work()
             except OSError as error:
                 if attempt + 1 == ATTEMPTS:
+                    reason = str(error) if error.errno is None else one_line(error)
                     raise StoreError(
                         f"the mirror {self._shipping.place.address} cannot be reached: "
-                        f"{one_line(error)}; mend that, or start without --mirror"
+                        f"{reason}; mend that, or start without --mirror"
                     ) from None
                 time.sleep(1.0)
         raise AssertionError
