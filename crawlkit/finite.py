@@ -6,7 +6,6 @@ would know; so they are refused where they are given.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
@@ -25,14 +24,21 @@ def refuse_infinite(data: bytes, value: Any, enc_hook: Callable[[Any], Any] | No
     Raises:
         ValueError: It does; the message says where.
     """
-    if b"null" not in data:
-        return
-    plain = msgspec.to_builtins(value, enc_hook=enc_hook)
-    try:
-        json.dumps(plain, allow_nan=False)  # quick, but it does not say where
-    except ValueError:
-        if (found := _find(plain, "")) is not None:
-            raise ValueError(f"{found}, and JSON has no word for that") from None
+    if b"null" in data and not _is_finite(value, enc_hook):
+        found = _find(msgspec.to_builtins(value, enc_hook=enc_hook), "")
+        raise ValueError(f"{found}, and JSON has no word for that")
+
+
+def _is_finite(value: Any, enc_hook: Callable[[Any], Any] | None) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    if value is None or isinstance(value, str | int | bytes):
+        return True
+    if isinstance(value, dict):
+        return all(_is_finite(inner, enc_hook) for inner in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_is_finite(inner, enc_hook) for inner in value)
+    return _is_finite(msgspec.to_builtins(value, enc_hook=enc_hook), enc_hook)
 
 
 def _find(value: Any, place: str) -> str | None:
