@@ -97,10 +97,13 @@ class StoreServer:
                 await writer.wait_closed()
 
     async def _reap(self) -> None:
+        loop, pause = asyncio.get_running_loop(), self._hub.lease / 4
         while True:
-            await asyncio.sleep(self._hub.lease / 4)
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
+            late = max(0.0, loop.time() - due)
             try:
-                for name in await self._hub.store.do(self._hub.reap):
+                for name in await self._hub.store.do(self._hub.reap, late):
                     log.warning(
                         "worker %s was not heard of for %g s: others go on with what it had",
                         name,
