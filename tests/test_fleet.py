@@ -412,6 +412,19 @@ async def test_a_worker_that_is_told_to_stop_while_nobody_hears_of_it_stops(
     run.close()
 
 
+async def test_the_time_for_which_a_hub_was_stopped_is_not_held_against_its_workers() -> None:
+    """A machine that was frozen goes on: the hub may be faster to look than a worker to speak."""
+    now = 0.0
+    hub = Hub(MemoryStore(), lease=5.0, monotonic=lambda: now)
+    await hub.open()
+    await Seats(hub).worker("one")
+    now = 14.0
+    assert await hub.store.do(hub.reap, 10.0) == []
+    now = 16.0
+    assert await hub.store.do(hub.reap) == ["one"]
+    await hub.close()
+
+
 async def test_what_is_in_flight_anywhere_is_in_flight_of_the_run() -> None:
     hub = Hub(MemoryStore())
     await hub.open()

@@ -178,9 +178,16 @@ class Hub:
             pass  # it is but a note, and who writes next will meet the trouble
         self._tell()
 
-    def reap(self) -> list[str]:
-        """Take from workers that were not heard of for too long what they have; their names."""
+    def reap(self, late: float = 0.0) -> list[str]:
+        """Take from workers that were not heard of for too long what they have; their names.
+
+        Args:
+            late: For how many seconds this process itself could hear nobody, as it was stopped, or
+                the machine was too busy. They are not held against the workers.
+        """
         now = self._monotonic()
+        for member in self._members.values():
+            member.heard = min(now, member.heard + late)
         silent = [m for m in self._members.values() if now - m.heard > self.lease]
         for member in silent:
             self.leave(member)

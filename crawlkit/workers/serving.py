@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -98,16 +97,13 @@ class StoreServer:
                 await writer.wait_closed()
 
     async def _reap(self) -> None:
-        rest = self._hub.lease / 4
+        loop, pause = asyncio.get_running_loop(), self._hub.lease / 4
         while True:
-            began = time.monotonic()
-            await asyncio.sleep(rest)
-            if time.monotonic() - began > 2 * rest:
-                # This process stood still, as in a container that was paused, and so perhaps did
-                # its workers: they are to be heard first.
-                continue
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
+            late = max(0.0, loop.time() - due)
             try:
-                for name in await self._hub.store.do(self._hub.reap):
+                for name in await self._hub.store.do(self._hub.reap, late):
                     log.warning(
                         "worker %s was not heard of for %g s: others go on with what it had",
                         name,
