@@ -126,7 +126,7 @@ def fingerprint(request: Request) -> int:
         data = request.url.encode()
     else:
         data = f"{request.method} {request.url}\x00".encode() + (request.body or b"")
-    # A copy of one that is made already takes half as long as to make another.
+    # To copy one that is made already takes less than to make another.
     digest = _EMPTY.copy()
     digest.update(data)
     number: int = _NUMBER.unpack(digest.digest())[0]

@@ -28,7 +28,7 @@ def bundled(requests: Sequence[Request], host: str) -> bytes:
         # Something that the user wrote looks like the start of a request.
         return encode(without_host(requests, host))
     # No text holds a bare quotation mark, so these are the starts of the requests, and no others.
-    # That is much faster than to make a shorter copy of each.
+    # That is faster than to make a shorter copy of each.
     name = encode(host)[1:-1]
     for scheme, mark in _SCHEMES:
         start = b"%b%b%b/" % (_START, scheme.encode(), name)
