@@ -235,7 +235,7 @@ async def test_the_specimen_of_an_error_in_a_handler_has_a_screenshot(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try has none, as nothing was wrong yet when the page was there; the second has."""
-    monkeypatch.setattr("crawlkit.crawler.backoff", lambda retries: 0.0)
+    monkeypatch.setattr("crawlkit.crawling.endings.backoff", lambda retries: 0.0)
     site.add_page("/", script("out.innerHTML = '<i>made</i>'"))
 
     class Rendered(Crawler):

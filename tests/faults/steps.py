@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import crawlkit.crawler
+import crawlkit.crawling.endings
 import crawlkit.runner
 import crawlkit.stores.database
 from crawlkit import open_run
@@ -107,9 +107,9 @@ class ForkedCrawl(Crawl):
         arguments += ["--set", f"user_agent={self.name}"]
         for name, value in OPTIONS.items():
             arguments += ["--set", f"{name}={value}"]
-        quick = partial(crawlkit.crawler.backoff, base=BACKOFF)
+        quick = partial(crawlkit.crawling.endings.backoff, base=BACKOFF)
         with (
-            mock.patch.object(crawlkit.crawler, "backoff", quick),
+            mock.patch.object(crawlkit.crawling.endings, "backoff", quick),
             mock.patch.object(crawlkit.stores.database, "MERGE_LOG_AT", MERGE_AT),
         ):
             crawlkit_main(arguments, prog_name="crawlkit")
