@@ -643,7 +643,7 @@ async def test_a_page_that_is_too_long_is_a_typed_error(
     for kind in ("text/html", "text/plain"):
         site.add_page(f"/endless?type={kind}", endless)
     site.add_page("/loads", script("fetch('/endless?type=text/plain').then(r => r.text())"))
-    limits = Limits(body=200_000, total=20)
+    limits = Limits(body=200_000, total=100)
     for path in ("/grown", "/endless?type=text/html", "/endless?type=text/plain", "/loads"):
         request = Request(site.url(path), render="networkidle")
         with pytest.raises(LimitError, match=r"longer than 200000|more than 1600000"):
