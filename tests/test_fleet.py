@@ -21,11 +21,12 @@ from crawlkit.checkpoint import Checkpoint, Saved
 from crawlkit.clock import Clock
 from crawlkit.crawling.allowance import PAGES, Allowance
 from crawlkit.errors import StoreFencedError, StoreWriteError
+from crawlkit.job import Job
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
 from crawlkit.run import Run
 from crawlkit.statistics import Statistics
-from crawlkit.stores.base import Allotment, Store
+from crawlkit.stores.base import Allotment, Receipt, Store
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.testing import Site
 from crawlkit.workers.hub import Hub
@@ -410,6 +411,29 @@ async def test_a_worker_that_is_told_to_stop_while_nobody_hears_of_it_stops(
     run = await look(fleet)
     assert run.statistics.pending > 1
     run.close()
+
+
+async def test_what_a_part_of_the_users_cannot_absorb_is_committed_all_the_same(
+    fleet: Fleet,
+) -> None:
+    class Stubborn(Tally):
+        def absorb(self, handed: Any, merged: Any, key: str) -> None:
+            raise ValueError("this part does not like to be told")
+
+    jobs = [Job(fleet.store(name), signals=False, persist_interval=60) for name in ("one", "two")]
+    tallies = [job.persist("tally", Stubborn()) for job in jobs]
+    committed: list[Receipt] = []
+    jobs[1].on_commit(lambda checkpoint, receipt: committed.append(receipt))
+    for job, tally in zip(jobs, tallies, strict=True):
+        await job.open(signals=False)
+        tally.pages["page"] += 1
+    await jobs[0].checkpoint()
+    with pytest.raises(ValueError, match="does not like to be told"):
+        await jobs[1].checkpoint()
+    assert len(committed) == 1
+    for job in jobs:
+        with suppress(ValueError):
+            await job.close(finished=False)
 
 
 async def test_the_time_for_which_a_hub_was_stopped_is_not_held_against_its_workers() -> None:

@@ -127,10 +127,13 @@ class Saving:
                 listener(checkpoint, Receipt())
             raise
         self._unwritten = None
-        if checkpoint.merges:
-            self._merges.settle(checkpoint, receipt)
-        for listener in self._listeners:
-            listener(checkpoint, receipt)
+        try:
+            if checkpoint.merges:
+                self._merges.settle(checkpoint, receipt)
+        finally:
+            # Also where a user's part cannot take what was merged: it is committed all the same.
+            for listener in self._listeners:
+                listener(checkpoint, receipt)
 
     # -- when it is taken -------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ..directory import MIRROR_NOTE
+from ..files import sync_names
 
 
 class MirrorNote(msgspec.Struct):
@@ -46,6 +47,8 @@ class MirrorNote(msgspec.Struct):
                 file.flush()
                 os.fsync(file.fileno())
         draft.replace(path)
+        if sync:
+            sync_names(directory)
 
 
 def read_note(directory: Path) -> MirrorNote | None:
