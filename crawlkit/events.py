@@ -292,12 +292,13 @@ class EventBus:
                     running[asyncio.ensure_future(result)] = listener
         if not running:
             return
+        is_late = False
         try:
             async with asyncio.timeout(self.deadline if deadline is None else deadline) as patience:
                 self._patience.add(patience)
                 await asyncio.wait(running)
         except TimeoutError:
-            pass
+            is_late = True
         finally:
             self._patience.discard(patience)
             for task, listener in running.items():
@@ -305,9 +306,10 @@ class EventBus:
                     # Not awaited: one that swallows its cancellation must not hold the crawl up.
                     task.cancel()
                     task.add_done_callback(_retrieve)
-                    log.error(
-                        "listener %s of %s was cut off: too slow", _name(listener), event.name
-                    )
+                    if is_late:  # or the one who tells of it ends, as at the end of a job
+                        log.error(
+                            "listener %s of %s was cut off: too slow", _name(listener), event.name
+                        )
                 elif not task.cancelled() and (failure := task.exception()) is not None:
                     _report(listener, event, failure)
 

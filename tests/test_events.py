@@ -76,6 +76,27 @@ async def test_slow_listeners_share_one_deadline(caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("cut off") == 5
 
 
+async def test_a_listener_is_not_called_slow_where_the_one_who_tells_it_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As at the end of a job, in the middle of what it told a moment ago."""
+    bus, begun, ended = EventBus(), asyncio.Event(), asyncio.Event()
+
+    async def listener() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    bus.on("aborting", listener)
+    telling = asyncio.create_task(bus.emit(Aborting()))
+    await begun.wait()
+    telling.cancel()
+    await ended.wait()
+    assert caplog.text == ""
+
+
 async def test_emit_returns_when_the_last_listener_is_done() -> None:
     bus, heard = EventBus(), list[str]()
 
