@@ -26,16 +26,15 @@ LARGE_CACHE = 32_000
 
 _MASK = (1 << BITS - 3) - 1
 
-_KNOWN = f"""
+_GIVEN = f"""
 SELECT json_group_array(json_array(host, fingerprint)) FROM (
     SELECT {SEEN.values[0]} host, {SEEN.values[1]} fingerprint FROM {SEEN.source.format("?")}
 ) one
-WHERE EXISTS (
-    SELECT 1 FROM recent_seen x WHERE x.host = one.host AND x.fingerprint = one.fingerprint
-) OR EXISTS (
-    SELECT 1 FROM seen x WHERE x.host = one.host AND x.fingerprint = one.fingerprint
-)
 """
+_IS_IN = "EXISTS (SELECT 1 FROM {} x WHERE x.host = one.host AND x.fingerprint = one.fingerprint)"
+_IN_MEMORY = f"{_GIVEN} WHERE {_IS_IN.format('recent_seen')}"
+# What is suspected is known for the most part, and for long: one search is enough for that.
+_ANYWHERE = f"{_GIVEN} WHERE {_IS_IN.format('seen')} OR {_IS_IN.format('recent_seen')}"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -83,7 +82,8 @@ class SeenSet:
         self._fill(db)
         known: Known = {}
         if suspects := self._suspects(numbers):
-            ((rows,),) = db.execute(_KNOWN, (_encode(suspects).decode(),))
+            query = _IN_MEMORY if self._filter is None else _ANYWHERE
+            ((rows,),) = db.execute(query, (_encode(suspects).decode(),))
             for host, number in _decode(rows):
                 known.setdefault(host, set()).add(number)
         fresh = numbers
