@@ -87,7 +87,7 @@ async def test_a_crawl_is_seen_moving_paused_continued_and_its_failures_tried_ag
     paths = [f"/{n}" for n in range(3000)]
     site.add_page("/", links=paths)
     for path in paths:
-        site.add_page(path, delay=0.02)
+        site.add_page(path, delay=0.2)  # it lasts longer than the slowest browser
     for path in paths[:4]:
         site.add_page(path, status=500)
     crawler = Pages(start_urls=[site.url("/")], store="memory:", concurrency=4)
@@ -106,7 +106,7 @@ async def test_a_crawl_is_seen_moving_paused_continued_and_its_failures_tried_ag
             "seen => Number(document.querySelectorAll('.tile .value')[1].textContent) > seen",
             arg=seen,
         )
-        assert await tab.locator(".plot canvas").count() == 4
+        await tab.wait_for_function("() => document.querySelectorAll('.plot canvas').length === 4")
 
         await tab.get_by_role("button", name="Pause").click()
         await state(tab, "paused")
