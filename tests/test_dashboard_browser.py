@@ -75,10 +75,13 @@ async def number(tab: Tab, tile: str) -> int:
     return int(re.sub(r"\D", "", text) or 0)
 
 
+async def becomes(tab: Tab, condition: str, arg: Any = None) -> None:
+    """Wait for it by the clock, and not by frames: a busy machine may draw none for a minute."""
+    await tab.wait_for_function(condition, arg=arg, polling=100)
+
+
 async def state(tab: Tab, wanted: str) -> None:
-    await tab.wait_for_function(
-        "wanted => document.getElementById('state').textContent === wanted", arg=wanted
-    )
+    await becomes(tab, "wanted => document.getElementById('state').textContent === wanted", wanted)
 
 
 async def test_a_crawl_is_seen_moving_paused_continued_and_its_failures_tried_again(
@@ -98,15 +101,16 @@ async def test_a_crawl_is_seen_moving_paused_continued_and_its_failures_tried_ag
         opened(browser, page.url) as tab,
     ):
         await state(tab, "running")
-        await tab.wait_for_function(
-            "() => Number(document.querySelectorAll('.tile .value')[1].textContent) > 5"
+        await becomes(
+            tab, "() => Number(document.querySelectorAll('.tile .value')[1].textContent) > 5"
         )
         seen = await number(tab, "Done")
-        await tab.wait_for_function(
+        await becomes(
+            tab,
             "seen => Number(document.querySelectorAll('.tile .value')[1].textContent) > seen",
             arg=seen,
         )
-        await tab.wait_for_function("() => document.querySelectorAll('.plot canvas').length === 4")
+        await becomes(tab, "() => document.querySelectorAll('.plot canvas').length === 4")
 
         await tab.get_by_role("button", name="Pause").click()
         await state(tab, "paused")
