@@ -149,6 +149,18 @@ def test_the_metrics_of_all_workers_are_served_in_one_place(tmp_path: Path, page
     assert all(by_handler == in_all for by_handler, in_all in numbers)
 
 
+def test_a_file_of_items_that_cannot_be_made_is_told_before_anything_is_fetched(
+    tmp_path: Path, pages: str
+) -> None:
+    written(tmp_path)
+    (tmp_path / "file").touch()
+    done = run(tmp_path, pages, "--workers", "2", "--output", str(tmp_path / "file" / "items.csv"))
+    assert done.returncode == 1
+    assert "items.csv" in done.stderr.splitlines()[-1]
+    assert "[1]" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_told_to_go_the_workers_go_in_order_and_the_command_says_75(
     tmp_path: Path, pages: str, site: Site
 ) -> None:

@@ -13,7 +13,7 @@ from ..checkpoint import Loader
 from ..crawling.parts import stored_items
 from ..errors import StoreError, UsageError
 from ..events import CrawlerStatus
-from ..exporting.late import export_stored
+from ..exporting.late import export_stored, make_room
 from ..output import ItemWriter
 from ..run import load_statistics
 from ..statistics import Statistics
@@ -76,6 +76,8 @@ class Workers:
             CrawlkitError: The crawl could not be begun, or could not go on.
         """
         store = self._crawler.job.store
+        if self._late is not None:
+            make_room(self._late)
         async with self._metrics_served():
             if isinstance(store, SqliteStore):
                 await self._crawl_here(store, fresh)

@@ -64,7 +64,6 @@ async def export_stored(open_reader: Callable[[], Reader], address: str) -> int:
     def export() -> int:
         reader = open_reader()
         try:
-            make_room(address)
             return export_items(reader.items(), address, on_progress=check)
         except CrawlkitError as error:
             raise CrawlkitError(

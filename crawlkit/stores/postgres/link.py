@@ -202,16 +202,14 @@ class Link:
             await asyncio.sleep(POLL / 10)  # the connection has just gone
             return
         try:
-            try:
-                loop.add_reader(ear, has_come.set)
-            except (OSError, RuntimeError):
-                # It went between the two calls, and its number is that of something else by now.
-                await asyncio.sleep(POLL / 10)
-                return
+            loop.add_reader(ear, has_come.set)
             # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await has_come.wait()
+        except (OSError, RuntimeError):
+            # It went between the two calls, and its number is that of something else by now.
+            await asyncio.sleep(POLL / 10)
         finally:
             loop.remove_reader(ear)
             os.close(ear)
