@@ -27,7 +27,7 @@ from .running.trouble import Trouble
 from .stores import open_store
 from .stores.base import Receipt, Store
 from .triggers.base import Preemption, Trigger
-from .triggers.signals import EXIT_UNFINISHED
+from .triggers.lastmoment import EXIT_UNFINISHED
 from .triggers.usual import usual_triggers
 from .triggers.watching import Watching
 from .values import State, Values
@@ -185,7 +185,7 @@ class Job:
         """
         # First, as it may take long to open a large run: what comes meanwhile is heard, and the end
         # of the grace is kept.
-        await self._watching.begin(self, signals=signals)
+        await self._watching.begin(self, grace=self._grace if signals else None)
         try:
             await self.store.open(fresh=fresh)
             try:
@@ -195,6 +195,7 @@ class Job:
                 raise
         except BaseException:
             await self._watching.end(self._stopping.last_patience)
+            self._watching.let_go()
             raise
         for work in (
             self._saving.every(self._persist_interval),
@@ -225,7 +226,10 @@ class Job:
             await self.bus.emit(Exit(code), deadline=self._stopping.last_patience)
         finally:
             await self._watching.end(self._stopping.last_patience)
-            await self.store.close()
+            try:
+                await self.store.close()
+            finally:
+                self._watching.let_go()
         return code
 
     async def __aenter__(self) -> Self:

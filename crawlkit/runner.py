@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, Protocol
 
 from .errors import UsageError
@@ -83,10 +83,14 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
+    _wait(loop, tasks)
+    _wait(loop, {loop.create_task(loop.shutdown_asyncgens())})
+    loop.close()
+
+
+def _wait(loop: asyncio.AbstractEventLoop, tasks: Set[asyncio.Task[Any]]) -> None:
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
     for task in tasks:
         if not task.done():
             log.error("%r does not end, and is left behind", task.get_coro())
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()

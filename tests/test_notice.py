@@ -16,7 +16,7 @@ import pytest
 from crawlkit import open_run
 from crawlkit.running.stopping import reserve_of
 from crawlkit.testing import Site
-from crawlkit.triggers.signals import last_moment_of
+from crawlkit.triggers.lastmoment import last_moment_of
 
 from .faults.common import gone, happens
 from .faults.notice import TERMINATE, Check, table
@@ -152,6 +152,29 @@ HANGS = {
                 except asyncio.CancelledError:
                     pass
 """,
+    "handler that blocks the event loop": """
+    async def parse(self, page):
+        page.follow("a")
+        page.save({"url": page.url})
+        if "slow" in page.url:
+            await asyncio.sleep(0.3)
+            time.sleep(3600)
+""",
+    "store that does not close": """
+    async def on_start(self):
+        self.job.store.close = lambda: asyncio.sleep(3600)
+""",
+    "async generator that does not end": """
+    async def on_start(self):
+        self.generator = self.generate()
+        await anext(self.generator)
+
+    async def generate(self):
+        try:
+            yield
+        finally:
+            await asyncio.sleep(3600)
+""",
 }
 
 
@@ -168,6 +191,17 @@ def test_whatever_hangs_the_process_is_gone_within_its_grace(crawl: Process, han
     assert crawl.finish() == ["/", "/slow", "/slower"]
 
 
+def test_what_blocks_the_event_loop_at_the_end_of_the_grace_is_named(crawl: Process) -> None:
+    crawl.site.add_page("/slow")
+    crawl.site.add_page("/slower")
+    text = CRAWL + HANGS["handler that blocks the event loop"]
+    crawl.start(text, "--grace", "1")
+    time.sleep(1)
+    crawl.tell()
+    line = text.splitlines().index("            time.sleep(3600)") + 1
+    assert f"stopped at the end of the grace, in crawl.py:{line};" in crawl.log.read_text()
+
+
 @pytest.mark.parametrize("grace", [0.2, 1.0, 1.5, 2.0, 3.0, 8.0, 30.0, 120.0])
 def test_a_grace_has_time_for_pages_for_saving_and_for_the_end(grace: float) -> None:
     end, reserve = last_moment_of(grace), reserve_of(grace)
@@ -180,7 +214,7 @@ def test_a_grace_has_time_for_pages_for_saving_and_for_the_end(grace: float) -> 
 def test_who_hangs_on_a_pipe_that_nobody_reads_is_gone_at_the_end_of_its_grace() -> None:
     text = """
 import os, sys, time
-from crawlkit.triggers.signals import LastMoment
+from crawlkit.triggers.lastmoment import LastMoment
 os.set_blocking(2, False)
 try:
     while True:
@@ -221,6 +255,21 @@ def test_a_second_ctrl_c_ends_the_process_on_the_spot(crawl: Process) -> None:
     assert crawl.tell(signal.SIGINT) < 1
     assert crawl.code == 130
     assert "stopped at once" in crawl.log.read_text()
+    assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+def test_a_second_ctrl_c_ends_a_process_whose_event_loop_is_blocked(crawl: Process) -> None:
+    crawl.site.add_page("/slow")
+    crawl.site.add_page("/slower")
+    crawl.start(CRAWL + HANGS["handler that blocks the event loop"], "--grace", "30")
+    assert crawl.process is not None
+    time.sleep(1)
+    crawl.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert crawl.process.poll() is None
+    assert crawl.tell(signal.SIGINT) < 1
+    assert crawl.code == 130
+    assert "stopped at once, in crawl.py:" in crawl.log.read_text()
     assert crawl.finish() == ["/", "/slow", "/slower"]
 
 

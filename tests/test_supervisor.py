@@ -31,6 +31,7 @@ class Workers:
         self.said: list[str] = []
         self.joins: list[bool] = []
         self.done = list(done)
+        self._watching = options.pop("watching", Watching(()))
         self.supervisor = Supervisor(
             self.command,
             count,
@@ -39,8 +40,14 @@ class Workers:
             look=self.look,
             show=self.show,
             tell=self.said.append,
-            **{"watching": Watching(()), "grace": 5.0, **options},
+            **{"watching": self._watching, "grace": 5.0, **options},
         )
+
+    async def run(self) -> int:
+        try:
+            return await self.supervisor.run()
+        finally:
+            self._watching.let_go()
 
     def command(self, name: str, seat: object, joins: bool) -> list[str]:
         self.joins.append(joins)
@@ -58,14 +65,14 @@ class Workers:
 
 async def test_workers_that_are_finished_are_not_replaced() -> None:
     workers = Workers("pass")
-    assert await workers.supervisor.run() == 0
+    assert await workers.run() == 0
     assert len(workers.joins) == 2
 
 
 async def test_the_first_worker_begins_the_life_of_the_run_until_one_has() -> None:
     workers = Workers("import sys; sys.exit(sys.argv[1] == '1')", done=range(1, 9), count=2)
     with pytest.raises(WorkersError):
-        await workers.supervisor.run()
+        await workers.run()
     first = [workers.joins[0], *workers.joins[2:]]
     assert first[:2] == [False, False]
     assert all(first[4:])
@@ -76,14 +83,14 @@ async def test_workers_that_die_are_replaced_as_long_as_something_gets_done() ->
     with pytest.raises(
         WorkersError, match=r"worker 1 was ended by SIGKILL, as .* short, without a word"
     ):
-        await workers.supervisor.run()
+        await workers.run()
     assert len(workers.joins) == 6 + PATIENCE + 1
 
 
 async def test_a_worker_that_is_called_in_a_wrong_way_is_the_end_at_once() -> None:
     workers = Workers("import sys; sys.stderr.write('no such option\\n'); sys.exit(2)", count=1)
     with pytest.raises(UsageError, match=r"^worker 1: no such option$"):
-        await workers.supervisor.run()
+        await workers.run()
     assert workers.said == ["[1] no such option"]
     assert len(workers.joins) == 1
 
@@ -99,7 +106,7 @@ async def test_a_worker_has_ended_although_what_it_has_started_goes_on() -> None
     workers = Workers(PARENT, count=1)
     try:
         async with asyncio.timeout(20):
-            assert await workers.supervisor.run() == 0
+            assert await workers.run() == 0
         assert workers.said[1:] == ["[1] and no more"]
     finally:
         os.kill(int(workers.said[0].removeprefix("[1] ")), signal.SIGKILL)
@@ -116,7 +123,7 @@ sys.exit(75)
 
 async def test_workers_are_told_how_much_time_is_left() -> None:
     workers = Workers(SLOW)
-    running = asyncio.create_task(workers.supervisor.run())
+    running = asyncio.create_task(workers.run())
     async with asyncio.timeout(20):
         while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)
@@ -140,7 +147,7 @@ time.sleep(60)
 
 async def test_workers_that_do_not_go_are_ended_within_the_grace() -> None:
     workers = Workers(STUBBORN, grace=0.5)
-    running = asyncio.create_task(workers.supervisor.run())
+    running = asyncio.create_task(workers.run())
     async with asyncio.timeout(20):
         while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)
@@ -154,7 +161,7 @@ async def test_what_is_shipped_at_the_end_has_all_the_time_where_nobody_waits() 
     async def ship(within: float | None) -> None:
         given.append(within)
 
-    assert await Workers("pass", ship=ship).supervisor.run() == 0
+    assert await Workers("pass", ship=ship).run() == 0
     assert given == [None]
 
 
@@ -165,7 +172,7 @@ async def test_what_is_shipped_at_the_end_has_what_is_left_of_the_grace() -> Non
         given.append(within)
 
     workers = Workers(SLOW, ship=ship, grace=10.0)
-    running = asyncio.create_task(workers.supervisor.run())
+    running = asyncio.create_task(workers.run())
     async with asyncio.timeout(20):
         while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)
@@ -198,12 +205,12 @@ async def test_who_is_told_to_go_while_the_last_of_it_is_shipped_hears_that() ->
 
     workers = Workers("pass", ship=ship, watching=Watching([Rung(is_shipping, may_end)]))
     async with asyncio.timeout(20):
-        assert await workers.supervisor.run() == 0
+        assert await workers.run() == 0
 
 
 async def test_a_run_that_is_lost_to_all_workers_is_the_end_at_once() -> None:
     workers = Workers(STUBBORN, grace=0.5)
-    running = asyncio.create_task(workers.supervisor.run())
+    running = asyncio.create_task(workers.run())
     async with asyncio.timeout(20):
         while len(workers.said) < 2:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)

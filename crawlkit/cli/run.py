@@ -17,7 +17,7 @@ import click
 from ..errors import OptionError, StoreError, UsageError
 from ..run import open_run
 from ..stores.postgres.address import masked
-from ..triggers.signals import EXIT_UNFINISHED
+from ..triggers.lastmoment import EXIT_UNFINISHED
 from ..urls import canonical
 from .output import plural, say
 from .verbs import Verb, complete_target, program

@@ -62,6 +62,7 @@ class Workers:
                 f"several workers cannot share {masked(store.address)}; "
                 "name a directory with --store"
             )
+        self._watching = Watching([*usual_triggers(crawler.preemption), *crawler.triggers])
         self._late = crawler.late_output
         if store.is_shared and crawler.output is not None and self._late is None:
             raise UsageError(
@@ -78,14 +79,17 @@ class Workers:
         store = self._crawler.job.store
         if self._late is not None:
             make_room(self._late)
-        async with self._metrics_served():
-            if isinstance(store, SqliteStore):
-                await self._crawl_here(store, fresh)
-            else:
-                if fresh:
-                    await store.open(fresh=True)
-                    await store.close()
-                await self._supervise(None, _Stored(store.address))
+        try:
+            async with self._metrics_served():
+                if isinstance(store, SqliteStore):
+                    await self._crawl_here(store, fresh)
+                else:
+                    if fresh:
+                        await store.open(fresh=True)
+                        await store.close()
+                    await self._supervise(None, _Stored(store.address))
+        finally:
+            self._watching.let_go()
         if self._late is not None and not self._is_migrating:
             await export_stored(store.reader, self._late)
             self._crawler.is_output_written = True
@@ -151,7 +155,7 @@ class Workers:
             look=status.status,
             show=crawler.job.emit,
             tell=_tell,
-            watching=Watching([*usual_triggers(crawler.preemption), *crawler.triggers]),
+            watching=self._watching,
             grace=crawler.grace,
             ship=ship,
             environment={STORE: crawler.job.store.address} if self._is_shared else {},

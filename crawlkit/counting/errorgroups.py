@@ -201,24 +201,32 @@ def message_of(error: BaseException, host: str = "") -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """``file:line`` of the innermost frame in the user's code; empty where there was none.
+    """``file:line`` of the innermost frame in the user's code; empty where there was none."""
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        frames.append((traceback.tb_frame, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return place_in_frames(frames)
+
+
+def place_in_frames(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """`place_of` for frames and the lines that they are at, the innermost one last.
 
     The user's code is what crawlkit called, and what of the same package, or outside of installed
     packages, it called in turn.
     """
     place = ""
     home: str | None = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
+    for frame, line in frames:
         file = frame.f_code.co_filename
-        if not (file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file)):
-            package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-            if home is None:
-                home = package
-            if package == home or not any(name in file for name in _PACKAGES):
-                place = f"{_file_of(frame)}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
+        if file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file):
+            continue
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if home is None:
+            home = package
+        if package == home or not any(name in file for name in _PACKAGES):
+            place = f"{_file_of(frame)}:{line}"
     return place
 
 

@@ -28,6 +28,7 @@ from ..http.clients import private_address
 from ..http.cookies import hostname
 from ..http.failures import reason
 from ..http.proxies import place_of
+from ..streams import send
 from .tunnels import MAX_HEAD, Streams, connect, connect_through, connect_to_proxy, credentials
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
@@ -169,7 +170,7 @@ class Guard:
             pass  # the browser sees a connection that ends
         except ValueError as error:
             log.debug("a request to the guard makes no sense: %s", one_line(error))
-            writer.write(_status(400, "Bad Request"))
+            send(writer, _status(400, "Bad Request"))
         finally:
             writer.close()
 
@@ -180,7 +181,7 @@ class Guard:
         access = self._authorized(fields)
         if access is None:
             challenge = 'Proxy-Authenticate: Basic realm="crawlkit"'
-            writer.write(_status(407, "Proxy Authentication Required", challenge))
+            send(writer, _status(407, "Proxy Authentication Required", challenge))
             return
         url = target.decode("ascii")
         is_tunnel = method == b"CONNECT"
@@ -194,16 +195,16 @@ class Guard:
             access.note(host, error)
             log.debug("refused: %s", one_line(error))
             if is_tunnel:
-                writer.write(_status(502, "Bad Gateway"))
+                send(writer, _status(502, "Bad Gateway"))
             return
         access.note(host, None)
         try:
             if is_tunnel:
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                send(writer, b"HTTP/1.1 200 Connection established\r\n\r\n")
             elif is_forwarded:
-                outward.write(_request(method, url, fields, credentials(access.proxy or "")))
+                send(outward, _request(method, url, fields, credentials(access.proxy or "")))
             else:
-                outward.write(_request(method, path, fields, b""))
+                send(outward, _request(method, path, fields, b""))
             await self._relay(reader, writer, inward, outward, is_http=not is_tunnel)
         except TimeoutError:
             message = f"{host} sent nothing for {self._idle_timeout:g} s"
@@ -242,12 +243,12 @@ class Guard:
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(_BLOCK):
                 timer.reschedule(loop.time() + self._idle_timeout)
-                sink.write(data)
+                send(sink, data)
                 await sink.drain()
 
         async def answer() -> None:
             if is_http:
-                writer.write(await _last_head(inward))
+                send(writer, await _last_head(inward))
             await pump(inward, writer)
 
         tasks: list[asyncio.Task[None]] = []

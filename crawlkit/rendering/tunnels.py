@@ -17,6 +17,7 @@ from ..errors import NetworkError, ProxyError, UsageError
 from ..http.failures import reason
 from ..http.proxies import place_of
 from ..importing import load
+from ..streams import send
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -99,7 +100,7 @@ async def _ask(
     place = place_of(proxy)
     request = f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n".encode() + credentials(proxy) + b"\r\n"
     try:
-        writer.write(request)
+        send(writer, request)
         head = await reader.readuntil(b"\r\n\r\n")
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         if isinstance(error, TimeoutError):

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from ..events import EventBus
-from ..triggers.signals import last_moment_of
+from ..triggers.lastmoment import last_moment_of
 
 RESERVE = 0.25
 """Share of the grace that is kept for the last checkpoint and the end of the process."""

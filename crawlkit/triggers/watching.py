@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from ..errors import one_line
 from .base import Trigger, Watched
-from .signals import LastMoment, Signals
+from .lastmoment import LastMoment
+from .signals import Signals
 
 log = logging.getLogger("crawlkit.triggers")
 
@@ -25,10 +26,19 @@ class Watching:
         self._tasks: list[asyncio.Task[None]] = []
         self._last_moment: LastMoment | None = None
 
-    async def begin(self, job: Watched, *, signals: bool) -> None:
-        """Have them listen; also to signals, where the process is the job's."""
-        self._last_moment = LastMoment() if signals else None
-        for trigger in (*self._triggers, *([Signals()] if signals else [])):
+    async def begin(self, job: Watched, *, grace: float | None) -> None:
+        """Have them listen.
+
+        Args:
+            job: Whom they tell.
+            grace: Seconds that the process has after a signal, where it is the job's; where it is
+                None, signals are not listened to.
+        """
+        triggers = list(self._triggers)
+        if grace is not None:
+            self._last_moment = LastMoment()
+            triggers.append(Signals(self._last_moment, grace))
+        for trigger in triggers:
             self._tasks.append(asyncio.create_task(_watch(trigger, job)))
         await asyncio.sleep(0)  # they have begun
 
@@ -38,14 +48,18 @@ class Watching:
             self._last_moment.within(grace)
 
     async def end(self, patience: float) -> None:
-        """Have them end; one that does not let itself be cancelled is left behind."""
+        """Have the triggers end; one that does not let itself be cancelled is left behind."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience)
         self._tasks.clear()
+
+    def let_go(self) -> None:
+        """The job has ended in order: the process may live on."""
         if self._last_moment is not None:
             self._last_moment.cancel()
+            self._last_moment = None
 
 
 async def _watch(trigger: Trigger, job: Watched) -> None:

@@ -13,6 +13,7 @@ from ..checkpoint import Checkpoint, Document, Snapshot
 from ..errors import StoreError, StoreFencedError
 from ..stores.base import Allotment, Claim, Reader, Receipt, Store
 from ..stores.reader import open_directory
+from ..streams import send
 from . import wire
 
 
@@ -137,7 +138,7 @@ class RemoteStore(Store):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self._writer.write(data)
+            send(self._writer, data)
             await self._writer.drain()
             answer = await future
         except ConnectionError:

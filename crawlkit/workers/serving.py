@@ -24,6 +24,7 @@ from ..errors import (
     one_line,
 )
 from ..stores.base import Receipt
+from ..streams import send
 from . import wire
 from .hub import Hub, Member
 
@@ -78,13 +79,13 @@ class StoreServer:
         loop = asyncio.get_running_loop()
 
         def notify() -> None:
-            loop.call_soon_threadsafe(_send, writer, wire.frame(0, wire.News()))
+            loop.call_soon_threadsafe(send, writer, wire.frame(0, wire.News()))
 
         desk = _Desk(self._hub, notify)
         store = self._hub.store
         try:
             while (message := await wire.read_frame(reader)) is not None:
-                writer.write(await store.do(desk.obey, message))
+                send(writer, await store.do(desk.obey, message))
                 if desk.lost is not None:
                     self._on_lost(desk.lost)
                 await writer.drain()
@@ -112,11 +113,6 @@ class StoreServer:
                     self._on_reaped(name)
             except StoreError as error:
                 log.warning("looking after silent workers: %s", one_line(error))
-
-
-def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
-    if not writer.is_closing():
-        writer.write(data)
 
 
 def _done(work: Callable[..., None], *args: Any) -> wire.Done:

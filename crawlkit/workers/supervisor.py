@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from ..errors import CrawlkitError, StoreError, UsageError, WorkersError
 from ..events import CrawlerStatus, Event
-from ..triggers.signals import EXIT_UNFINISHED, last_moment_of
+from ..triggers.lastmoment import EXIT_UNFINISHED, last_moment_of
 from ..triggers.watching import Watching
 from .orders import migrate_within
 from .process import WorkerProcess
@@ -107,7 +107,7 @@ class Supervisor:
             UsageError: What one of them was asked for makes no sense.
             StoreError: The run is lost to them all, see `lost`.
         """
-        await self._watching.begin(self, signals=True)
+        await self._watching.begin(self, grace=self._grace)
         showing = asyncio.create_task(self._keep_showing())
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -39,7 +39,7 @@ from crawlkit.sessions import Session
 from crawlkit.statistics import Statistics
 from crawlkit.stores.base import Claim
 from crawlkit.stores.sqlite import SqliteStore
-from crawlkit.triggers.signals import EXIT_UNFINISHED
+from crawlkit.triggers.lastmoment import EXIT_UNFINISHED
 
 from .growing import Growth, Links, Stretch, Ticker, forget_peak, memory_now
 from .measure import ROOT, BenchError

@@ -59,8 +59,8 @@ class Notice:
         saved: The instant of the last checkpoint, of this life or an earlier one; 0 if none.
         at: When it was told.
         seconds: How long it took to be gone.
-        there: For how long of it the process was seen, before it had ended itself; after the
-            second Ctrl-C, if it was sent one.
+        there: For how long the process was seen, before it had ended itself, once it was told;
+            after the second Ctrl-C, if it was sent one.
         starved: For how long of it the machine was too busy to let it run.
         late: For how long of it the machine was too busy to let the site answer.
         code: Its exit code.
@@ -93,7 +93,10 @@ class Notice:
         if self.code not in codes:
             return f"{what}: ended with {self.code}"
         if self.there - self.starved > allowed:
-            return f"{what}: there for {self.there:.2f} s, {self.starved:.2f} s of it starved"
+            return (
+                f"{what}: gone after {self.seconds:.2f} s, there for {self.there:.2f} s once it "
+                f"was told, {self.starved:.2f} s of it starved"
+            )
         return None
 
 
@@ -161,8 +164,8 @@ class NoticedRun:
             return None
         at, late = time.monotonic(), crawl.site.starved
         self._tell(kind, process)
-        # The second Ctrl-C is the one that counts, and this process may have been late to send it.
-        told = time.monotonic() if kind == INTERRUPT_TWICE else at
+        # This process may have been late to send it, on a machine that is as busy as that.
+        told = time.monotonic()
         end = gone(process)
         seconds, there = time.monotonic() - at, end.there - told
         is_early = crawl.site.count(crawl.name)[0] == before
