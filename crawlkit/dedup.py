@@ -1,8 +1,8 @@
 """DedupSet: what was ever enqueued.
 
 The exact set is in the store, where it may grow to billions. In front of it stands a filter of
-fixed size, as most links of a page lead where many pages have led before: what the filter knows is
-a duplicate for certain, what it does not know the store decides in the next commit.
+bounded size, as most links of a page lead where many pages have led before: what the filter knows
+is a duplicate for certain, what it does not know the store decides in the next commit.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ class DedupSet:
 
     Each identity has one slot; a newer one with the same slot takes its place. All 64 bits of its
     hash are compared, so that "known" can be relied on. Lookups cost the same at any size of the
-    crawl.
+    crawl. There are ``2 ** bits`` slots of 8 bytes at first, and twice as many whenever half as
+    many were taken, up to ``2 ** most``.
 
     Args:
-        bits: The filter has ``2 ** bits`` slots of 8 bytes; the default is 2 MB.
+        bits: The default is 2 MB.
+        most: The default is 16 MB.
     """
 
-    __slots__ = ("_mask", "_slots")
+    __slots__ = ("_bits", "_first_bits", "_mask", "_most", "_room", "_slots")
 
-    def __init__(self, bits: int = 18) -> None:
-        self._mask = (1 << bits) - 1
-        self._slots = array("q")
+    def __init__(self, bits: int = 18, most: int = 21) -> None:
+        self._first_bits = bits
+        self._most = max(bits, most)
         self.clear()
 
     def add(self, identity: Identity) -> bool:
@@ -42,6 +44,7 @@ class DedupSet:
         if self._slots[slot] == number:
             return False
         self._slots[slot] = number
+        self._take(1)
         return True
 
     def add_all(self, texts: Iterable[str]) -> list[str]:
@@ -54,11 +57,25 @@ class DedupSet:
             if slots[slot] != number:
                 slots[slot] = number
                 unknown.append(text)
+        self._take(len(unknown))
         return unknown
 
     def clear(self) -> None:
         """Forget everything; the store still knows."""
-        self._slots = array("q", bytes(8 * (self._mask + 1)))
+        self._bits = self._first_bits
+        self._slots = array("q", bytes(8 << self._bits))
+        self._mask = (1 << self._bits) - 1
         # An empty slot holds 0, which is a hash too: that of slot 0, which therefore starts with a
         # number that belongs to another slot.
         self._slots[0] = 1
+        self._room = 1 << self._bits - 1
+
+    def _take(self, slots: int) -> None:
+        self._room -= slots
+        if self._room < 0 and self._bits < self._most:
+            # What was in a slot belongs into the same one or into that of the other half. It is in
+            # both now: where it does not belong nothing is equal to it.
+            self._slots += self._slots
+            self._bits += 1
+            self._mask = (1 << self._bits) - 1
+            self._room = 1 << self._bits - 1

@@ -68,7 +68,7 @@ class RequestQueue:
         self.resize(concurrency)
         self._limit = concurrency
         self._enqueued = DedupSet()
-        self._skips = DedupSet(bits=14)
+        self._skips = DedupSet(bits=14, most=14)
 
         self._lanes = Lanes(throttle)
         self._is_dry = False

@@ -77,7 +77,7 @@ def test_enqueuing_many_links_is_enqueuing_each(groups: list[tuple[list[str], Re
 
 @given(URLS)
 def test_a_filter_takes_many_texts_as_it_takes_each(texts: list[str]) -> None:
-    together, singly = DedupSet(bits=2), DedupSet(bits=2)
+    together, singly = DedupSet(bits=2, most=2), DedupSet(bits=2, most=2)
     assert together.add_all(texts) == [text for text in texts if singly.add(text)]
 
 

@@ -435,12 +435,27 @@ async def test_a_host_roused_while_it_rests_rests_its_time_all_the_same_where_it
 
 
 def test_the_filter_forgets_but_never_takes_the_new_for_known() -> None:
-    filter = DedupSet(bits=4)
+    filter = DedupSet(bits=4, most=4)
     known = set[str]()
     for number in [*range(500), *range(500)]:
         assert filter.add(f"https://a/{number}") or f"https://a/{number}" in known
         known.add(f"https://a/{number}")
     assert not filter.add("https://a/499")
+
+
+def test_the_filter_grows_with_the_crawl_and_what_it_knew_stays_known() -> None:
+    filter = DedupSet(bits=4, most=12)
+    known = set[str]()
+    forgotten = 0
+    for number in range(1000):
+        assert filter.add(f"https://a/{number}")
+        known.add(f"https://a/{number}")
+        again = f"https://a/{number // 2}"
+        forgotten += filter.add(again)
+    # With the slots that it has at first it would know 16 of a thousand.
+    assert forgotten < 400
+    filter.clear()
+    assert filter.add("https://a/1")
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,16 @@ def _name_hosts(db: sqlite3.Connection, checkpoint: Checkpoint) -> dict[str, int
     names.update(host for host, *_ in checkpoint.forget)
     if not names:
         return {}
-    rows = _rows(names)
-    db.execute("INSERT OR IGNORE INTO hosts (name) SELECT value FROM json_each(?)", rows)
+    # One after the other in the order of the index, which SQLite would sort them into otherwise.
     ((found,),) = db.execute(
-        "SELECT json_group_object(name, id) FROM hosts "
-        "WHERE name IN (SELECT value FROM json_each(?))",
-        rows,
+        "SELECT json_group_object(hosts.name, hosts.id) "
+        "FROM json_each(?) one CROSS JOIN hosts ON hosts.name = one.value",
+        _rows(sorted(names)),
     )
     ids: dict[str, int] = _decode(found)
+    if new := sorted(names - ids.keys()):
+        query = "INSERT INTO hosts (name) SELECT value FROM json_each(?) RETURNING name, id"
+        ids.update(db.execute(query, _rows(new)))
     return ids
 
 
