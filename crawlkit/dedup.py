@@ -28,11 +28,11 @@ class DedupSet:
         most: The default is 16 MB.
     """
 
-    __slots__ = ("_bits", "_first_bits", "_mask", "_most", "_room", "_slots")
+    __slots__ = ("_least", "_mask", "_most", "_room", "_slots")
 
     def __init__(self, bits: int = 18, most: int = 21) -> None:
-        self._first_bits = bits
-        self._most = max(bits, most)
+        self._least = 1 << bits
+        self._most = 1 << most
         self.clear()
 
     def add(self, identity: Identity) -> bool:
@@ -62,20 +62,19 @@ class DedupSet:
 
     def clear(self) -> None:
         """Forget everything; the store still knows."""
-        self._bits = self._first_bits
-        self._slots = array("q", bytes(8 << self._bits))
-        self._mask = (1 << self._bits) - 1
+        self._hold(array("q", bytes(8 * self._least)))
         # An empty slot holds 0, which is a hash too: that of slot 0, which therefore starts with a
         # number that belongs to another slot.
         self._slots[0] = 1
-        self._room = 1 << self._bits - 1
+
+    def _hold(self, slots: array[int]) -> None:
+        self._slots = slots
+        self._mask = len(slots) - 1
+        self._room = len(slots) // 2
 
     def _take(self, slots: int) -> None:
         self._room -= slots
-        if self._room < 0 and self._bits < self._most:
+        if self._room < 0 and len(self._slots) < self._most:
             # What was in a slot belongs into the same one or into that of the other half. It is in
             # both now: where it does not belong nothing is equal to it.
-            self._slots += self._slots
-            self._bits += 1
-            self._mask = (1 << self._bits) - 1
-            self._room = 1 << self._bits - 1
+            self._hold(self._slots + self._slots)

@@ -297,16 +297,12 @@ def _runs() -> list[str]:
 
 def _place_in_crawler(error: Exception) -> str:
     """``file:line`` in the user's crawler, where the error arose there."""
-    # Imported here, as no other verb needs it.
-    from ..counting.errorgroups import place_of
+    # Imported here, as they are seldom needed.
+    from traceback import walk_tb
 
-    traceback = error.__traceback__
-    while traceback is not None:
-        # Below the runner, what is neither ours nor installed is the user's.
-        if traceback.tb_frame.f_globals.get("__name__") == "crawlkit.runner":
-            return place_of(error.with_traceback(traceback))
-        traceback = traceback.tb_next
-    return ""
+    from ..counting.errorgroups import place_below_runner
+
+    return place_below_runner(walk_tb(error.__traceback__))
 
 
 def program() -> str:

@@ -6,7 +6,9 @@ import re
 import sysconfig
 from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import dropwhile
 from pathlib import Path, PurePath
+from traceback import walk_tb
 from types import FrameType
 from typing import TypeAlias
 
@@ -202,16 +204,25 @@ def message_of(error: BaseException, host: str = "") -> str:
 
 def place_of(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's code; empty where there was none."""
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        frames.append((traceback.tb_frame, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return place_in_frames(frames)
+    return _place_in(walk_tb(error.__traceback__))
 
 
-def place_in_frames(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """`place_of` for frames and the lines that they are at, the innermost one last.
+def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """``file:line`` in the user's crawler; empty where none of it runs.
+
+    Args:
+        frames: Frames with their lines, the innermost one last. Below the runner, what is neither
+            ours nor installed is the user's.
+    """
+    return _place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
+
+
+def _is_runner(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") == "crawlkit.runner"
+
+
+def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The innermost of these places that is in the user's code.
 
     The user's code is what crawlkit called, and what of the same package, or outside of installed
     packages, it called in turn.

@@ -12,6 +12,7 @@ import threading
 import time
 from math import inf
 from queue import Empty, SimpleQueue
+from traceback import walk_stack
 from typing import NoReturn, TypeAlias
 
 EXIT_UNFINISHED = 75
@@ -23,6 +24,7 @@ LAST_MOMENT = 0.05
 LEAST_LAST_MOMENT = 0.25
 """Seconds for it of a short grace, but never more than an eighth of it. On a busy machine it takes
 time until a thread has woken up, and a process is not gone while one of them writes to a disk."""
+REASON = "stopped at the end of the grace, as something did not end"
 PATIENCE = 0.5
 """Seconds that a process which is ended on the spot takes for its last words, at most."""
 
@@ -54,7 +56,7 @@ class LastMoment:
         if grace >= 1.0:
             last = last_moment_of(grace)
             at = time.monotonic() + grace - last
-            self._orders.put((at, "stopped at the end of the grace", EXIT_UNFINISHED, last / 2))
+            self._orders.put((at, REASON, EXIT_UNFINISHED, last / 2))
 
     def now(self, reason: str, code: int) -> None:
         """The process is to be gone on the spot."""
@@ -100,13 +102,7 @@ def _say(reason: str) -> None:
 def _place_in_crawler() -> str:
     """``file:line`` in the user's crawler that the event loop is at, if it is at one."""
     # Imported here, as it brings a part of the crawler along; whoever has one has it.
-    from ..counting.errorgroups import place_in_frames
+    from ..counting.errorgroups import place_below_runner
 
-    main = threading.main_thread().ident
-    frame = sys._current_frames().get(main or 0)
-    frames = []
-    # Below the runner, what is neither ours nor installed is the user's.
-    while frame is not None and frame.f_globals.get("__name__") != "crawlkit.runner":
-        frames.append((frame, frame.f_lineno))
-        frame = frame.f_back
-    return place_in_frames(reversed(frames)) if frame is not None else ""
+    main = sys._current_frames()[threading.main_thread().ident or 0]
+    return place_below_runner(reversed(list(walk_stack(main))))
