@@ -25,12 +25,12 @@ class DedupSet:
 
     Args:
         bits: The default is 2 MB.
-        most: The default is 16 MB.
+        most: The default is 32 MB.
     """
 
     __slots__ = ("_least", "_mask", "_most", "_room", "_slots")
 
-    def __init__(self, bits: int = 18, most: int = 21) -> None:
+    def __init__(self, bits: int = 18, most: int = 22) -> None:
         self._least = 1 << bits
         self._most = 1 << most
         self.clear()
@@ -76,5 +76,7 @@ class DedupSet:
         self._room -= slots
         if self._room < 0 and len(self._slots) < self._most:
             # What was in a slot belongs into the same one or into that of the other half. It is in
-            # both now: where it does not belong nothing is equal to it.
-            self._hold(self._slots + self._slots)
+            # both now: where it does not belong nothing is equal to it. In place, as two tables at
+            # a time would be the most memory that a crawl ever takes.
+            self._slots *= 2
+            self._hold(self._slots)

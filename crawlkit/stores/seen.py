@@ -15,16 +15,11 @@ import msgspec
 
 from .sweep import END, SEEN
 
-BITS = 26
-"""The filter has ``2 ** BITS`` bits, 8 MB. Where ten million were enqueued, it suspects one in
-eleven of those that were not."""
+BITS = 27
+"""The filter has ``2 ** BITS`` bits, 16 MB. Where ten million were enqueued, it suspects one in 28
+of those that were not."""
 FILL = 50_000
 """How many rows a checkpoint reads into the filter of a run that was opened again."""
-
-SMALL_CACHE = 6_000
-"""KiB of the database that are held in memory at first."""
-LARGE_CACHE = 32_000
-"""The same once there is so much that pages are read from all over the tables."""
 
 _MASK = (1 << BITS - 3) - 1
 _PAIRS = [1 << high | 1 << low for high in range(8) for low in range(high)]
@@ -139,7 +134,6 @@ class SeenSet:
                 bits[n >> 6 & _MASK] |= _MARKS[n & 63]
 
     def _make_filter(self, db: sqlite3.Connection) -> None:
-        db.execute(f"PRAGMA cache_size = -{LARGE_CACHE}")
         self._filter = bytearray(_MASK + 1)
         place: Place | None = (0, 0)
         while place is not None:
