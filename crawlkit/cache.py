@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from multidict import CIMultiDict
 
@@ -316,9 +316,17 @@ class PageCache:
 
     # -- derived data, and the whole ----------------------------------------------------------
 
+    @overload
     async def cached(
-        self, key: str, compute: Callable[[], Awaitable[T] | T], ttl: float | None = None
-    ) -> T:
+        self, key: str, compute: Callable[[], Awaitable[T]], ttl: float | None = None
+    ) -> T: ...
+
+    @overload
+    async def cached(self, key: str, compute: Callable[[], T], ttl: float | None = None) -> T: ...
+
+    async def cached(
+        self, key: str, compute: Callable[[], Any], ttl: float | None = None
+    ) -> object:
         """Data derived from pages, computed once, also across runs and in every mode.
 
         Callers that ask at the same time wait for one computation. What it raises reaches all of
@@ -336,8 +344,7 @@ class PageCache:
         Raises:
             UsageError: It cannot be JSON, or its computation asks for itself.
         """
-        value: T = await self._derived.get(key, compute, ttl)
-        return value
+        return await self._derived.get(key, compute, ttl)
 
     async def clear(self) -> None:
         """Remove everything, derived data too."""

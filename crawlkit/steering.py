@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import OptionError
 from .events import Listener
@@ -65,9 +65,17 @@ class Steering:
         """
         await self.job.set_value(key, value)
 
+    @overload
     async def cached(
-        self, key: str, compute: Callable[[], Awaitable[T] | T], ttl: float | None = None
-    ) -> T:
+        self, key: str, compute: Callable[[], Awaitable[T]], ttl: float | None = None
+    ) -> T: ...
+
+    @overload
+    async def cached(self, key: str, compute: Callable[[], T], ttl: float | None = None) -> T: ...
+
+    async def cached(
+        self, key: str, compute: Callable[[], Any], ttl: float | None = None
+    ) -> object:
         """What `compute` gives, computed once: data that many pages share, also across runs.
 
         Args:

@@ -126,6 +126,12 @@ class Shop(Crawler):
         page.follow([Request("/a"), "/b"], priority=1, user_data={})
         page.save(Product(page.css("h1::text").get()))
         page.update_state(lambda state: state.update(seen=1))
+        assert_type(await self.cached("rate", self.rate), float)
+        assert_type(await self.cached("rate", lambda: 1.5), float)
+        assert_type(await self.page_cache.cached("rate", self.rate, ttl=60), float)
+
+    async def rate(self) -> float:
+        return 1.5
 
     def parse_product(self, page: Page) -> None:
         """Handlers may be plain functions."""
