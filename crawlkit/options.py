@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -161,7 +161,7 @@ class Options:
 
     user_agent: str = DEFAULT_USER_AGENT
     headers: Mapping[str, str] = {}
-    proxies: Iterable[str] | Mapping[UrlPattern, str | Iterable[str] | None] = ()
+    proxies: Sequence[str] | Mapping[UrlPattern, str | Iterable[str] | None] = ()
     auth: Mapping[str, tuple[str, str]] = {}
     allow_private: bool = False
     accept_status: Iterable[int] = ()

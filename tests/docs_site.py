@@ -72,7 +72,7 @@ class DocsSite(ShopSite):
             rows = "".join(f'<li><a href="{product.path}">{product.title}</a>' for product in shown)
             more = f"<p>Page <b>{page}</b> of <b class=pages>{pages}</b></p>"
             self.add_page(f"/all?page={page}", f"<h1>All</h1><ul class=all>{rows}</ul>{more}")
-            data = {
+            data: dict[str, Any] = {
                 "products": [{"title": one.title, "sku": one.sku} for one in shown],
                 "next": page + 1 if page < pages else None,
             }

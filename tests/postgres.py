@@ -125,8 +125,9 @@ class Server:
         """Do something as the database's owner, in the schema of a run; the rows, if any."""
         import psycopg  # it may not be there, and only tests that need a server come here
 
-        given = {"host": self.host, "port": self.port, "user": "crawl", "dbname": "postgres"}
-        with psycopg.connect("", autocommit=True, **given) as connection:
+        with psycopg.connect(
+            host=self.host, port=self.port, user="crawl", dbname="postgres", autocommit=True
+        ) as connection:
             if run:
                 connection.execute(f'SET search_path TO "crawlkit_{run.partition("#")[2] or run}"')
             cursor = connection.execute(statement)

@@ -33,7 +33,7 @@ class Titles(Crawler):
     persist_interval = 0.05
     max_retries = 0
 
-    def parse(self, page: Page) -> None:
+    def parse(self, page: Page) -> Any:
         page.save({"title": page.css("h1::text").get(), "from": page.response.cache})
         page.follow("a", handler=self.parse_leaf)
 

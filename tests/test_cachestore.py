@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def value_of(cache: BytesCache, key: bytes) -> bytes | None:
 
 
 async def opened(directory: Path, **options: Any) -> CacheStore:
-    store = CacheStore(directory, **{"size_limit": LIMIT, "clock": Clock()} | options)
+    store = CacheStore(directory, **{"size_limit": LIMIT, "clock": Clock(), **options})
     await store.open()
     return store
 
@@ -281,7 +282,7 @@ async def test_a_damaged_database_gives_no_wrong_value_and_works_again(
     store = await opened(directory)
     values = {b"p%015d" % n: os.urandom(3000) for n in range(50)}
     for key, value in values.items():
-        await store.write(key, lambda value=value: value, None)
+        await store.write(key, partial(bytes, value), None)
     await store.close()
     chance = random.Random(seed)
     database = directory / "cache.db"

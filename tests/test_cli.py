@@ -153,7 +153,7 @@ def test_the_documentation_has_every_verb_and_every_option(
 def test_every_verb_says_what_it_does(path: tuple[str, ...], command: click.Command) -> None:
     assert command.help
     for parameter in shown(command):
-        assert isinstance(parameter, click.Argument) or parameter.help  # type: ignore[attr-defined]
+        assert isinstance(parameter, click.Argument) or parameter.help
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_a_jump_between_two_lives_stalls_nothing_either(
 
 def is_anything_waiting(crawl: Crawl) -> bool:
     """Whether the store holds a request that is not to be tried again yet."""
-    if not (crawl.store / "run.sqlite3").exists():
+    if not (crawl.path / "run.sqlite3").exists():
         return False
     with open_run(crawl.store) as run:
         return any(request.at > 0 for request in run.requests("pending"))

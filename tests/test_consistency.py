@@ -59,7 +59,7 @@ STARTS = [f"https://start.example/{number}" for number in range(12)]
 LISTED = [f"https://start.example/listed/{number}" for number in range(12)]
 SITEMAP = Response(url="https://start.example/list.txt", body="\n".join(LISTED).encode())
 HOST_BUDGET = 6
-BUDGETS = {"**/{0,1,2}": 5, "https://b.example/**": 4}
+BUDGETS: dict[Any, int] = {"**/{0,1,2}": 5, "https://b.example/**": 4}
 ERRORS = (ValueError("no price"), KeyError("title"))
 MAX_SCORE = 3.0
 

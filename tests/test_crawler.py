@@ -153,7 +153,7 @@ async def test_a_part_that_cannot_be_saved_ends_the_crawl_with_its_error_and_los
 ) -> None:
     class Broken(Titles):
         async def parse(self, page: Page) -> None:
-            await super().parse(page)  # type: ignore[misc]
+            await super().parse(page)
             self.state["bad"] = object()
 
     site.add_page("/", html("home", "/a"))
@@ -418,7 +418,7 @@ async def test_state_and_values_are_there_in_the_next_life(site: Site, tmp_path:
             await self.set_value("last", {"url": page.url})
 
     await Keeping(start_urls=[site.url("/")], store=tmp_path / "run").crawl()
-    seen = {}
+    seen: dict[str, Any] = {}
 
     class Reading(Keeping):
         async def on_start(self) -> None:
@@ -562,7 +562,7 @@ async def test_a_store_in_trouble_keeps_nobody_from_seeing_what_the_machine_bear
 ) -> None:
     """It is asked each second whether somebody else counts the time."""
     crawler = Titles(store="memory:", concurrency=64)
-    heard = []
+    heard: list[object] = []
 
     async def look() -> None:
         raise StoreWriteError("the server is gone")

@@ -28,7 +28,8 @@ from crawlkit import Crawler, Page, Run
 from crawlkit.cli import main
 from crawlkit.dashboard import views
 from crawlkit.dashboard.access import HEADERS, Access, Refused, parse_where
-from crawlkit.dashboard.server import ASSETS, CrawlSource, Dashboard, RunSource, Source
+from crawlkit.dashboard.server import ASSETS, CrawlSource, Dashboard, RunSource
+from crawlkit.dashboard.sources import Source
 from crawlkit.errors import UsageError
 from crawlkit.run import open_run
 from crawlkit.testing import Site

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("chromium")]
 
 SIZES = [(390, 844), (1440, 900)]
+GROUNDS: dict[Literal["light", "dark"], str] = {
+    "light": "rgb(245, 247, 247)",
+    "dark": "rgb(15, 21, 20)",
+}
 VIEWS = ("overview", "errors", "requests", "items", "hosts")
 
 
@@ -315,7 +319,7 @@ async def every_size(tab: Tab, views: tuple[str, ...]) -> None:
         for width, height in (*SIZES, (360, 640)):
             await tab.set_viewport_size({"width": width, "height": height})
             assert await tab.evaluate("document.documentElement.scrollWidth") <= width, view
-    for scheme, ground in (("light", "rgb(245, 247, 247)"), ("dark", "rgb(15, 21, 20)")):
+    for scheme, ground in GROUNDS.items():
         await tab.emulate_media(color_scheme=scheme)
         assert await tab.evaluate("getComputedStyle(document.body).backgroundColor") == ground
 

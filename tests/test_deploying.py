@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 
 def manifest(kind: str) -> dict[str, Any]:
     (found,) = (one for one in map(yaml.safe_load, blocks("yaml")) if one["kind"] == kind)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def unit() -> dict[str, str]:
@@ -61,7 +61,7 @@ def test_a_job_starts_a_crawl_again_that_was_stopped_and_no_other_mistake() -> N
     (container,) = spec["template"]["spec"]["containers"]
     # What the API demands of a policy for failed pods.
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    by_code = {}
+    by_code: dict[int, str] = {}
     for rule in spec["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
             assert rule["onExitCodes"]["containerName"] == container["name"]

@@ -289,7 +289,7 @@ def held(directory: Path) -> dict[str, Any]:
             "outcomes": Counter(
                 (name, o.url, o.handler, o.status, o.retries, o.detail)
                 for name in ("handled", "failed", "skipped", "pending")
-                for o in run.requests(name)  # type: ignore[arg-type]
+                for o in run.requests(name)
             ),
         }
 

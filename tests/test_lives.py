@@ -215,7 +215,7 @@ def test_what_is_read_while_a_crawl_runs_has_the_life_that_still_goes_on(
     site: Site, tmp_path: Path
 ) -> None:
     site.add_page("/")
-    found = []
+    found: list[str | None] = []
 
     class Looking(Crawler):
         async def parse(self, page: Page) -> None:

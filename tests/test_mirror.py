@@ -150,13 +150,13 @@ class Trouble(Directory):
         return result
 
     def names(self, prefix: str) -> list[str]:
-        return self._step("names", super().names, prefix)  # type: ignore[no-any-return]
+        return self._step("names", super().names, prefix)
 
     def get(self, name: str) -> bytes:
-        return self._step("get", super().get, name)  # type: ignore[no-any-return]
+        return self._step("get", super().get, name)
 
     def create(self, name: str, data: bytes) -> bool:
-        return self._step("create", super().create, name, data)  # type: ignore[no-any-return]
+        return self._step("create", super().create, name, data)
 
     def delete(self, names: Iterable[str]) -> None:
         self._step("delete", super().delete, list(names))
@@ -635,8 +635,12 @@ async def test_a_damaged_record_is_refused_in_one_line_and_never_misread(
             victim.unlink()
         else:
             data[len(data) // 2] ^= 0x10
-            cut = {"cut": data[: len(data) // 2], "empty": b"", "flipped": data}[damage]
-            victim.write_bytes(cut)
+            cuts: dict[str, bytes | bytearray] = {
+                "cut": data[: len(data) // 2],
+                "empty": b"",
+                "flipped": data,
+            }
+            victim.write_bytes(cuts[damage])
         path = tmp_path / f"other-{number}"
         if name == names[0] and damage == "missing":
             continue  # the first takeover, without which the rest is whole

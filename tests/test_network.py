@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def by_proxy(proxy: HttpProxy | Socks5Proxy) -> dict[str, str]:
 
 def moved(to: str) -> web.Response:
     return web.Response(status=302, headers={"Location": to})
+
+
+def moving(to: str, request: web.BaseRequest) -> web.Response:
+    return moved(to)
 
 
 def paths(site: Site) -> list[str]:
@@ -235,7 +240,7 @@ async def test_each_hop_is_checked_against_the_robots_txt_of_its_own_origin(
         "/5": other.url("/theirs/too"),
     }
     for path, target in targets.items():
-        site.add_page(path, lambda request, target=target: moved(target))
+        site.add_page(path, partial(moving, target))
     other.add_page("/own")
     crawler = Titles(start_urls=[site.url(path) for path in ("/1", "/2", "/3", "/4")])
     statistics = await crawler.crawl()
@@ -251,7 +256,7 @@ async def test_redirects_to_another_host_keep_its_crawl_delay(site: Site, other:
     delay = b"User-agent: *\nCrawl-delay: 0.2\n"
     other.add_page("/robots.txt", delay, headers={"Content-Type": "text/plain"})
     for number in range(4):
-        site.add_page(f"/{number}", lambda request, n=number: moved(other.url(f"/{n}")))
+        site.add_page(f"/{number}", partial(moving, other.url(f"/{number}")))
         other.add_page(f"/{number}")
     took = Stopwatch()
     statistics = await Titles(start_urls=[site.url(f"/{n}") for n in range(4)]).crawl()

@@ -26,7 +26,7 @@ from crawlkit.errors import (
     StoreWriteError,
     UsageError,
 )
-from crawlkit.portable import export_run, import_run, zstd
+from crawlkit.portable import export_run, import_run
 from crawlkit.stores.base import Store, StoredItem
 from crawlkit.stores.memory import MemoryStore
 from crawlkit.stores.records import RunRecord, records_of
@@ -56,6 +56,11 @@ from .backends import (
 )
 from .backends import names as kinds
 from .killed import copied, names
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TAKING_IN = [kind for kind in kinds() if kind.values != ("served",)]
 """Stores that runs are imported into. A worker of a run that is served to it takes in none."""
@@ -442,7 +447,7 @@ class Endless(MemoryStore):
 
     def reader(self) -> Any:
         reader = super().reader()
-        reader.items = lambda: (  # type: ignore[method-assign]
+        reader.items = lambda **_: (  # type: ignore[method-assign]
             StoredItem(n, b'{"text":"%01000d"}' % n, A, "parse", NOW) for n in range(60_000)
         )
         return reader

@@ -115,7 +115,8 @@ def test_a_proxy_set_by_hand_goes_before_all_others(clock: ManualClock) -> None:
 def test_a_proxy_that_cannot_work_is_refused_without_telling_its_password(
     clock: ManualClock, proxy: Any
 ) -> None:
-    for proxies in ([proxy], {"**": [proxy]}):
+    given: list[Any] = [[proxy], {"**": [proxy]}]
+    for proxies in given:
         with pytest.raises(OptionError, match=r"give each as http://\[user:password@\]") as caught:
             ProxyPool(clock, proxies)
         assert "sec" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -99,6 +100,11 @@ class PriceIndex:
 class Shop(Crawler):
     start_urls = ["https://shop.example/"]
     item_type = Product
+    exclude = ("**/basket", re.compile("sort="))
+    headers = {"Accept-Language": "en"}
+    proxies = {"*://api.shop.example/**": None, re.compile("."): ["http://one:1", "http://two:1"]}
+    budgets = {"**/offers/*": 100, re.compile("page="): 20}
+    cache_rules = {"**/*.pdf": "forever", re.compile("/live/"): 60}
 
     async def on_start(self) -> None:
         self.prices = assert_type(self.persist("prices", PriceIndex()), PriceIndex)

@@ -405,9 +405,10 @@ async def test_every_step_of_the_window_is_asked_about(browser: BrowserFetcher, 
 async def test_a_step_that_is_refused_is_not_made(
     browser: BrowserFetcher, site: Site, content: str
 ) -> None:
-    site.add_page(
-        "/", content, **({} if content else {"status": 302, "headers": {"Location": "/no"}})
-    )
+    if content:
+        site.add_page("/", content)
+    else:
+        site.add_page("/", status=302, headers={"Location": "/no"})
     site.add_page("/no", script(""))
 
     async def may_follow(source: str, target: str, is_private: bool) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +146,7 @@ def test_a_malformed_selector_is_refused_as_parsel_refuses_it(query: str) -> Non
 
 def test_json_in_a_script_can_be_searched() -> None:
     page = Selector('<script>{"a": {"b": [1, 2]}, "c": "<p>x</p>"}</script>')
+    found: Any
     for found in (select(page, "script::text"), page.css("script::text")):
         assert found.jmespath("a.b").getall() == [1, 2]
         assert found.jmespath("a").get() == {"b": [1, 2]}

@@ -408,7 +408,7 @@ def test_gzip_without_end_or_content_is_refused() -> None:
     assert isinstance(until_error(gz(gz(gz(gz("<urlset/>")))))[1], LimitError)
 
 
-STRAIN = {
+STRAIN: dict[str, Callable[[], bytes | str]] = {
     "50,000 URLs": lambda: many(50_000),
     "50,000 URLs in gzip": lambda: gz(many(50_000)),
     "tiny elements": lambda: "<urlset>" + "<a/>" * 300_000 + "</urlset>",

@@ -17,6 +17,7 @@ from crawlkit.errors import StoreVersionError, StoreWriteError
 from crawlkit.request import Request
 from crawlkit.stores import open_reader, schema, seen, transaction
 from crawlkit.stores.sqlite import SqliteStore
+from crawlkit.stores.sweep import QUEUED, SEEN
 
 from .backends import NOW, A, commit, done, findings, pages, pending, urls
 from .killed import copied
@@ -24,8 +25,8 @@ from .killed import copied
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen, "SEEN", seen.SEEN._replace(capacity=40))
-    monkeypatch.setattr(transaction, "QUEUED", transaction.QUEUED._replace(capacity=7))
+    monkeypatch.setattr(seen, "SEEN", SEEN._replace(capacity=40))
+    monkeypatch.setattr(transaction, "QUEUED", QUEUED._replace(capacity=7))
     monkeypatch.setattr(seen, "FILL", 9)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import random
 import re
 from collections.abc import Callable
@@ -50,11 +51,12 @@ class Books:
         checkpoint = Checkpoint()
         with checkpoint.of("statistics"):
             statistics.collect(checkpoint)
-        for merge, values in (
-            (lambda old, new: old + new, checkpoint.add),
+        merges: tuple[tuple[Callable[[Number, Number], Number], dict[str, Number]], ...] = (
+            (operator.add, checkpoint.add),
             (min, checkpoint.least),
             (max, checkpoint.most),
-        ):
+        )
+        for merge, values in merges:
             for name, value in values.items():
                 old = self.counters.get(name)
                 self.counters[name] = value if old is None else merge(old, value)
@@ -125,7 +127,7 @@ def test_a_restart_changes_no_number() -> None:
     assert books.load(ManualClock()).to_dict() == statistics.to_dict()
 
 
-Record = Callable[[Statistics], None]
+Record = Callable[[Statistics], object]
 RECORDS: list[Record] = [
     lambda s: s.received("a.example", 200, 17),
     lambda s: s.received("b.example", 503, 0),

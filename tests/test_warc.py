@@ -284,8 +284,8 @@ def test_after_kill_9_each_page_that_is_handled_has_its_record_and_none_is_torn(
     # Again were fetched the pages in flight at each kill, and those since the checkpoint before.
     assert recorded.total() < len(names) * 2
     assert verified(path)["response"] == recorded.total()
-    for file in files(path):
-        assert gzip.decompress(file.read_bytes())
+    for archive in files(path):
+        assert gzip.decompress(archive.read_bytes())
 
 
 def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:

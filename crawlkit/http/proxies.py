@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -39,7 +39,7 @@ MAX_OTHERS = 1000
 
 SCHEMES = ("http", "https", "socks5", "socks5h")
 
-Proxies: TypeAlias = Iterable[str] | Mapping[UrlPattern, str | Iterable[str] | None]
+Proxies: TypeAlias = Sequence[str] | Mapping[UrlPattern, str | Iterable[str] | None]
 """URLs of proxies, or by patterns of URLs a proxy, several, or ``None`` for a direct connection."""
 
 log = logging.getLogger("crawlkit.http.proxies")

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from crawlkit import Request
 from crawlkit.clock import Clock
@@ -89,7 +90,7 @@ class Ticker:
     def __init__(self) -> None:
         self.longest = self.busy = self.waited = self.spent = 0.0
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, Any]:
         """What was seen."""
         return {
             "stall": self.longest,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from crawlkit import open_run
@@ -107,6 +107,12 @@ class SiteProcess(Closes):
         self._process.stdout.close()
 
 
+class Served(Protocol):
+    """A site in a process of its own."""
+
+    url: str
+
+
 class Crawl(Closes):
     """One run of the rough crawl, through as many processes as it takes.
 
@@ -126,13 +132,13 @@ class Crawl(Closes):
 
     def __init__(
         self,
-        site: SiteProcess,
+        site: Served,
         directory: Path,
         name: str,
         *options: str,
         on: Sequence[str] = (),
     ) -> None:
-        self.site = site
+        self.site: Any = site  # what it tells of a crawl, each kind tells in its way
         self._on = on
         self.name = name
         self.store: Path | str = directory / "run"
@@ -168,6 +174,12 @@ class Crawl(Closes):
         if self._process is not None and self._process.poll() is None:
             kill(self._process)
 
+    @property
+    def path(self) -> Path:
+        """The run's directory, where it is in one and not on a server."""
+        assert isinstance(self.store, Path)
+        return self.store
+
     def finish(self, *options: str) -> int:
         """A life without disturbance, to its end; the exit code."""
         process = self.start(*options)
@@ -179,9 +191,9 @@ class Crawl(Closes):
         Raises:
             StoreError: There is no run yet.
         """
-        copy = self.store.with_name("look")
+        copy = self.path.with_name("look")
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(self.store, copy)
+        shutil.copytree(self.path, copy)
         return open_run(copy)
 
     def check(self) -> list[str]:
@@ -261,7 +273,7 @@ def _is_ending(pid: int) -> bool:
 
 
 def happens(
-    process: subprocess.Popen[bytes], condition: Callable[[], bool], *, every: float = POLL
+    process: subprocess.Popen[Any], condition: Callable[[], bool], *, every: float = POLL
 ) -> bool:
     """Wait until the condition holds; `False` where the process ends before that."""
     deadline = time.monotonic() + LONGEST_LIFE

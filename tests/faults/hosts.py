@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
@@ -257,7 +257,7 @@ class HostsCrawl(Crawler):
     max_retries = 2
     scope = "all"
     exclude = ("http://elsewhere.example/**",)
-    budgets: ClassVar = {"**/order/*": BUDGET}
+    budgets = {"**/order/*": BUDGET}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -153,7 +153,7 @@ class KilledRun:
 
     @property
     def _log_of_sqlite(self) -> Path:
-        return self._crawl.store / "run.sqlite3-wal"
+        return self._crawl.path / "run.sqlite3-wal"
 
     def _is_all_asked_for(self) -> bool:
         return self._crawl.site.count(self._crawl.name)[1] >= self._whole.requests
@@ -162,7 +162,7 @@ class KilledRun:
         """Look at what the killed process has left behind."""
         crawl, report = self._crawl, self._report
         saved = 0.0
-        if (crawl.store / "run.sqlite3").exists():
+        if (crawl.path / "run.sqlite3").exists():
             with crawl.look() as run:
                 findings = [*run.check(), *self._compare_output(run)]
                 saved = run.saved("tally", {"at": 0.0})["at"]

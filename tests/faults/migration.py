@@ -25,7 +25,7 @@ from random import Random
 from typing import Protocol
 from urllib.request import urlopen
 
-from crawlkit.job import EXIT_UNFINISHED
+from crawlkit.triggers.lastmoment import EXIT_UNFINISHED
 from crawlkit.triggers.usual import METADATA, PLATFORM
 
 from ..postgres import Server as PostgresServer

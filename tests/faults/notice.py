@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from crawlkit.job import EXIT_UNFINISHED
 from crawlkit.running.stopping import reserve_of
+from crawlkit.triggers.lastmoment import EXIT_UNFINISHED
 
 from .command import Command, rows, say
 from .common import Crawl, SiteProcess, Undisturbed, gone, happens, undisturbed
@@ -170,7 +170,7 @@ class NoticedRun:
         seconds, there = time.monotonic() - at, end.there - told
         is_early = crawl.site.count(crawl.name)[0] == before
         saved = 0.0
-        if (crawl.store / "run.sqlite3").exists():
+        if (crawl.path / "run.sqlite3").exists():
             with crawl.look() as run:
                 saved = run.saved("tally", {"at": 0.0})["at"]
         return Notice(

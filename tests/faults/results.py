@@ -127,7 +127,7 @@ def result_of(crawl: Finished) -> Result:
 
 def _outcomes(run: Run) -> Iterator[str]:
     for name in ("handled", "failed", "pending", "in_flight"):
-        for o in run.requests(name):  # type: ignore[arg-type]
+        for o in run.requests(name):
             yield _text([name, o.url, o.handler, o.status, o.retries, o.error, o.detail])
     for o in run.requests("skipped"):
         # The page that is named has linked to it first, which is a matter of chance.

@@ -16,7 +16,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
@@ -318,7 +318,7 @@ class RoughCrawl(Crawler):
     max_retries = 2
     exclude = ("**/private/**",)
     sitemaps_from_robots = True
-    budgets: ClassVar = {"**/order/*": ORDER_BUDGET, "**/day/*": DAY_BUDGET}
+    budgets = {"**/order/*": ORDER_BUDGET, "**/day/*": DAY_BUDGET}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -329,7 +329,7 @@ class RoughCrawl(Crawler):
         if "/busy/" in page.url:
             await self.parse_lone(page)
             return
-        fields = {name: page.css(f"{name}::text").get() for name in ("h1", ".price", ".sku")}
+        fields = {name: page.css(f"{name}::text").get("") for name in ("h1", ".price", ".sku")}
         number = int(fields[".sku"].removeprefix("SKU-"))
         path = urlsplit(page.request.url).path
         page.save(

@@ -37,6 +37,7 @@ import crawlkit.stores.database
 from crawlkit import open_run
 from crawlkit.cli import main as crawlkit_main
 from crawlkit.cli import run as _  # noqa: F401 - loaded here, and not in each of the processes
+from crawlkit.politeness.backoff import backoff
 
 from .command import Command, say
 from .common import Crawl, SiteProcess
@@ -107,7 +108,7 @@ class ForkedCrawl(Crawl):
         arguments += ["--set", f"user_agent={self.name}"]
         for name, value in OPTIONS.items():
             arguments += ["--set", f"{name}={value}"]
-        quick = partial(crawlkit.crawling.endings.backoff, base=BACKOFF)
+        quick = partial(backoff, base=BACKOFF)
         with (
             mock.patch.object(crawlkit.crawling.endings, "backoff", quick),
             mock.patch.object(crawlkit.stores.database, "MERGE_LOG_AT", MERGE_AT),
@@ -120,8 +121,8 @@ class ForkedCrawl(Crawl):
             findings = [f"check: {finding}" for finding in finished.check()]
         ours = {"run", "items.jsonl", *(f"log{life + 1}" for life in range(self.lives))}
         litter = {path.name for path in self.output.parent.iterdir()} - ours
-        litter |= {path.name for path in self.store.glob("*.new")}
-        litter |= {path.name for path in self.store.glob("*.damaged-*")}
+        litter |= {path.name for path in self.path.glob("*.new")}
+        litter |= {path.name for path in self.path.glob("*.damaged-*")}
         return findings + [f"{name} was left behind" for name in sorted(litter)]
 
 

@@ -13,6 +13,7 @@ import resource
 import socket
 import time
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,8 @@ class HostileCrawl(Crawler):
     timeout = 3.0
     idle_timeout = 1.5
 
+    hostile = healthy = ""
+
     async def on_start(self) -> None:
         self.found = Found()
         self.sampler = Sampler()
@@ -245,8 +248,8 @@ def make_public(address: str) -> None:
     addresses. All code that asks is as it is.
     """
     networks = [n for n in addresses._SPECIAL_4 if str(n) != "127.0.0.0/8"]
-    loopback = addresses.ip_network("127.0.0.0/8")
-    rest = loopback.address_exclude(addresses.ip_network(f"{address}/32"))
+    loopback = IPv4Network("127.0.0.0/8")
+    rest = loopback.address_exclude(IPv4Network(f"{address}/32"))
     addresses._SPECIAL_4 = (*networks, *rest)
 
 
@@ -280,5 +283,5 @@ def main(task: Task, result: Path, log: Path) -> None:
     os.dup2(written, 2)
     logging.basicConfig(level=logging.INFO)
     make_public("127.0.0.2")
-    aiohttp.DefaultResolver = HereResolver
+    aiohttp.DefaultResolver = HereResolver  # type: ignore[assignment]
     result.write_bytes(msgspec.json.encode(play(task)))

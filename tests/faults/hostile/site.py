@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from .exchange import BEHAVIOURS as BEHAVIOURS
 from .exchange import OWN_ROBOTS, RAW, Behaviour, Exchange
 from .pages import BODIES
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 HEALTHY_PAGES = 24
 HEALTHY_DELAY = 0.03
@@ -38,7 +40,7 @@ async def _plain(exchange: Exchange) -> None:
     await exchange.page(b"<h1>plain</h1>")
 
 
-def _server(name: str, act: Behaviour, ports: dict[str, int]) -> Callable[..., object]:
+def _server(name: str, act: Behaviour, ports: dict[str, int]) -> Serve:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             if name in RAW:
