@@ -29,7 +29,7 @@
     │   ├── OfflineError         not in the page cache, and nothing may be fetched
     │   └── RenderError          the browser could not make the page
     ├── ItemError                an item is not of the crawler's ``item_type``
-    └── PageTypeError            the page is not what the handler took it for (JSON, HTML)
+    └── PageTypeError            the page is not what it was taken for (JSON, HTML, a sitemap)
 
 A message is one line: what, where, what to do next.
 """
@@ -190,7 +190,7 @@ class RedirectError(FetchError):
 
 
 class LimitError(FetchError):
-    """A limit was met (body, headers); it would be met again, so there is no retry."""
+    """A limit was met (body, headers, elements); so it would be again, and there is no retry."""
 
     retryable = False
 
@@ -227,7 +227,7 @@ class ItemError(CrawlkitError):
 
 
 class PageTypeError(CrawlkitError):
-    """The page is not what the handler took it for: no JSON, no text."""
+    """The page is not what the handler took it for: no JSON, no HTML, no sitemap."""
 
 
 def printable(text: str) -> str:

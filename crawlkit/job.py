@@ -53,7 +53,7 @@ class Job:
     `is_stopping`.
 
     Args:
-        store: A directory, or a `Store`.
+        store: A directory, another address that `open_store` knows, or a `Store`.
         persist_interval: Seconds between checkpoints.
         grace: Seconds that running work has to finish after the job was told to stop.
         fresh: Throw away what the run held.
