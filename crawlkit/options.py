@@ -114,7 +114,7 @@ class Options:
     Durability:
         persist_interval: Seconds between checkpoints.
         grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
-            have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
+            have it but for a reserve for saving: a quarter, at least 0.75 s, at most half.
         worker: Name of this process among the workers of a run; default: made up.
         lease: Seconds without a sign of life after which what a worker has is given to others.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
@@ -127,6 +127,9 @@ class Options:
             directory, or ``s3://bucket/path`` (extra ``[s3]``).
         mirror_interval: Seconds between two shipments to the mirror.
         triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
+
+    Raises:
+        OptionError: There is no such option, or a number is too small.
     """
 
     name: str = ""
@@ -297,7 +300,8 @@ class Options:
         kind = types[name]
         value: Any = None if text.lower() == "none" else text
         if name in _NO_TEXT:
-            raise OptionError(f"{name} cannot be given as text; set it in the crawler's class")
+            remedy = "give --store" if name == "store" else "set it in the crawler's class"
+            raise OptionError(f"{name} cannot be given as text; {remedy}")
         if name in _LISTS:
             kind = list[int] if name == "accept_status" else list[str]
             value = [part.strip() for part in text.split(",") if part.strip()]
