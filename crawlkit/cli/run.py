@@ -95,7 +95,7 @@ def _complete_option(
     "--grace",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="How long pages in flight have to finish when the crawl is stopped (default 10).",
+    help="Seconds until the process is gone when the crawl is stopped (default 10).",
 )
 @click.option(
     "--mirror",
