@@ -4,6 +4,7 @@
     ├── UsageError               what was asked for makes no sense; exit code 2
     │   ├── TargetError          no such file, module or class; not a Crawler
     │   ├── OptionError          unknown option, or a value of the wrong type
+    │   ├── MissingError         a package or program that is needed is not installed
     │   ├── UrlError             not an http(s) URL that can be fetched
     │   └── HandlerError         a handler that could not be found again after a restart
     ├── StoreError               the run cannot be opened, read or written
@@ -70,6 +71,13 @@ class TargetError(UsageError):
 
 class OptionError(UsageError):
     """An option that does not exist, or a value that does not fit it."""
+
+
+class MissingError(UsageError):
+    """A package or program that a fetch needs is not installed.
+
+    That is the fault of no request: a crawl that meets it ends, with the request still to do.
+    """
 
 
 class UrlError(UsageError):
