@@ -248,7 +248,9 @@ class Options:
             self.store = with_run(self.store, self.name)
         for name, least in self._AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value >= least):
+            if value is None and getattr(Options, name) is None:
+                continue  # no limit
+            if not (isinstance(value, int | float) and value >= least):
                 raise OptionError(f"{name} cannot be {value!r}; give a number from {least} on")
         for name in ("start_urls", "sitemaps"):
             if isinstance(given := getattr(self, name), str):

@@ -515,7 +515,14 @@ def test_an_option_that_does_not_exist_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("concurrency", 0), ("delay", -1), ("max_pages", 0), ("timeout", "fast")]
+    ("option", "value"),
+    [
+        ("concurrency", 0),
+        ("delay", -1),
+        ("max_pages", 0),
+        ("timeout", "fast"),
+        ("max_depth", None),  # which is no limit only where that is the default
+    ],
 )
 def test_an_option_out_of_range_is_refused(option: str, value: Any) -> None:
     with pytest.raises(OptionError, match=option):
