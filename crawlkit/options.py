@@ -232,7 +232,10 @@ class Options:
         "store_patience": 0,
         "mirror_interval": 0.1,
         "session_pool_size": 1,
+        "session_max_age": 0,
         "session_max_usage": 1,
+        "session_max_error_score": 0,
+        "session_error_decrement": 0,
     }
 
     def __init__(self, **options: Any) -> None:

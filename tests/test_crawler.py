@@ -522,6 +522,8 @@ def test_an_option_that_does_not_exist_names_the_nearest() -> None:
         ("max_pages", 0),
         ("timeout", "fast"),
         ("max_depth", None),  # which is no limit only where that is the default
+        ("session_max_age", None),
+        ("durability", "Full"),
     ],
 )
 def test_an_option_out_of_range_is_refused(option: str, value: Any) -> None:
