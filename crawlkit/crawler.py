@@ -24,7 +24,7 @@ from .crawling.feeder import STORE_REST
 from .crawling.gate import HostPaused
 from .crawling.parts import Parts, job_of
 from .discovery.seeds import SITEMAP
-from .errors import FetchError, ProxyError, StoreError
+from .errors import FetchError, MissingError, ProxyError, StoreError
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
 from .hooks import Hooks, no_handler, yielding
@@ -273,6 +273,11 @@ class Crawler(Steering, Hooks, Options):
             self.job.trouble(error)
             self.throttle.hold(lease.host, STORE_REST)
             self._endings.put_back(lease, is_let_through=is_let_through)
+        except MissingError as error:
+            # Nor is that: no other request would fare better, so the crawl ends.
+            self.job.trouble(error)
+            self.throttle.hold(lease.host, STORE_REST)
+            self._endings.put_back(lease)
         except ProxyError as error:
             await self._endings.proxy_failed(lease, error, perf_counter() - started)
         except asyncio.CancelledError as error:

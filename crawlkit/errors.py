@@ -4,6 +4,7 @@
     ├── UsageError               what was asked for makes no sense; exit code 2
     │   ├── TargetError          no such file, module or class; not a Crawler
     │   ├── OptionError          unknown option, or a value of the wrong type
+    │   ├── MissingError         a package or program that is needed is not installed
     │   ├── UrlError             not an http(s) URL that can be fetched
     │   └── HandlerError         a handler that could not be found again after a restart
     ├── StoreError               the run cannot be opened, read or written
@@ -29,7 +30,7 @@
     │   ├── OfflineError         not in the page cache, and nothing may be fetched
     │   └── RenderError          the browser could not make the page
     ├── ItemError                an item is not of the crawler's ``item_type``
-    └── PageTypeError            the page is not what the handler took it for (JSON, HTML)
+    └── PageTypeError            the page is not what it was taken for (JSON, HTML, a sitemap)
 
 A message is one line: what, where, what to do next.
 """
@@ -70,6 +71,13 @@ class TargetError(UsageError):
 
 class OptionError(UsageError):
     """An option that does not exist, or a value that does not fit it."""
+
+
+class MissingError(UsageError):
+    """A package or program that a fetch needs is not installed.
+
+    That is the fault of no request: a crawl that meets it ends, with the request still to do.
+    """
 
 
 class UrlError(UsageError):
@@ -190,7 +198,7 @@ class RedirectError(FetchError):
 
 
 class LimitError(FetchError):
-    """A limit was met (body, headers); it would be met again, so there is no retry."""
+    """A limit was met (body, headers, elements); so it would be again, and there is no retry."""
 
     retryable = False
 
@@ -227,7 +235,7 @@ class ItemError(CrawlkitError):
 
 
 class PageTypeError(CrawlkitError):
-    """The page is not what the handler took it for: no JSON, no text."""
+    """The page is not what the handler took it for: no JSON, no HTML, no sitemap."""
 
 
 def printable(text: str) -> str:

@@ -165,8 +165,8 @@ class SessionRetired(Event):
 
     Attributes:
         session_id: Its id.
-        reason: ``blocked``, ``errors``, ``age``, ``usage``, ``unused``, ``handler``, or what
-            `Session.retire` was given.
+        reason: ``blocked``, ``errors``, ``age``, ``usage``, ``unused``, ``proxy``, ``handler``, or
+            what `Session.retire` was given.
     """
 
     name: ClassVar[str] = "sessionRetired"

@@ -53,9 +53,10 @@ class Job:
     `is_stopping`.
 
     Args:
-        store: A directory, or a `Store`.
+        store: A directory, another address that `open_store` knows, or a `Store`.
         persist_interval: Seconds between checkpoints.
-        grace: Seconds that running work has to finish after the job was told to stop.
+        grace: Seconds until the process is to be gone after the job was told to stop. Running work
+            has them but for a reserve for saving, as `Options.grace` says.
         fresh: Throw away what the run held.
         store_patience: Seconds for which a checkpoint that cannot be written is tried again before
             the job gives up. Nothing is lost either way.

@@ -114,7 +114,7 @@ class Options:
     Durability:
         persist_interval: Seconds between checkpoints.
         grace: Seconds until the process is gone when the crawl is told to stop. Pages in flight
-            have it but for a reserve for saving: a quarter, at least 0.5 s, at most half.
+            have it but for a reserve for saving: a quarter, at least 0.75 s, at most half.
         worker: Name of this process among the workers of a run; default: made up.
         lease: Seconds without a sign of life after which what a worker has is given to others.
         durability: ``normal``, or ``full`` to wait for the disk at each checkpoint.
@@ -127,6 +127,9 @@ class Options:
             directory, or ``s3://bucket/path`` (extra ``[s3]``).
         mirror_interval: Seconds between two shipments to the mirror.
         triggers: Further sources of events from outside, see `crawlkit.triggers.base.Trigger`.
+
+    Raises:
+        OptionError: There is no such option, or a number is too small.
     """
 
     name: str = ""
@@ -229,7 +232,10 @@ class Options:
         "store_patience": 0,
         "mirror_interval": 0.1,
         "session_pool_size": 1,
+        "session_max_age": 0,
         "session_max_usage": 1,
+        "session_max_error_score": 0,
+        "session_error_decrement": 0,
     }
 
     def __init__(self, **options: Any) -> None:
@@ -245,7 +251,9 @@ class Options:
             self.store = with_run(self.store, self.name)
         for name, least in self._AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value >= least):
+            if value is None and getattr(Options, name) is None:
+                continue  # no limit
+            if not (isinstance(value, int | float) and value >= least):
                 raise OptionError(f"{name} cannot be {value!r}; give a number from {least} on")
         for name in ("start_urls", "sitemaps"):
             if isinstance(given := getattr(self, name), str):
@@ -297,7 +305,8 @@ class Options:
         kind = types[name]
         value: Any = None if text.lower() == "none" else text
         if name in _NO_TEXT:
-            raise OptionError(f"{name} cannot be given as text; set it in the crawler's class")
+            remedy = "give --store" if name == "store" else "set it in the crawler's class"
+            raise OptionError(f"{name} cannot be given as text; {remedy}")
         if name in _LISTS:
             kind = list[int] if name == "accept_status" else list[str]
             value = [part.strip() for part in text.split(",") if part.strip()]

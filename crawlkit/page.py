@@ -184,7 +184,12 @@ class Page:
         )
 
     def css(self, query: str) -> SelectorList[Selector]:
-        """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``."""
+        """What a CSS selector finds, with parsel's ``::text`` and ``::attr(name)``.
+
+        Raises:
+            LimitError: The page has too many elements or attributes to be parsed.
+            cssselect.SelectorError: The selector is malformed.
+        """
         selector = self._parsed()
         if self._untouched is not None:
             if (quick := self._untouched.texts(query)) is not None:
@@ -196,7 +201,12 @@ class Page:
         return select(selector, query)
 
     def xpath(self, query: str, **variables: Any) -> SelectorList[Selector]:
-        """What an XPath expression finds."""
+        """What an XPath expression finds.
+
+        Raises:
+            LimitError: The page has too many elements or attributes to be parsed.
+            ValueError: The expression is malformed.
+        """
         return self.selector.xpath(query, **variables)
 
     def absolute(self, href: str) -> str | None:
@@ -245,7 +255,8 @@ class Page:
 
         Raises:
             HandlerError: The handler has no name by which it could be found after a restart.
-            UsageError: The selector is malformed.
+            UsageError: The selector is malformed; or a request cannot be saved, or its URL is not
+                one that can be fetched.
             PageTypeError: The page is not HTML.
             LimitError: It has too many elements or attributes to be parsed.
         """

@@ -403,10 +403,11 @@ def open_run(address: str | os.PathLike[str]) -> Run:
     """Open a run for reading, finished or live.
 
     Args:
-        address: The run's directory, or the URL of its store.
+        address: The run's directory, or ``postgresql://user@host/database#RUN``.
 
     Raises:
         StoreError: There is no run, or it cannot be read.
+        UsageError: No store has such an address.
     """
     address = os.fspath(address)
     try:
@@ -423,6 +424,7 @@ def load_statistics(address: str | os.PathLike[str]) -> Statistics:
 
     Raises:
         StoreError: There is no run, or it cannot be read.
+        UsageError: No store has such an address.
     """
     with open_run(address) as run:
         statistics = run.statistics

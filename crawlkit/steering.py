@@ -60,8 +60,10 @@ class Steering:
     async def set_value(self, key: str, value: Any) -> None:
         """Keep a JSON-like value under `key`: durable with the next checkpoint. `None` removes it.
 
+        It is no effect of a page: what a handler keeps is kept at once, also where it fails later.
+
         Raises:
-            UsageError: JSON cannot hold it.
+            UsageError: JSON cannot hold it, or there is no key.
         """
         await self.job.set_value(key, value)
 
@@ -82,6 +84,10 @@ class Steering:
             key: Its name. However many ask for it at once, it is computed once.
             compute: A function, plain or async, that gives a JSON-like value.
             ttl: Seconds for which it holds; ``None`` for ever.
+
+        Raises:
+            UsageError: It cannot be JSON, or its computation asks for itself.
+            Exception: What `compute` raises reaches all who wait for it, and is not kept.
         """
         return await self.page_cache.cached(key, compute, ttl)
 

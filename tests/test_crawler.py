@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from aiohttp import web
 from crawlkit import Crawler, CrawlkitError, Page, Request, open_run
 from crawlkit.errors import (
     HandlerError,
+    MissingError,
     OptionError,
     StatusError,
     StoreWriteError,
@@ -431,6 +433,22 @@ async def test_state_and_values_are_there_in_the_next_life(site: Site, tmp_path:
         assert run.value("last") == {"url": site.url("/")}
 
 
+async def test_a_value_is_kept_at_once_also_by_a_handler_that_fails(site: Site) -> None:
+    site.add_page("/", html("home"))
+
+    class Failing(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            await self.set_value("seen", page.url)
+            page.update_state(lambda state: state.update(seen=page.url))
+            raise ValueError("no price")
+
+    crawler = Failing(start_urls=[site.url("/")], store="memory:")
+    await crawler.crawl()
+    assert (await crawler.get_value("seen"), crawler.state) == (site.url("/"), {})
+
+
 async def test_a_handler_that_cannot_be_found_again_is_refused_when_it_is_passed(
     site: Site,
 ) -> None:
@@ -497,7 +515,16 @@ def test_an_option_that_does_not_exist_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("concurrency", 0), ("delay", -1), ("max_pages", 0), ("timeout", "fast")]
+    ("option", "value"),
+    [
+        ("concurrency", 0),
+        ("delay", -1),
+        ("max_pages", 0),
+        ("timeout", "fast"),
+        ("max_depth", None),  # which is no limit only where that is the default
+        ("session_max_age", None),
+        ("durability", "Full"),
+    ],
 )
 def test_an_option_out_of_range_is_refused(option: str, value: Any) -> None:
     with pytest.raises(OptionError, match=option):
@@ -521,6 +548,25 @@ async def test_an_error_in_on_start_ends_the_crawl_with_that_error(site: Site) -
 
     with pytest.raises(CrawlkitError, match="set KEY"):
         await Broken(start_urls=[site.url("/")], store="memory:").crawl()
+
+
+@pytest.mark.parametrize("obey_robots", [True, False])
+async def test_a_package_that_is_not_installed_ends_the_crawl_and_no_request_is_given_up(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obey_robots: bool
+) -> None:
+    """With `UsageError`'s exit code, 2; once the package is there, the crawl goes on."""
+    site.add_page("/", html("home", "/a"))
+    site.add_page("/a", html("a"))
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    given: dict[str, Any] = {"start_urls": [site.url("/"), site.url("/a")], "store": tmp_path}
+    crawler = Titles(proxies=["socks5://127.0.0.1:1"], obey_robots=obey_robots, **given)
+    with pytest.raises(MissingError, match=r"pip install 'crawlkit\[socks\]'") as raised:
+        await crawler.crawl()
+    assert raised.value.exit_code == 2
+    with open_run(tmp_path) as run:
+        assert (run.statistics.pending, run.statistics.requests_failed) == (2, 0)
+    statistics = await Titles(**given).crawl()
+    assert (statistics.requests_finished, statistics.pending) == (2, 0)
 
 
 async def test_a_run_can_be_read_while_it_goes_on(site: Site, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import inspect
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
@@ -26,8 +27,11 @@ import pytest
 
 import crawlkit
 from crawlkit.cli import main
+from crawlkit.events import EVENTS
 from crawlkit.loopthread import LoopThread
-from crawlkit.options import Options, option_types
+from crawlkit.observing.metrics import metrics_text
+from crawlkit.options import _NO_TEXT, Options, option_types
+from crawlkit.statistics import Statistics
 from crawlkit.testing import Site
 
 from .docs_site import DocsSite
@@ -166,6 +170,79 @@ def test_the_page_of_options_has_every_option_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| \S", text, re.MULTILINE)
     documented = {name: ast.literal_eval(default) for name, default in rows}
     assert documented == {name: getattr(Options, name) for name in option_types()}
+
+
+def test_the_page_of_options_says_which_are_no_text() -> None:
+    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"is no limit; ([^.]*) are no text", text)
+    assert {*re.findall(r"`(\w+)`", told), "store"} == set(_NO_TEXT)
+
+
+_DEFAULT = re.compile(r"`(?P<name>\w+)` \((?P<value>[\d.,]+|one|`\w+`)(?: (?P<unit>[A-Za-z]+))?\)")
+_NUMBERS = {"one": 1, "`True`": True, "`False`": False}
+_UNITS = {"": 1, "s": 1, "second": 1, "seconds": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
+
+
+def test_a_default_that_stands_in_brackets_is_the_default() -> None:
+    """As in ``render_pages`` (4), wherever that is written."""
+    known, seen = option_types(), set()
+    for page in PAGES:
+        for name, value, unit in _DEFAULT.findall(page.read_text(encoding="utf-8")):
+            if name in known:
+                told = _NUMBERS.get(value) or float(value.replace(",", ""))
+                default = getattr(Options, name)
+                assert told * _UNITS[unit] == default, f"{name_of(page)}: {name} is {default}"
+                seen.add(name)
+    assert len(seen) > 10
+
+
+_LIMIT = re.compile(r"^\| [^|]+ \| ([\d.,]+|none)(?: (\w+))?[^|]*\| `(\w+)` \|", re.MULTILINE)
+
+
+def test_a_limit_with_an_option_is_the_default_of_that() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    rows = [row for row in _LIMIT.findall(text) if row[2] in option_types()]
+    assert len(rows) > 20
+    for value, unit, name in rows:
+        told = None if value == "none" else float(value.rstrip(",").replace(",", ""))
+        default = getattr(Options, name)
+        if told is not None:
+            told *= _UNITS.get(unit, 1)
+        assert told == (default or None), f"{name}: {value} {unit} is not {default}"
+
+
+def test_the_page_of_events_has_every_event_with_what_it_carries() -> None:
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\| [^|]+ \|$", text, re.MULTILINE)
+    documented = {name: re.findall(r"`(\w+)`", carried) for name, carried in rows}
+    assert documented == {name: [f.name for f in fields(kind)] for name, kind in EVENTS.items()}
+
+
+def test_the_page_of_metrics_has_every_metric() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    documented: set[str] = set()
+    for cell in re.findall(r"^\| (`crawlkit_[^|]*) \|", text, re.MULTILINE):
+        first, *others = re.findall(r"`(\w+)`", cell)
+        # As in `crawlkit_requests_finished_total`, `_failed_`.
+        varying = "_requests_finished_" if "_handler_" in first else "_finished_"
+        whole = [first.replace(varying, n) if n.startswith("_") else n for n in others]
+        documented |= {first, *whole}
+    for also in re.findall(r"with (`crawlkit_[^|]*) \|", text):
+        documented |= set(re.findall(r"`(\w+)`", also))
+    statistics = Statistics()
+    statistics.begin_life(1.0)
+    statistics.sample(1.0, 1)
+    told = re.findall(r"^# TYPE (\w+)", metrics_text(statistics), re.MULTILINE)
+    assert documented == set(told)
+
+
+def test_the_list_of_extras_is_complete() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    table = text.partition("## Extras")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", " ".join(names)))
+    assert documented == project["optional-dependencies"].keys() - {"bench", "docs", "test"}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

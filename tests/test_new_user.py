@@ -176,8 +176,7 @@ def stop_and_go_on(user: User, command: str) -> str:
 def test_pages_that_fail(user: User) -> None:
     with ShopSite(slow=False) as shop:
         (offers,) = [b.code for b in blocks_of(TUTORIAL, "python") if "class Offers" in b.code]
-        crawler = offers.replace('Offers(store="runs/offers").run()\n', "")
-        (user.directory / "shop.py").write_text(tutorial(shop) + crawler)
+        (user.directory / "shop.py").write_text(tutorial(shop) + offers)
         start, end = "## Data that travels with a request", "## Where it may go, and how fast"
         run, listed, why, retry = [
             user.runs(command) for command in commands(shop, start, end) if "crawlkit" in command

@@ -12,7 +12,8 @@ from .verbs import Verbs, version_option
 main = Verbs(
     "crawlkit",
     help="Crawls that cannot be lost: run a crawler, and look at its runs.",
-    epilog="RUN is a directory such as runs/shop. 'crawlkit VERB --help' has examples.",
+    epilog="RUN is a directory such as runs/shop, or postgresql://user@host/database#shop. "
+    "'crawlkit VERB --help' has examples.",
     verbs={
         "run": "run",
         "stats": "read",

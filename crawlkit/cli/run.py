@@ -62,7 +62,11 @@ def _complete_option(
 @click.command(cls=Verb)
 @click.argument("target", shell_complete=complete_target)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
-@click.option("--store", metavar="DIR", help="Where the run is kept (default runs/NAME).")
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="Where the run is kept (default runs/NAME), or postgresql://user@host/database#RUN.",
+)
 @click.option("--fresh", is_flag=True, help="Throw away what the run holds, and start anew.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask before items are thrown away.")
 @click.option(
@@ -95,7 +99,7 @@ def _complete_option(
     "--grace",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="How long pages in flight have to finish when the crawl is stopped (default 10).",
+    help="Seconds until the process is gone when the crawl is stopped (default 10).",
 )
 @click.option(
     "--mirror",

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ..errors import NetworkError, PrivateAddressError, ProxyError, UsageError
+from ..errors import MissingError, NetworkError, PrivateAddressError, ProxyError, UsageError
 from ..importing import load
 from .addresses import is_private_host, is_public
 from .cookies import hostname
@@ -129,7 +129,8 @@ class Clients:
             host: The hop's host, for messages.
 
         Raises:
-            UsageError: aiohttp-socks is not installed, or the fetcher is not open.
+            MissingError: aiohttp-socks is not installed.
+            UsageError: The fetcher is not open.
             ProxyError: The proxy cannot be reached, or refuses.
             NetworkError: The proxy says that it cannot reach the host.
         """
@@ -139,7 +140,7 @@ class Clients:
             await load("aiohttp_socks")
             import aiohttp_socks
         except ImportError:
-            raise UsageError(
+            raise MissingError(
                 "SOCKS proxies need aiohttp-socks; install it with: pip install 'crawlkit[socks]'"
             ) from None
         known = self._socks.get(proxy)

@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import RenderError, UsageError, one_line
+from ..errors import MissingError, RenderError, one_line
 from ..importing import load
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ class Browser:
                 everyone but root.
 
         Raises:
-            UsageError: Playwright or Chromium is not installed.
+            MissingError: Playwright or Chromium is not installed.
             RenderError: Chromium does not start.
         """
         try:
             await load("playwright.async_api")  # which comes with the extra
             from playwright.async_api import Error, async_playwright
         except ImportError:
-            raise UsageError(
+            raise MissingError(
                 "rendering needs Playwright; install it with: pip install 'crawlkit[browser]'"
             ) from None
         driver = await async_playwright().start()
@@ -237,13 +237,13 @@ def find_chromium(executable: str | None, own: Path) -> str:
             temporary directories behind where it fails to start.
 
     Raises:
-        UsageError: There is none.
+        MissingError: There is none.
     """
     wanted = executable or os.environ.get(VARIABLE)
     if wanted:
         path = wanted if Path(wanted).is_file() else shutil.which(wanted)
         if path is None:
-            raise UsageError(f"there is no Chromium at {wanted}; give the path of its program")
+            raise MissingError(f"there is no Chromium at {wanted}; give the path of its program")
         return path
     if own.is_file():
         return str(own)
@@ -252,7 +252,7 @@ def find_chromium(executable: str | None, own: Path) -> str:
     shells = own.parents[2].glob("chromium_headless_shell-*/*/*headless*shell*")
     found = [*map(str, sorted(shells, reverse=True)), *filter(None, map(shutil.which, NAMES))]
     if not found:
-        raise UsageError(
+        raise MissingError(
             "there is no Chromium; install one with: playwright install chromium, or apt-get "
             f"install chromium, or set {VARIABLE} to the path of yours"
         )

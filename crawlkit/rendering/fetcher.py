@@ -169,8 +169,8 @@ class BrowserFetcher(Fetcher):
             PrivateAddressError: It leads to a private address, and may not.
             RedirectError: Too many redirects, or one that may not be followed.
             RenderError: The page or the browser crashed.
-            UsageError: A method or header that a page cannot be opened with; Playwright or Chromium
-                is not installed.
+            MissingError: Playwright or Chromium is not installed.
+            UsageError: A method or header that a page cannot be opened with.
         """
         limits = limits or self._limits
         headers = self._merge(request, session)

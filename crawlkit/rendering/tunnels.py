@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from ..errors import NetworkError, ProxyError, UsageError
+from ..errors import MissingError, NetworkError, ProxyError
 from ..http.failures import reason
 from ..http.proxies import place_of
 from ..importing import load
@@ -80,7 +80,7 @@ async def connect_through(proxy: str, name: str, port: int) -> Streams:
     Raises:
         ProxyError: The proxy cannot be reached, or refuses.
         NetworkError: The proxy says that it cannot reach the host.
-        UsageError: A SOCKS proxy, and aiohttp-socks is not installed.
+        MissingError: A SOCKS proxy, and aiohttp-socks is not installed.
     """
     if proxy.startswith("socks"):
         return await _through_socks(proxy, name, port)
@@ -123,7 +123,7 @@ async def _through_socks(proxy: str, name: str, port: int) -> Streams:
         from python_socks import ProxyError as Refusal
         from python_socks.async_.asyncio import Proxy
     except ImportError:
-        raise UsageError(
+        raise MissingError(
             "SOCKS proxies need aiohttp-socks; install it with: pip install 'crawlkit[socks]'"
         ) from None
     place = place_of(proxy)

@@ -6,9 +6,9 @@ The contract is in `base`; a directory in `sqlite`, a test's `memory`, many mach
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, get_args
 
-from ..errors import StoreError, UsageError
+from ..errors import OptionError, StoreError, UsageError
 from .base import Reader, Store
 from .memory import MemoryStore
 from .postgres.address import is_postgres, parse
@@ -41,7 +41,10 @@ def open_store(
 
     Raises:
         UsageError: No store, or no mirror, has such an address.
+        OptionError: There is no such durability.
     """
+    if durability not in get_args(Durability):
+        raise OptionError(f"durability cannot be {durability!r}; give normal or full")
     if mirror is not None and (address == "memory:" or "://" in address):
         raise UsageError(f"a run in {address} has no mirror; leave --mirror out")
     if address == "memory:":

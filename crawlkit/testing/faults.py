@@ -26,6 +26,9 @@ class FaultyStore(Store):
         lasting: Whether the later calls fail as well, until `heal`.
         error: What is raised; a `StoreWriteError` ("no space left on device") by default.
 
+    Raises:
+        ValueError: A store has no such method.
+
     Attributes:
         calls: How often each method was called.
         failures: How many calls were made to fail.
@@ -52,7 +55,11 @@ class FaultyStore(Store):
         )
 
     def fail_next(self, method: str = "commit", *, after: int = 0, lasting: bool = False) -> None:
-        """Fail once more: at the next call of `method`, or after so many that succeed."""
+        """Fail once more: at the next call of `method`, or after so many that succeed.
+
+        Raises:
+            ValueError: A store has no such method.
+        """
         self._method = _checked(method)
         self._at = self.calls[method] + after + 1
         self._lasting = lasting

@@ -158,7 +158,11 @@ class Site:
     # -- what happened ------------------------------------------------------------------------
 
     def url(self, path: str = "/") -> str:
-        """The absolute URL of `path`; the site must have been started."""
+        """The absolute URL of `path`.
+
+        Raises:
+            RuntimeError: The site was not started, so it has none.
+        """
         if not self.port:
             raise RuntimeError(
                 "the site has no URL before it is started: use 'with Site() as site'"
