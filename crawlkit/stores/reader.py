@@ -70,7 +70,7 @@ def open_directory(path: str) -> SqliteReader:
             connection.close()
             raise unfinished(path)
     except SQLITE_ERRORS as error:
-        raise _damaged(str(database), error) from None
+        raise _damaged(str(directory.shown), error) from None
     except OSError as error:
         raise StoreError(
             f"cannot read the run in {path}: {error.strerror}; see who may read it, or copy it"

@@ -109,7 +109,7 @@ class SqliteStore(Store):
             directory.release()
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreError(
-                    f"cannot open {directory.database}: {error}; check the disk and its permissions"
+                    f"cannot open {directory.shown}: {error}; check the disk and its permissions"
                 ) from None
             raise
         self._seen = SeenSet()
