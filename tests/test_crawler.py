@@ -493,6 +493,27 @@ async def test_items_stream_to_a_file_of_json_lines(site: Site, tmp_path: Path) 
     assert sorted(output.read_text().splitlines()) == ['{"title":"a"}', '{"title":"home"}']
 
 
+@pytest.mark.parametrize("name", ["items.jsonl", "items.csv"])
+async def test_a_handler_that_goes_to_another_directory_leaves_run_and_items_where_they_are(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Their addresses are relative, as the default one is."""
+
+    class Going(Titles):
+        async def parse(self, page: Page) -> None:
+            monkeypatch.chdir("/")
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a"))
+    site.add_page("/a", html("a"))
+    monkeypatch.chdir(tmp_path)
+    await Going(start_urls=[site.url("/")], store="run", output=name).crawl()
+    with open_run(tmp_path / "run") as run:
+        assert len(list(run.items())) == 2
+        assert list(run.check()) == []
+    assert "home" in (tmp_path / name).read_text()
+
+
 def test_an_option_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(OptionError, match="did you mean concurrency"):
         Titles(concurency=4)

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,8 @@ async def test_a_run_whose_process_goes_to_another_directory_stays_where_it_is_a
     await commit(store, items=[item(1)], add={"items_saved": 1})
     monkeypatch.chdir("elsewhere")
     await commit(store, items=[item(2)], add={"items_saved": 1})
+    with closing(store.reader()) as reader:
+        assert len(list(reader.items())) == 2
     await store.close()
     assert len((await opened(tmp_path / "run"))["items"]) == 2
     assert names(tmp_path / "elsewhere") == set()

@@ -73,7 +73,7 @@ class SqliteStore(Store):
         await self.do(self._take_in, Part(records, is_last=is_last))
 
     def reader(self) -> Reader:  # noqa: D102
-        return open_directory(self.address)
+        return open_directory(self.address, self.directory)
 
     async def release(self) -> None:  # noqa: D102
         await self.do(self._claimed.clear)
