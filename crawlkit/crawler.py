@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from inspect import isasyncgenfunction, isgeneratorfunction
 from time import perf_counter
@@ -19,12 +19,11 @@ from typing import Any, TypeVar
 
 from .checkpoint import Checkpoint, Lease, Saved
 from .clock import Clock
-from .crawling.endings import stray
 from .crawling.feeder import STORE_REST
 from .crawling.gate import HostPaused
 from .crawling.parts import Parts, job_of
 from .discovery.seeds import SITEMAP
-from .errors import FetchError, MissingError, ProxyError, StoreError
+from .errors import FetchError, MissingError, ProxyError, StoreError, one_line
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
 from .hooks import Hooks, no_handler, yielding
@@ -39,6 +38,7 @@ from .sessions import Session
 from .statistics import Statistics
 from .steering import Steering
 from .stores.base import Receipt
+from .triggers.lastmoment import EXIT_UNFINISHED
 
 log = logging.getLogger("crawlkit.crawler")
 
@@ -132,6 +132,7 @@ class Crawler(Steering, Hooks, Options):
         Raises:
             CrawlkitError: The crawl could not be begun, or could not go on.
         """
+        self.exit_code = EXIT_UNFINISHED
         await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
         stop_showing = show(self)
@@ -184,6 +185,7 @@ class Crawler(Steering, Hooks, Options):
                 await asyncio.wait({work}, timeout=self.job.grace_left)
         finally:
             stopping.cancel()
+            self.queue.close()
             work.cancel()
             await asyncio.wait({work})
         if self.job.failure is not None:
@@ -198,7 +200,7 @@ class Crawler(Steering, Hooks, Options):
         try:
             async with asyncio.TaskGroup() as self._workers:
                 self._workers.create_task(self._seed())
-                self._workers.create_task(self._parts.feeder.feed())
+                self._workers.create_task(self._feed())
                 self._hire()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -214,15 +216,29 @@ class Crawler(Steering, Hooks, Options):
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
-        try:
-            async with self._seeds.turn():
-                self._seeds.sow_sitemaps(self.sitemaps)
-                await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
-        except asyncio.CancelledError as error:
-            if (failure := stray(error)) is None:
-                raise
-            raise failure from error
+        with self._ending_all():
+            try:
+                async with self._seeds.turn():
+                    self._seeds.sow_sitemaps(self.sitemaps)
+                    await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
+            except asyncio.CancelledError as error:
+                if (failure := self._endings.stray(error)) is None:
+                    raise
+                raise failure from error
         self._parts.feeder.seeded()
+
+    async def _feed(self) -> None:
+        with self._ending_all():
+            await self._parts.feeder.feed()
+
+    @contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        """What is raised in here ends the crawl: whoever is cancelled with it can tell that."""
+        try:
+            yield
+        except BaseException:
+            self.queue.close()
+            raise
 
     async def _finish(self) -> None:
         """The end, for the one worker of the run that is told of it."""
@@ -234,6 +250,16 @@ class Crawler(Steering, Hooks, Options):
         await _done(self.on_finish(self.statistics))
 
     async def _worker(self) -> None:
+        with self._ending_all():
+            while not self.queue.is_closed:
+                try:
+                    await self._work_off()
+                except asyncio.CancelledError as error:
+                    # A handler may have cancelled its task just before it came to its end.
+                    if self._endings.stray(error) is None:
+                        raise
+
+    async def _work_off(self) -> None:
         while (lease := await self.queue.get()) is not None:
             if self.job.is_overdue:
                 # Whoever waits here for the store has missed its turn at the host.
@@ -281,12 +307,18 @@ class Crawler(Steering, Hooks, Options):
         except ProxyError as error:
             await self._endings.proxy_failed(lease, error, perf_counter() - started)
         except asyncio.CancelledError as error:
-            if (failure := stray(error)) is None:
+            if (failure := self._endings.stray(error)) is None:
                 self.queue.release(lease)
                 raise
             await self._endings.failed(lease, failure, perf_counter() - started, page)
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
         except Exception as error:
             await self._endings.failed(lease, error, perf_counter() - started, page)
+        except BaseException as error:
+            # A panic of a library in Rust, say. It would end the next life at the same page, too.
+            failure = RuntimeError(one_line(error)).with_traceback(error.__traceback__)
+            await self._endings.failed(lease, failure, perf_counter() - started, page)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started

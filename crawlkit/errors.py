@@ -251,7 +251,11 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """The error as one line, `printable`: its message, or its type where it has none."""
-    text = printable(" ".join(str(error).split()))
+    try:
+        message = str(error)
+    except Exception:
+        message = ""  # a broken __str__ of the user's own must not hide the error
+    text = printable(" ".join(message.split()))
     if isinstance(error, CrawlkitError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

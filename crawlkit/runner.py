@@ -44,6 +44,8 @@ def run(crawler: Runnable, *, fresh: bool = False) -> int:
     Raises:
         UsageError: There is a running event loop already.
         CrawlkitError: The crawl could not be begun, or could not go on.
+        SystemExit: A handler, hook or listener has ended the process. It is never with 0 where the
+            crawl is not finished.
     """
     if _is_loop_running():
         raise UsageError(
@@ -55,10 +57,16 @@ def run(crawler: Runnable, *, fresh: bool = False) -> int:
     gc.freeze()
     runner = asyncio.Runner(loop_factory=loop_factory())
     try:
-        runner.run(crawler.crawl(fresh=fresh, signals=True))
-    finally:
-        _close(runner.get_loop())
-        gc.unfreeze()
+        try:
+            runner.run(crawler.crawl(fresh=fresh, signals=True))
+        finally:
+            _close(runner.get_loop())
+            gc.unfreeze()
+    except SystemExit as error:
+        if error.code:
+            raise
+        # A handler that ends the process with 0 has not finished the crawl.
+        raise SystemExit(crawler.exit_code) from None
     return crawler.exit_code
 
 

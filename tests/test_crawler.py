@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -509,6 +510,27 @@ async def test_items_stream_to_a_file_of_json_lines(site: Site, tmp_path: Path) 
     assert sorted(output.read_text().splitlines()) == ['{"title":"a"}', '{"title":"home"}']
 
 
+@pytest.mark.parametrize("name", ["items.jsonl", "items.csv"])
+async def test_a_handler_that_goes_to_another_directory_leaves_run_and_items_where_they_are(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Their addresses are relative, as the default one is."""
+
+    class Going(Titles):
+        async def parse(self, page: Page) -> None:
+            monkeypatch.chdir("/")
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a"))
+    site.add_page("/a", html("a"))
+    monkeypatch.chdir(tmp_path)
+    await Going(start_urls=[site.url("/")], store="run", output=name).crawl()
+    with open_run(tmp_path / "run") as run:
+        assert len(list(run.items())) == 2
+        assert list(run.check()) == []
+    assert "home" in (tmp_path / name).read_text()
+
+
 def test_an_option_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(OptionError, match="did you mean concurrency"):
         Titles(concurency=4)
@@ -682,6 +704,132 @@ async def test_start_requests_whose_own_task_is_cancelled_end_the_crawl_with_an_
     async with asyncio.timeout(10):
         with pytest.raises(RuntimeError, match="cancelled"):
             await Cancelling(store="memory:").crawl()
+
+
+async def test_a_handler_that_cancels_its_own_task_has_failed_and_the_crawl_goes_on(
+    site: Site,
+) -> None:
+    """Libraries do that to end a wait. The crawl ended with 0, and with the page still pending."""
+
+    class Cancelling(Titles):
+        max_retries = 0
+        concurrency = 1
+
+        async def parse(self, page: Page) -> None:
+            if not page.url.endswith("/"):
+                _cancel_this_task()
+            if page.url.endswith("/a"):
+                await asyncio.sleep(0)
+            elif page.url.endswith("/b"):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a", "/b", "/c"))
+    for name in "abc":
+        site.add_page(f"/{name}", html(name))
+    crawler = Cancelling(start_urls=[site.url("/")], store="memory:")
+    async with asyncio.timeout(10):
+        statistics = await crawler.crawl()
+    assert titles(crawler) == ["b", "c", "home"]
+    assert (statistics.requests_finished, statistics.requests_failed) == (3, 1)
+    assert statistics.pending == 0
+    assert crawler.exit_code == 0
+
+
+async def test_a_handler_that_waits_in_vain_after_a_cancellation_has_failed(site: Site) -> None:
+    """That its task was once cancelled does not make it the end of the crawl for later pages."""
+
+    class Waiting(Titles):
+        max_retries = 0
+        concurrency = 1
+
+        async def parse(self, page: Page) -> None:
+            if page.url.endswith("/"):
+                _cancel_this_task()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                page.follow("a")
+            else:
+                await cancelled()
+
+    site.add_page("/", html("home", "/a", "/b"))
+    site.add_page("/a", html("a"))
+    site.add_page("/b", html("b"))
+    async with asyncio.timeout(10):
+        statistics = await Waiting(start_urls=[site.url("/")], store="memory:").crawl()
+    assert (statistics.requests_finished, statistics.requests_failed) == (1, 2)
+    assert statistics.pending == 0
+
+
+async def test_start_requests_that_cancel_their_own_task_end_the_crawl_with_an_error(
+    site: Site,
+) -> None:
+    class Cancelling(Titles):
+        async def start_requests(self) -> Any:
+            yield site.url("/")
+            _cancel_this_task()
+            await asyncio.sleep(0)
+
+    site.add_page("/", html("home"))
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="cancelled"):
+            await Cancelling(store="memory:").crawl()
+
+
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise TypeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(Panic("index out of bounds"), "RuntimeError"), (Unspeakable(), "Unspeakable")],
+)
+async def test_an_error_of_whatever_kind_fails_its_page_and_not_the_crawl(
+    site: Site, error: BaseException, kind: str
+) -> None:
+    class Failing(Titles):
+        max_retries = 1
+
+        async def parse(self, page: Page) -> None:
+            if page.url.endswith("/a"):
+                raise error
+            await super().parse(page)
+
+    site.add_page("/", html("home", "/a", "/b"))
+    site.add_page("/a", html("a"))
+    site.add_page("/b", html("b"))
+    crawler = Failing(start_urls=[site.url("/")], store="memory:")
+    statistics = await crawler.crawl()
+    assert titles(crawler) == ["b", "home"]
+    assert (statistics.requests_failed, statistics.requests_retried) == (1, 1)
+    (group,) = statistics.errors
+    assert (group.kind, group.count) == (kind, 2)
+
+
+def test_a_handler_that_ends_the_process_with_0_has_not_finished_the_crawl() -> None:
+    """Whoever starts the process would not start it again, and the rest would stay undone."""
+
+    class Leaving(Titles):
+        async def parse(self, page: Page) -> None:
+            sys.exit()
+
+    with Site() as site:
+        site.add_page("/", html("home"))
+        with pytest.raises(SystemExit) as ended:
+            Leaving(start_urls=[site.url("/")], store="memory:").run()
+    assert ended.value.code == 75
+
+
+def _cancel_this_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from crawlkit.errors import StoreError, StoreVersionError, StoreWriteError
 from crawlkit.stores import database, open_reader, schema
+from crawlkit.stores.directory import RunDirectory
 from crawlkit.stores.pages import PAGE, PageChecksums
 from crawlkit.stores.sqlite import SqliteStore
 
@@ -224,6 +226,37 @@ async def test_a_run_that_is_moved_away_under_its_crawl_is_not_written_into_noth
     await commit(store, items=[item(2)], add={"items_saved": 1})
     await store.close()
     assert len((await opened(run))["items"]) == 2
+
+
+async def test_a_run_whose_process_goes_to_another_directory_stays_where_it_is_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = SqliteStore("run")
+    await store.open()
+    await commit(store, items=[item(1)], add={"items_saved": 1})
+    monkeypatch.chdir("elsewhere")
+    await commit(store, items=[item(2)], add={"items_saved": 1})
+    with closing(store.reader()) as reader:
+        assert len(list(reader.items())) == 2
+    await store.close()
+    assert len((await opened(tmp_path / "run"))["items"]) == 2
+    assert names(tmp_path / "elsewhere") == set()
+
+
+async def test_a_run_that_is_closed_where_it_no_longer_is_does_not_claim_that_its_log_is_merged(
+    run: Path,
+) -> None:
+    store = SqliteStore(str(run))
+    await store.open()
+    await commit(store, items=[item(1)], add={"items_saved": 1})
+    os.rename(run, moved := run.with_name("moved"))
+    await store.close()
+    record = RunDirectory(moved).noted()
+    assert record is not None
+    assert (record.commits, record.merged) == (1, 0)
+    assert len((await opened(moved))["items"]) == 1
 
 
 def crawlkit(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -170,6 +170,24 @@ class Endings:
             self._throttle.hold(lease.host, error.retry_after)
             self.put_back(lease, error)
 
+    # -- cancelled --------------------------------------------------------------------------------
+
+    def stray(self, error: asyncio.CancelledError) -> RuntimeError | None:
+        """What to report of a cancellation that is not the end of the crawl; else ``None``.
+
+        Who waits for a task that somebody else cancels meets the same error as if he were cancelled
+        himself, and some libraries do cancel the task that they run in, to end a wait. A task group
+        takes both for its own doing: it forgets the worker, and its request, in silence.
+        """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            if self._queue.is_closed:
+                return None
+            while task.uncancel():
+                pass
+        failure = RuntimeError("something that it waited for was cancelled")
+        return failure.with_traceback(error.__traceback__)
+
     # -- inside -----------------------------------------------------------------------------------
 
     def count(self, error: Exception, url: str, response: Response | None) -> GroupKey:
@@ -189,22 +207,9 @@ class Endings:
             if (result := hook(*args)) is not None:
                 await result
         except (asyncio.CancelledError, Exception) as error:
-            if isinstance(error, asyncio.CancelledError) and stray(error) is None:
+            if isinstance(error, asyncio.CancelledError) and self.stray(error) is None:
                 raise
             log.error("%s failed: %s", hook.__qualname__, one_line(error))
-
-
-def stray(error: asyncio.CancelledError) -> RuntimeError | None:
-    """What to report of a cancellation that is not that of the task which runs; else ``None``.
-
-    Who waits for a task that somebody else cancels meets the same error as if he were cancelled
-    himself. A task group takes it for that: it forgets the worker, and its request, in silence.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        return None
-    failure = RuntimeError("something that it waited for was cancelled")
-    return failure.with_traceback(error.__traceback__)
 
 
 def is_retryable(request: Request, error: Exception) -> bool:

@@ -159,12 +159,13 @@ class Parts:
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         specimens = job.persist("specimens", Specimens())
         live = options.output if options.output and is_live(options.output) else None
-        self.late_output = None if live else options.output
-        if self.late_output is not None:
+        self.late_output: str | None = None
+        if options.output is not None and live is None:
             # Imported here, since few crawls need it.
             from ..exporting.export import check_address
 
-            check_address(self.late_output)
+            check_address(options.output)
+            self.late_output = _stays(options.output)
         self.items = job.persist("items", ItemWriter(live, stored=stored_items(job)))
         self.seeds = Seeds(
             job.persist("start", StartRequests()),
@@ -291,6 +292,11 @@ class Parts:
             self.warc.close()
         if self.metrics is not None:
             await self.metrics.close()
+
+
+def _stays(address: str) -> str:
+    """A URL, or a file of the directory that the process is in now."""
+    return address if "://" in address else os.path.abspath(address)
 
 
 def job_of(options: Options, clock: Clock) -> Job:

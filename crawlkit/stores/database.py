@@ -170,7 +170,7 @@ class Database:
             log.warning(
                 "%s has lost its last %d checkpoints (a damaged disk, or a loss of power); "
                 "the crawl goes on from the one before, and fetches again what came after",
-                self._directory.database,
+                self._directory.shown,
                 lost,
             )
         self._merged_size = 0
@@ -229,11 +229,11 @@ class Database:
                 with contextlib.suppress(OSError):
                     self._note(state="suspect")
                 raise StoreDamagedError(
-                    f"{self._directory.database} is damaged ({error}); start again, and it is "
+                    f"{self._directory.shown} is damaged ({error}); start again, and it is "
                     "checked whole and put aside"
                 ) from None
             raise StoreWriteError(
-                f"cannot {what} {self._directory.database}: {error}; free or mend the disk"
+                f"cannot {what} {self._directory.shown}: {error}; free or mend the disk"
             ) from None
         except BaseException:
             self._roll_back()
@@ -273,6 +273,7 @@ class Database:
         the log has to be until this is done: a part of it would turn some pages back and others
         not. The checksums follow before SQLite can begin the log anew.
         """
+        self._refuse_if_gone()  # which is no log with nothing in it
         its_log = self._directory.log
         size = its_log.size()
         merged = self._record.commits
@@ -308,7 +309,8 @@ class Database:
             return
         state = self._record.state
         try:
-            self.merge_log()
+            if self._directory.log.path.exists():  # else whoever wrote was told
+                self.merge_log()
         except (*SQLITE_ERRORS, OSError) as error:
             log.warning("merging the log of %s: %s; nothing is lost", self._address, error)
         try:

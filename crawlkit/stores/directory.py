@@ -64,13 +64,17 @@ class RunDirectory:
         path: The directory; it is made, for its owner only, where there is none.
 
     Attributes:
+        path: The directory, wherever the process may go.
         database: The database.
+        shown: The same as it was given, for messages.
         log: Its write-ahead log.
         checksums: Those of its pages.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        # A handler may change the working directory of the process, and the run stays where it is.
+        self.path = Path(path).absolute()
+        self.shown = Path(path) / "run.sqlite3"
         self.database = self.path / "run.sqlite3"
         self.log = WriteAheadLog(self.database)
         self.checksums = PageChecksums(self.database)
@@ -96,14 +100,14 @@ class RunDirectory:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             reason = "it is a file, not a directory" if is_file else error.strerror
             raise StoreError(
-                f"cannot write the run in {self.path}: {reason}; choose another --store"
+                f"cannot write the run in {self.shown.parent}: {reason}; choose another --store"
             ) from None
         if fcntl is not None and not _locked(descriptor):
             os.close(descriptor)
             pid = self.holder()
             who = f"process {pid}" if pid else "another process"
             raise StoreLockedError(
-                f"the run in {self.path} is being written by {who}; wait for it, stop it, "
+                f"the run in {self.shown.parent} is being written by {who}; wait for it, stop it, "
                 "or choose another --store",
                 pid,
             ) from None
@@ -175,11 +179,11 @@ class RunDirectory:
                     os.replace(f"{self.database}{suffix}", f"{target}{suffix}")
         except OSError as error:
             return StoreDamagedError(
-                f"{self.database} is damaged ({reason}) and cannot be put aside "
+                f"{self.shown} is damaged ({reason}) and cannot be put aside "
                 f"({error.strerror}); mend the disk, and put back a copy of it"
             )
         return StoreDamagedError(
-            f"{self.database} is damaged ({reason}) and was put aside as {target.name}; "
+            f"{self.shown} is damaged ({reason}) and was put aside as {target.name}; "
             "put back a copy of it, or start anew with --fresh"
         )
 
@@ -194,13 +198,13 @@ class RunDirectory:
         damaged = sorted(self.path.glob(f"{self.database.name}.damaged-*[0-9]"))
         if damaged:
             raise StoreDamagedError(
-                f"the run in {self.path} was damaged and put aside as {damaged[-1].name}; "
+                f"the run in {self.shown.parent} was damaged and put aside as {damaged[-1].name}; "
                 f"put back a copy as {self.database.name}, or start anew with --fresh"
             )
         record = self.noted()
         if (record and record.commits) or self.log.path.exists():
             raise StoreDamagedError(
-                f"{self.database} is missing although the run had begun; put back a copy of it, "
+                f"{self.shown} is missing although the run had begun; put back a copy of it, "
                 "or start anew with --fresh"
             )
 

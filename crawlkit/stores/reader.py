@@ -43,14 +43,18 @@ _IS_SEEN = """(
 """Whether `one` was ever enqueued; see `SqliteReader._gather`."""
 
 
-def open_directory(path: str) -> SqliteReader:
+def open_directory(path: str, directory: RunDirectory | None = None) -> SqliteReader:
     """Open the run in a directory for reading.
+
+    Args:
+        path: The directory.
+        directory: The same, where it is at hand, wherever the process has gone since.
 
     Raises:
         StoreError: There is none, or it cannot be read.
         StoreVersionError: Another version of crawlkit has written it.
     """
-    directory = RunDirectory(path)
+    directory = directory or RunDirectory(path)
     database = directory.database
     try:
         if not database.exists():
@@ -70,7 +74,7 @@ def open_directory(path: str) -> SqliteReader:
             connection.close()
             raise unfinished(path)
     except SQLITE_ERRORS as error:
-        raise _damaged(str(database), error) from None
+        raise _damaged(str(directory.shown), error) from None
     except OSError as error:
         raise StoreError(
             f"cannot read the run in {path}: {error.strerror}; see who may read it, or copy it"

@@ -73,7 +73,7 @@ class SqliteStore(Store):
         await self.do(self._take_in, Part(records, is_last=is_last))
 
     def reader(self) -> Reader:  # noqa: D102
-        return open_directory(self.address)
+        return open_directory(self.address, self.directory)
 
     async def release(self) -> None:  # noqa: D102
         await self.do(self._claimed.clear)
@@ -109,7 +109,7 @@ class SqliteStore(Store):
             directory.release()
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreError(
-                    f"cannot open {directory.database}: {error}; check the disk and its permissions"
+                    f"cannot open {directory.shown}: {error}; check the disk and its permissions"
                 ) from None
             raise
         self._seen = SeenSet()
