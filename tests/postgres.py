@@ -202,11 +202,15 @@ class Line:
         self._cut: dict[str, int] = {}
         self._lock = threading.Lock()
         self.cuts = 0
+        self.statements = 0
         self.is_down = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, direction: str, after: int) -> None:
-        """Break the line once so many messages went ``up`` to the server or ``down`` from it."""
+        """Break the line once so many messages went ``up`` to the server or ``down`` from it.
+
+        With ``asked``, once the next statement but `after` has reached the server whole.
+        """
         with self._lock:
             self._cut = {direction: after}
 
@@ -249,6 +253,11 @@ class Line:
                 if self._breaks(direction):
                     break
                 target.sendall(start + rest)
+                # What asks for the answer, of several messages or of one.
+                if direction == "up" and start[:1] in (b"S", b"Q"):
+                    self.statements += 1
+                    if self._breaks("asked"):
+                        break
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -530,6 +532,136 @@ async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(
     assert Counter(found) == Counter(f"{site}/{n}" for site in sites for n in (0, 1))
     assert findings(store) == []
     await store.close()
+
+
+@contextlib.contextmanager
+def frozen(server: postgres.Server, worker: str) -> Iterator[None]:
+    """Have what serves a worker stand still, with what it was sent unread; then wait for its end.
+
+    As on a server that is short of processor time, or where a proxy is slow to pass on.
+    """
+    query = f"SELECT pid FROM pg_stat_activity WHERE application_name = 'crawlkit {worker}'"
+    ((pid,),) = server.execute(query)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        postgres.wait_until(lambda: (pid,) not in server.execute(query))
+
+
+async def test_a_claim_that_comes_late_on_a_connection_that_was_lost_takes_nothing(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    """Its worker has looked by then what it has, and would never know of it: nor would anybody."""
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="late")
+    await store.open()
+    assert (await claim(store)).is_exhausted  # from now on, a claim is one message to the server
+    with frozen(server, "late"):
+        line.cut("asked", 0)
+        assert (await claim(store)).is_exhausted  # on another connection
+        assert line.cuts == 1
+        await commit(store, fresh=pages(A, 3))
+    leases = (await claim(store)).leases
+    assert len(leases) == 3
+    await store.commit(done(leases, add={"requests_finished": 3}))
+    assert findings(store) == []
+    await store.close()
+
+
+async def test_what_else_comes_late_on_a_connection_that_was_lost_changes_nothing(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    """A lock that was given back since then, a grant that was answered, an end that was none."""
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="slow")
+    await store.open()
+    other = await another(store)
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert await store.try_lock("seeds")
+        await store.unlock("seeds")
+    assert await other.try_lock("seeds")
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert (await store.allot(("pages",), 100, 3)).granted == 3
+        assert (await store.allot(("pages",), 100, 2)).granted == 2
+    assert server.execute("SELECT amount FROM allotments", store.address) == [(5,)]
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert await store.finish()
+        await commit(other, fresh=pages(A, 3))  # so it is not finished after all
+    assert await other.finish()
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        await commit(store, items=[item(1)])
+        await commit(store, items=[item(2)])
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        line.is_down = True  # for those who connect once more
+        with pytest.raises(StoreWriteError):
+            await commit(store, items=[item(3)])
+        line.is_down = False
+        await store.extend()
+    await commit(store, items=[item(4)])
+    assert [stored.data for stored in store.reader().items()] == [
+        item(number).data for number in (1, 2, 4)
+    ]
+    assert line.cuts == 5
+    await other.close()
+    await store.close()
+
+
+async def test_a_worker_that_joins_once_more_as_the_answer_got_lost_keeps_what_it_has(
+    run: Store, server: postgres.Server
+) -> None:
+    await commit(run, fresh=pages(A, 3))
+    leases = (await claim(run)).leases
+    server.execute(
+        "SELECT join_run(epoch, name, machine, pid, started, 15, note) FROM workers", run.address
+    )
+    await run.commit(done(leases, add={"requests_finished": 3}))
+    assert findings(run) == []
+
+
+async def test_a_run_is_begun_anew_also_where_it_is_not_told_that_it_has(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    address = server.address(port=line.port, options=PLAIN)
+
+    async def begin() -> None:
+        store = open_store(address, worker="one")
+        await store.open(fresh=True)
+        line.mend()
+        assert not content(store)["items"]
+        await commit(store, items=[item(1)])
+        await store.close()
+
+    await begin()
+    before = line.statements
+    store = open_store(address, worker="one")
+    await store.open(fresh=True)
+    statements = line.statements - before
+    await store.close()
+    for last in range(1, 6):
+        line.cut("asked", statements - last)
+        await begin()
+    assert line.cuts == 5
+
+
+async def test_a_run_that_was_made_before_connections_had_numbers_is_gone_on_with(
+    run: Store, server: postgres.Server
+) -> None:
+    """One who writes it meanwhile knows nothing of them, and goes on, too."""
+    await commit(run, fresh=pages(A, 3))
+    leases = (await claim(run)).leases
+    server.execute("ALTER TABLE workers DROP COLUMN connection", run.address)
+    server.execute("UPDATE run SET routines = 'of old'", run.address)
+    other = await another(run)
+    assert (await claim(other)).leases == []
+    await run.commit(done(leases, add={"requests_finished": 3}))
+    assert (await claim(other)).is_exhausted
+    await other.close()
+    assert findings(run) == []
 
 
 async def test_who_waits_for_a_worker_that_is_not_heard_of_says_so_once(

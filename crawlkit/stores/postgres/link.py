@@ -19,7 +19,7 @@ from .address import Address
 from .columns import Texts
 from .connection import connect, is_lost, translated
 from .routine import GIVEN_BACK, STALE
-from .workers import FENCED, LOST
+from .workers import CONNECTION, FENCED, LOST
 
 T = TypeVar("T")
 
@@ -119,6 +119,7 @@ class Link:
             "idle_in_transaction_session_timeout": "5s",
             # Nor does one that stops while it is sent what it has claimed.
             "tcp_user_timeout": UNREAD,
+            CONNECTION: str(self.number + 1),
         }
         if self._durability == "full":
             settings["synchronous_commit"] = "on"

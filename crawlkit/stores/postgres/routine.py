@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..base import BUNDLE
 from .columns import Bools, Column, Floats, Ints, Longs, Texts
-from .workers import FENCED, LOST
+from .workers import FENCED, IS_LATEST, LOST
 
 GIVEN_BACK = "CK003"
 """SQLSTATE: it finishes requests that the worker does not have."""
@@ -116,7 +116,8 @@ DECLARE
     _wanted text[] := '{{}}';
     _rests json;
 BEGIN
-    SELECT commits, receipt INTO _commits, _receipt FROM workers WHERE epoch = _me FOR UPDATE;
+    SELECT commits, receipt INTO _commits, _receipt FROM workers
+    WHERE epoch = _me AND {IS_LATEST} FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
     END IF;
