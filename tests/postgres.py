@@ -145,6 +145,18 @@ class Server:
         self.stop(mode)
         self.start()
 
+    def become_standby_of(self, primary: Server) -> None:
+        """Hold what `primary` holds, and wait for more, which never comes. Both are stopped."""
+        settings = (self.data / "postgresql.conf").read_text()
+        shutil.rmtree(self.data)
+        subprocess.run(["cp", "-a", str(primary.data), str(self.data)], check=True, **self._user)
+        (self.data / "postgresql.conf").write_text(settings)
+        (self.data / "standby.signal").touch()
+
+    def promote(self) -> None:
+        """Have a standby take writes."""
+        self._program("pg_ctl", "-w", "-s", "promote")
+
     def cpu(self) -> float:
         """Seconds of processor time that it has used so far, all its processes together."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])

@@ -13,7 +13,7 @@ from .address import Address
 from .claims import ROUTINES as CLAIM_ROUTINES
 from .connection import version_error
 from .routine import ROUTINES as COMMIT_ROUTINES
-from .tables import ADDED, FORMAT, MARK, TABLES
+from .tables import ADDED, FORMAT, IS_ADDED, MARK, TABLES
 from .workers import ROUTINES as WORKER_ROUTINES
 from .workers import Process, own_process
 
@@ -126,8 +126,10 @@ def _renew_routines(connection: Connection[Any]) -> None:
     if row is not None and row[0] == FINGERPRINT:
         return
     with connection.transaction():
-        # First of all, as a commit takes its worker's row before it takes that of the run.
-        connection.execute(ADDED)
+        # First of all, as a commit takes its worker's row before it takes that of the run. And not
+        # where it is there: it would have to wait for all who read.
+        if not connection.execute(IS_ADDED).fetchall():
+            connection.execute(ADDED)
         connection.execute("SELECT FROM run FOR UPDATE")
         connection.execute(ROUTINES)
         connection.execute("UPDATE run SET routines = %s", (FINGERPRINT,))

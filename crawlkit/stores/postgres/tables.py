@@ -152,6 +152,10 @@ CREATE TABLE items (
 
 ADDED = "ALTER TABLE workers ADD COLUMN IF NOT EXISTS connection int NOT NULL DEFAULT 0"
 """For tables of this version that were made without it. Who knows nothing of it is not hindered."""
+IS_ADDED = """
+SELECT FROM pg_attribute WHERE attrelid = 'workers'::regclass AND attname = 'connection'
+"""
+"""A row, where they have it."""
 
 # What of a host nobody has claimed. Their place in a statement decides which state they see: it has
 # to begin after the host's row was locked.
