@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -1060,6 +1060,29 @@ async def test_times_come_back_as_they_were_written_however_numbers_are_shown(
     until = NOW + 1 / 3
     await commit(store, fresh=pages(A, 1), rests={"a.example": (until, 0.0)})
     assert (await claim(store)).rests == {"a.example": (until, 0.0)}
+    await store.close()
+
+
+async def test_a_pooler_that_gives_the_session_to_others_is_named(run: Store) -> None:
+    """As PgBouncer does with ``pool_mode = transaction``."""
+    await claim(run)
+    connection = cast(PostgresStore, run)._link._connection
+    assert connection is not None
+    connection.pgconn.exec_(b"DISCARD ALL")
+    with pytest.raises(StoreError, match=r"do not last .*with PgBouncer, pool_mode = session$"):
+        await claim(run)
+
+
+async def test_somebody_who_locks_the_tables_is_looked_for(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "lock_timeout", "50")
+    store = await another(run)
+    with under_way(run) as execute:
+        execute("SELECT epoch FROM workers FOR UPDATE")
+        with pytest.raises(StoreWriteError, match=r"somebody locks .*pg_stat_activity says who"):
+            await store.extend()
+    await store.extend()
     await store.close()
 
 

@@ -188,6 +188,16 @@ def translated(error: psycopg.Error, address: Address, *, writing: bool) -> Stor
         )
     if state == READ_ONLY:
         return _read_only(address, text)
+    if state == "55P03":
+        return StoreWriteError(
+            f"cannot {what} {where}: somebody locks its tables or rows for longer than "
+            f"{LOCK_TIMEOUT // 1000} s ({text}); pg_stat_activity says who"
+        )
+    if state in ("26000", "42P05"):
+        return StoreError(
+            f"the sessions of {where} do not last ({text}); a pooler in front of the server has "
+            "to keep them: with PgBouncer, pool_mode = session"
+        )
     if state == "42501":
         return StoreError(
             f"may not {what} {where}: {text}; have its owner grant it (see 'Rights' in the "
