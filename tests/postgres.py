@@ -198,6 +198,12 @@ class Server:
             raise RuntimeError(f"{name} failed: {(done.stderr or b'').decode()} {log}")
 
 
+ASKS = (b"S", b"Q")
+"""Types of the messages that ask for the answer to a statement, of several messages or of one."""
+LATE = 1.0
+"""Seconds by which a statement comes late to the server whose client has gone on long ago."""
+
+
 class Line:
     """The line between a client and the server, which breaks when it is told to.
 
@@ -221,7 +227,8 @@ class Line:
     def cut(self, direction: str, after: int) -> None:
         """Break the line once so many messages went ``up`` to the server or ``down`` from it.
 
-        With ``asked``, once the next statement but `after` has reached the server whole.
+        With ``asked``, once the next statement but `after` has reached the server whole. With
+        ``late``, for the client before that, and it reaches the server `LATE` seconds later.
         """
         with self._lock:
             self._cut = {direction: after}
@@ -244,7 +251,11 @@ class Line:
             if self.is_down:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._server_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except OSError:
+                client.close()
+                continue
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
@@ -258,15 +269,24 @@ class Line:
 
     def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         head = 0 if direction == "up" else 1  # the first message of a client has no type
+        is_between = False  # of two statements of a client
         with contextlib.suppress(OSError), source.makefile("rb") as stream:
             while len(start := stream.read(head + 4)) == head + 4:
                 rest = stream.read(int.from_bytes(start[head:], "big") - 4)
                 head = 1
                 if self._breaks(direction):
                     break
+                if is_between and self._breaks("late"):
+                    message = start + rest
+                    while start[:1] not in ASKS and (start := stream.read(5)):
+                        message += start + stream.read(int.from_bytes(start[1:], "big") - 4)
+                    source.shutdown(socket.SHUT_RDWR)
+                    time.sleep(LATE)
+                    target.sendall(message)
+                    break
                 target.sendall(start + rest)
-                # What asks for the answer, of several messages or of one.
-                if direction == "up" and start[:1] in (b"S", b"Q"):
+                is_between = direction == "up" and start[:1] in ASKS
+                if is_between:
                     self.statements += 1
                     if self._breaks("asked"):
                         break

@@ -206,7 +206,7 @@ def translated(error: psycopg.Error, address: Address, *, writing: bool) -> Stor
     if state in ("3F000", "42P01", "42883", "42703"):
         return StoreFencedError(
             f"the tables of the run in {where} are gone or were changed ({text}); somebody began "
-            "it anew or removed it"
+            "it anew, removed it or took the right to it"
         )
     if state.startswith(("XX001", "XX002", "22", "23")):
         return StoreDamagedError(
