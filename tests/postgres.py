@@ -146,6 +146,18 @@ class Server:
         self.stop(mode)
         self.start()
 
+    def become_standby_of(self, primary: Server) -> None:
+        """Hold what `primary` holds, and wait for more, which never comes. Both are stopped."""
+        settings = (self.data / "postgresql.conf").read_text()
+        shutil.rmtree(self.data)
+        subprocess.run(["cp", "-a", str(primary.data), str(self.data)], check=True, **self._user)
+        (self.data / "postgresql.conf").write_text(settings)
+        (self.data / "standby.signal").touch()
+
+    def promote(self) -> None:
+        """Have a standby take writes."""
+        self._program("pg_ctl", "-w", "-s", "promote")
+
     def cpu(self) -> float:
         """Seconds of processor time that it has used so far, all its processes together."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
@@ -187,6 +199,12 @@ class Server:
             raise RuntimeError(f"{name} failed: {(done.stderr or b'').decode()} {log}")
 
 
+ASKS = (b"S", b"Q")
+"""Types of the messages that ask for the answer to a statement, of several messages or of one."""
+LATE = 1.0
+"""Seconds by which a statement comes late to the server whose client has gone on long ago."""
+
+
 class Line:
     """The line between a client and the server, which breaks when it is told to.
 
@@ -203,11 +221,16 @@ class Line:
         self._cut: dict[str, int] = {}
         self._lock = threading.Lock()
         self.cuts = 0
+        self.statements = 0
         self.is_down = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, direction: str, after: int) -> None:
-        """Break the line once so many messages went ``up`` to the server or ``down`` from it."""
+        """Break the line once so many messages went ``up`` to the server or ``down`` from it.
+
+        With ``asked``, once the next statement but `after` has reached the server whole. With
+        ``late``, for the client before that, and it reaches the server `LATE` seconds later.
+        """
         with self._lock:
             self._cut = {direction: after}
 
@@ -229,7 +252,11 @@ class Line:
             if self.is_down:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._server_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except OSError:
+                client.close()
+                continue
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
@@ -243,13 +270,27 @@ class Line:
 
     def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         head = 0 if direction == "up" else 1  # the first message of a client has no type
+        is_between = False  # of two statements of a client
         with contextlib.suppress(OSError), source.makefile("rb") as stream:
             while len(start := stream.read(head + 4)) == head + 4:
                 rest = stream.read(int.from_bytes(start[head:], "big") - 4)
                 head = 1
                 if self._breaks(direction):
                     break
+                if is_between and self._breaks("late"):
+                    message = start + rest
+                    while start[:1] not in ASKS and (start := stream.read(5)):
+                        message += start + stream.read(int.from_bytes(start[1:], "big") - 4)
+                    source.shutdown(socket.SHUT_RDWR)
+                    time.sleep(LATE)
+                    target.sendall(message)
+                    break
                 target.sendall(start + rest)
+                is_between = direction == "up" and start[:1] in ASKS
+                if is_between:
+                    self.statements += 1
+                    if self._breaks("asked"):
+                        break
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -38,7 +40,7 @@ from crawlkit.stores import open_reader, open_store
 from crawlkit.stores.base import Store
 from crawlkit.stores.postgres import link
 from crawlkit.stores.postgres.address import masked, parse, with_run
-from crawlkit.stores.postgres.connection import connect
+from crawlkit.stores.postgres.connection import SETTINGS, connect
 from crawlkit.stores.postgres.store import PostgresStore
 from crawlkit.stores.records import CounterRecord, ItemRecord
 from crawlkit.testing import Site
@@ -532,6 +534,136 @@ async def test_nothing_that_was_claimed_is_lost_wherever_the_line_breaks(
     await store.close()
 
 
+@contextlib.contextmanager
+def frozen(server: postgres.Server, worker: str) -> Iterator[None]:
+    """Have what serves a worker stand still, with what it was sent unread; then wait for its end.
+
+    As on a server that is short of processor time, or where a proxy is slow to pass on.
+    """
+    query = f"SELECT pid FROM pg_stat_activity WHERE application_name = 'crawlkit {worker}'"
+    ((pid,),) = server.execute(query)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        postgres.wait_until(lambda: (pid,) not in server.execute(query))
+
+
+async def test_a_claim_that_comes_late_on_a_connection_that_was_lost_takes_nothing(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    """Its worker has looked by then what it has, and would never know of it: nor would anybody."""
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="late")
+    await store.open()
+    assert (await claim(store)).is_exhausted  # from now on, a claim is one message to the server
+    with frozen(server, "late"):
+        line.cut("asked", 0)
+        assert (await claim(store)).is_exhausted  # on another connection
+        assert line.cuts == 1
+        await commit(store, fresh=pages(A, 3))
+    leases = (await claim(store)).leases
+    assert len(leases) == 3
+    await store.commit(done(leases, add={"requests_finished": 3}))
+    assert findings(store) == []
+    await store.close()
+
+
+async def test_what_else_comes_late_on_a_connection_that_was_lost_changes_nothing(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    """A lock that was given back since then, a grant that was answered, an end that was none."""
+    store = open_store(server.address(port=line.port, options=PLAIN), worker="slow")
+    await store.open()
+    other = await another(store)
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert await store.try_lock("seeds")
+        await store.unlock("seeds")
+    assert await other.try_lock("seeds")
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert (await store.allot(("pages",), 100, 3)).granted == 3
+        assert (await store.allot(("pages",), 100, 2)).granted == 2
+    assert server.execute("SELECT amount FROM allotments", store.address) == [(5,)]
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        assert await store.finish()
+        await commit(other, fresh=pages(A, 3))  # so it is not finished after all
+    assert await other.finish()
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        await commit(store, items=[item(1)])
+        await commit(store, items=[item(2)])
+    with frozen(server, "slow"):
+        line.cut("asked", 0)
+        line.is_down = True  # for those who connect once more
+        with pytest.raises(StoreWriteError):
+            await commit(store, items=[item(3)])
+        line.is_down = False
+        await store.extend()
+    await commit(store, items=[item(4)])
+    assert [stored.data for stored in store.reader().items()] == [
+        item(number).data for number in (1, 2, 4)
+    ]
+    assert line.cuts == 5
+    await other.close()
+    await store.close()
+
+
+async def test_a_worker_that_joins_once_more_as_the_answer_got_lost_keeps_what_it_has(
+    run: Store, server: postgres.Server
+) -> None:
+    await commit(run, fresh=pages(A, 3))
+    leases = (await claim(run)).leases
+    server.execute(
+        "SELECT join_run(epoch, name, machine, pid, started, 15, note) FROM workers", run.address
+    )
+    await run.commit(done(leases, add={"requests_finished": 3}))
+    assert findings(run) == []
+
+
+async def test_a_run_is_begun_anew_also_where_it_is_not_told_that_it_has(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    address = server.address(port=line.port, options=PLAIN)
+
+    async def begin() -> None:
+        store = open_store(address, worker="one")
+        await store.open(fresh=True)
+        line.mend()
+        assert not content(store)["items"]
+        await commit(store, items=[item(1)])
+        await store.close()
+
+    await begin()
+    before = line.statements
+    store = open_store(address, worker="one")
+    await store.open(fresh=True)
+    statements = line.statements - before
+    await store.close()
+    for last in range(1, 6):
+        line.cut("asked", statements - last)
+        await begin()
+    assert line.cuts == 5
+
+
+async def test_a_run_that_was_made_before_connections_had_numbers_is_gone_on_with(
+    run: Store, server: postgres.Server
+) -> None:
+    """One who writes it meanwhile knows nothing of them, and goes on, too."""
+    await commit(run, fresh=pages(A, 3))
+    leases = (await claim(run)).leases
+    server.execute("ALTER TABLE workers DROP COLUMN connection", run.address)
+    server.execute("UPDATE run SET routines = 'of old'", run.address)
+    other = await another(run)
+    assert (await claim(other)).leases == []
+    await run.commit(done(leases, add={"requests_finished": 3}))
+    assert (await claim(other)).is_exhausted
+    await other.close()
+    assert findings(run) == []
+
+
 async def test_who_waits_for_a_worker_that_is_not_heard_of_says_so_once(
     run: Store, server: postgres.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -787,6 +919,73 @@ async def test_a_server_that_has_lost_commits_has_its_workers_start_again(
     assert len(content(run)["items"]) == 1
 
 
+async def test_a_server_that_has_lost_claims_has_its_workers_start_again(
+    run: Store, server: postgres.Server
+) -> None:
+    """Others may have claimed the same since then, or something else that has the same number."""
+    await commit(run, fresh=[*pages(A, 3), *pages(B, 3)])
+    leases = [lease for lease in await claim_all(run) if lease.host == "a.example"]
+    server.execute(
+        "DELETE FROM claims WHERE host = (SELECT id FROM hosts WHERE name = 'a.example')",
+        run.address,
+    )
+    for number in (1, 3):
+        with pytest.raises(StoreFencedError, match="has lost the last commits of worker one"):
+            await run.commit(done(leases[:number], items=[item(1)]))
+    server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'crawlkit one'"
+    )
+    with pytest.raises(StoreFencedError, match="has lost the last commits of worker one"):
+        await claim(run)
+    assert not content(run)["items"]
+
+
+async def test_another_server_takes_over_without_what_was_last_done() -> None:
+    """A standby that is behind is made the primary; the address names both."""
+    old, new = postgres.Server(), postgres.Server()
+    try:
+        hosts = f"127.0.0.1:{new.port},127.0.0.1:{old.port}"
+        new.stop()
+        stores = [
+            open_store(f"postgresql://crawl@{hosts}/postgres#both", worker=name)
+            for name in ("commits", "claims", "waits")
+        ]
+        for store in stores:
+            await store.open()
+        await commit(stores[0], fresh=[*pages(A, 100), *pages(B, 100)])
+        known = (await claim(stores[0], 50)).leases
+        old.stop()
+        new.become_standby_of(old)
+        for server in (old, new):
+            server.start()
+
+        receipt = await stores[0].commit(done(known[:10], fresh=pages(C, 10), items=[item(1)]))
+        assert receipt.enqueued == 10
+        forgotten = (await claim(stores[1], 50)).leases
+        assert forgotten
+        await stores[2].extend()
+        old.stop("immediate")
+        for store in stores:
+            with pytest.raises(StoreWriteError, match=r"takes no writes|refused"):
+                await store.extend()
+
+        new.promote()
+        with pytest.raises(StoreFencedError, match="has lost the last commits of worker commits"):
+            await stores[0].commit(done(known[10:]))
+        with pytest.raises(StoreFencedError, match="has lost the last commits of worker claims"):
+            await stores[1].commit(done(forgotten))
+        await stores[0].close()
+        await stores[1].close()
+        assert len(await claim_all(stores[2])) == 200
+        assert not content(stores[2])["items"]
+        assert findings(stores[2]) == []
+        await stores[2].close()
+    finally:
+        old.close()
+        new.close()
+
+
 async def test_a_full_disk_takes_the_checkpoint_once_there_is_room(
     server: postgres.Server, tmp_path: Path
 ) -> None:
@@ -813,6 +1012,135 @@ async def test_a_full_disk_takes_the_checkpoint_once_there_is_room(
         assert findings(store) == []
         await store.close()
         server.execute(f'DROP SCHEMA "crawlkit_{store.address.partition("#")[2]}" CASCADE')
+
+
+# -- a server that is run by somebody else --------------------------------------------------------
+
+
+def as_set(**settings: str) -> str:
+    """For an address: settings of the session, which come as those of a role or a database do."""
+    return "?options=" + "%20".join(f"-c%20{name}%3D{value}" for name, value in settings.items())
+
+
+async def test_a_timeout_for_those_who_ask_too_much_is_not_for_a_crawl(
+    server: postgres.Server,
+) -> None:
+    store = open_store(server.address(options=as_set(statement_timeout="10ms")))
+    await store.open()
+    await commit(store, fresh=pages(A, 3000))
+    assert findings(store) == []
+    await store.close()
+
+
+async def test_who_has_waited_sees_what_is_there_then_whatever_the_isolation(
+    server: postgres.Server,
+) -> None:
+    isolation = as_set(default_transaction_isolation="repeatable%5C%20read")
+    store = open_store(server.address(options=isolation), worker="patient")
+    await store.open()
+    other = await another(store)
+    await commit(store, fresh=pages(A, 3))
+    with under_way(store) as execute:
+        execute("SELECT epoch FROM workers WHERE name = 'patient' FOR UPDATE")
+        claiming = asyncio.create_task(claim(store))
+        await somebody_waits(server, "patient")
+        await commit(other, fresh=pages(A, 3, first=3))
+    leases = (await claiming).leases
+    assert findings(store) == []
+    assert len(leases) == 6
+    await other.close()
+    await store.close()
+
+
+async def test_times_come_back_as_they_were_written_however_numbers_are_shown(
+    server: postgres.Server,
+) -> None:
+    store = open_store(server.address(options=as_set(extra_float_digits="0")))
+    await store.open()
+    until = NOW + 1 / 3
+    await commit(store, fresh=pages(A, 1), rests={"a.example": (until, 0.0)})
+    assert (await claim(store)).rests == {"a.example": (until, 0.0)}
+    await store.close()
+
+
+async def test_a_pooler_that_gives_the_session_to_others_is_named(run: Store) -> None:
+    """As PgBouncer does with ``pool_mode = transaction``."""
+    await claim(run)
+    connection = cast(PostgresStore, run)._link._connection
+    assert connection is not None
+    connection.pgconn.exec_(b"DISCARD ALL")
+    with pytest.raises(StoreError, match=r"do not last .*with PgBouncer, pool_mode = session$"):
+        await claim(run)
+
+
+async def test_somebody_who_locks_the_tables_is_looked_for(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "lock_timeout", "50")
+    store = await another(run)
+    with under_way(run) as execute:
+        execute("SELECT epoch FROM workers FOR UPDATE")
+        with pytest.raises(StoreWriteError, match=r"somebody locks .*pg_stat_activity says who"):
+            await store.extend()
+    await store.extend()
+    await store.close()
+
+
+async def test_no_room_for_one_more_connection(server: postgres.Server) -> None:
+    if not server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'limited'"):
+        server.execute("CREATE ROLE limited LOGIN")
+    server.execute("ALTER ROLE limited CONNECTION LIMIT 0")
+    try:
+        error = await refusal(server.address(user="limited"))
+    finally:
+        server.execute("ALTER ROLE limited CONNECTION LIMIT -1")
+    assert isinstance(error, StoreWriteError)
+    assert "takes no more connections" in str(error)
+    assert "raise the server's max_connections or the role's limit, or start fewer" in str(error)
+
+
+async def test_a_server_that_takes_no_writes_for_a_while(
+    run: Store, server: postgres.Server
+) -> None:
+    """As a managed one does when its disk is nearly full."""
+    await commit(run, fresh=pages(A, 3))
+    leases = (await claim(run)).leases
+    checkpoint = done(leases, items=[item(1)], add={"items_saved": 1, "requests_finished": 3})
+
+    server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    server.execute("SELECT pg_reload_conf()")
+    try:
+        postgres.wait_until(
+            lambda: server.execute("SHOW default_transaction_read_only") == [("on",)]
+        )
+        for _ in range(2):
+            with pytest.raises(StoreWriteError, match=r"takes no writes \(.*put the primary into"):
+                await run.commit(checkpoint)
+        assert "takes no writes" in str(await refusal(server.address()))
+        assert sum(content(run)["pending"].values()) == 3  # it can be read
+    finally:
+        server.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        server.execute("SELECT pg_reload_conf()")
+        postgres.wait_until(
+            lambda: server.execute("SHOW default_transaction_read_only") == [("off",)]
+        )
+    await run.commit(checkpoint)
+    assert len(content(run)["items"]) == 1
+    assert findings(run) == []
+
+
+async def test_who_begins_while_others_are_in_the_way_waits_and_begins(
+    run: Store, server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "lock_timeout", "200")
+    with under_way(run) as execute:
+        execute("SELECT epoch FROM workers FOR UPDATE")
+        coming = asyncio.create_task(another(run, "one"))
+        await somebody_waits(server, "one")
+        await asyncio.sleep(0.4)
+        assert not coming.done()
+    other = await coming
+    await other.close()
 
 
 # -- several workers ------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 ``python -m tests.faults.chaos`` crawls 20,000 pages on 40 hosts with 8 workers, each a process of
 its own that knows nothing of the others. The pages take a second or two each, so that it takes some
 minutes and little processor time. The server is restarted in between, in good order and as in a
-crash. In the end items, outcomes, counters and saved state have to be those of one process that
-nobody disturbed; and the site must never have been asked for more at once, or sooner, than it
-allows.
+crash, and the line to it breaks. In the end items, outcomes, counters and saved state have to be
+those of one process that nobody disturbed; and the site must never have been asked for more at
+once, or sooner, than it allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from ..postgres import Server, terminate
+from ..postgres import Line, Server, terminate
 from .common import LONGEST_LIFE, ROOT
 from .results import Result, differences, result_of
 from .workers import Freeze, HostsProcess, manners, normal, undisturbed
@@ -37,10 +37,12 @@ SLOW = (0.5, 1.2)
 PACE, PACED_PAGES = 0.3, 300
 """Of the hosts that ask for a delay: seconds, and pages that last about as long as the crawl."""
 FAULTS, PAUSE = 130, 1.6
-MOMENTS = (*3 * ("kill", "freeze"), *2 * ("term", "start"), "restart", "crash")
+MOMENTS = (*3 * ("kill", "freeze", "line"), *2 * ("term", "start", "late"), "restart", "crash")
 """kill: kill -9 of a worker. freeze: SIGSTOP for up to three leases, then SIGCONT. term: SIGTERM to
 one. start: one more, for a while. restart, crash: the server is stopped and started, fast or
-immediately."""
+immediately. line: a connection breaks within the next messages. late: one breaks, and the server
+gets what was said last on it a second later."""
+PLAIN = "?sslmode=disable&gssencmode=disable"
 ENDS = (0, 75, -signal.SIGKILL, -signal.SIGTERM)
 """How a worker may end; the last one as Python takes a moment until it listens to signals."""
 
@@ -93,7 +95,8 @@ class Chaos:
         rng: Random,
     ) -> None:
         self.name = f"chaos-{directory.name}"
-        self.store = server.address()
+        self._line = Line(server.port)
+        self.store = server.address(port=self._line.port, options=PLAIN)
         self.report = Report()
         self._site = site
         self._server = server
@@ -116,10 +119,12 @@ class Chaos:
         began = time.monotonic()
         try:
             if self._disturb(faults):
+                self._line.mend()
                 self._judge(whole)
         finally:
             for process in self._workers:
                 terminate(process)
+            self._line.close()
         self.report.seconds = time.monotonic() - began
         return self.report
 
@@ -191,6 +196,10 @@ class Chaos:
             self._server.restart("fast" if moment == "restart" else "immediate")
         elif moment == "start":
             self._start()
+        elif moment == "line":
+            self._line.cut(self._rng.choice(("up", "down", "asked")), self._rng.randrange(30))
+        elif moment == "late":
+            self._line.cut("late", self._rng.randrange(10))
         elif one is not None and moment == "freeze":
             one.send_signal(signal.SIGSTOP)
             now = time.monotonic()

@@ -226,9 +226,14 @@ def decoded(bundle: int, size: int, crc: int, text: str) -> list[Request]:
     return requests
 
 
-def reconcile(connection: Connection[Any], epoch: int, kept: Mapping[int, Bundle]) -> None:
+def reconcile(connection: Connection[Any], epoch: int, kept: Mapping[int, Bundle]) -> set[int]:
     """Give back all that the worker has claimed, but for what it knows of.
 
     After the answer to a claim was lost with the connection.
+
+    Returns:
+        What it has of that.
     """
     connection.execute("SELECT release(%s, %s)", (epoch, Longs(kept)))
+    rows = connection.execute("SELECT bundle FROM claims WHERE worker = %s", (epoch,))
+    return {bundle for (bundle,) in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 import psycopg
@@ -17,7 +18,7 @@ from ...errors import (
     UsageError,
 )
 from .address import Address
-from .columns import register
+from .columns import Texts, register
 
 OLDEST = 13
 """The oldest server that is taken."""
@@ -33,13 +34,37 @@ _NETWORK = {
 LOCK_TIMEOUT = 10_000
 """Milliseconds for which a statement waits for another transaction, before it is tried again."""
 
+# What is set for the role or the database is meant for others, and would be in the way.
+SETTINGS = {
+    "client_encoding": "UTF8",
+    "lock_timeout": str(LOCK_TIMEOUT),
+    # A statement is as long as what it has to do; who waits for a lock in it has a limit.
+    "statement_timeout": "0",
+    # Who has waited for a row looks at what is there then.
+    "default_transaction_isolation": "read committed",
+    # Times come back as they were written, to the last bit.
+    "extra_float_digits": "1",
+}
+
 _NO_PASSWORD = re.compile(r"password authentication failed|no password supplied", re.I)
 _NO_DATABASE = re.compile(r'database "[^"]*" does not exist', re.I)
 _NO_ROLE = re.compile(r'role "[^"]*" does not exist', re.I)
+_READ_ONLY = re.compile(r"session is read-only|server is in hot standby mode", re.I)
+_FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots", re.I)
+
+READ_ONLY = "25006"
+"""SQLSTATE: the server takes no writes."""
 
 
-def connect(address: Address, *, application: str = "crawlkit") -> Connection[Any]:
+def connect(
+    address: Address, *, application: str = "crawlkit", writing: bool = False
+) -> Connection[Any]:
     """Connect to the database of an address; the run's schema is the one where names are found.
+
+    Args:
+        address: The address.
+        application: What the server's owner sees of who this is.
+        writing: Of several servers, take the one that can be written.
 
     Raises:
         UsageError: It is no address.
@@ -53,6 +78,8 @@ def connect(address: Address, *, application: str = "crawlkit") -> Connection[An
             "write postgresql://user@host:port/database#RUN"
         ) from None
     settings = {"application_name": application, **_NETWORK, **given}
+    if writing:
+        settings.setdefault("target_session_attrs", "read-write")
     try:
         connection = psycopg.connect("", autocommit=True, **cast(dict[str, Any], settings))
     except psycopg.Error as error:
@@ -82,21 +109,16 @@ def _prepare(connection: Connection[Any], address: Address) -> None:
             "make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
     register(connection)
+    place = "pg_catalog" if address.run is None else sql.Identifier(address.schema).as_string()
+    configure(connection, {**SETTINGS, "search_path": place})
+
+
+def configure(connection: Connection[Any], settings: Mapping[str, str]) -> None:
+    """Make settings for a session."""
     connection.execute(
-        """
-        SELECT set_config('client_encoding', 'UTF8', false),
-            set_config('lock_timeout', %s, false),
-            set_config('search_path', %s, false)
-        """,
-        (
-            str(LOCK_TIMEOUT),
-            "pg_catalog" if address.run is None else _quoted(connection, address.schema),
-        ),
+        "SELECT set_config(name, value, false) FROM unnest(%s, %s) n (name, value)",
+        (Texts(settings), Texts(settings.values())),
     )
-
-
-def _quoted(connection: Connection[Any], name: str) -> str:
-    return sql.Identifier(name).as_string(connection)
 
 
 def run_names(connection: Connection[Any]) -> list[str]:
@@ -136,9 +158,23 @@ def _refused(address: Address, error: psycopg.Error) -> StoreError:
             f"there is no such user: {address.shown}; make it with 'createuser', or correct the "
             "address"
         )
+    if _READ_ONLY.search(text):
+        return _read_only(address, text)
+    if _FULL.search(text):
+        return StoreWriteError(
+            f"{address.shown} takes no more connections ({text}); each worker and each reader has "
+            "one: raise the server's max_connections or the role's limit, or start fewer"
+        )
     return StoreWriteError(
         f"cannot connect to {address.shown}: {text}; see that the server runs and takes "
         "connections from here"
+    )
+
+
+def _read_only(address: Address, text: str) -> StoreError:
+    return StoreWriteError(
+        f"{address.shown} takes no writes ({text}); put the primary into the address, or all "
+        "servers of which one is it, as in host1,host2, or see why it is read-only"
     )
 
 
@@ -150,6 +186,18 @@ def translated(error: psycopg.Error, address: Address, *, writing: bool) -> Stor
         return StoreWriteError(
             f"cannot {what} {where}: {text}; make room on the server's disk, nothing is lost"
         )
+    if state == READ_ONLY:
+        return _read_only(address, text)
+    if state == "55P03":
+        return StoreWriteError(
+            f"cannot {what} {where}: somebody locks its tables or rows for longer than "
+            f"{LOCK_TIMEOUT // 1000} s ({text}); pg_stat_activity says who"
+        )
+    if state in ("26000", "42P05"):
+        return StoreError(
+            f"the sessions of {where} do not last ({text}); a pooler in front of the server has "
+            "to keep them: with PgBouncer, pool_mode = session"
+        )
     if state == "42501":
         return StoreError(
             f"may not {what} {where}: {text}; have its owner grant it (see 'Rights' in the "
@@ -158,7 +206,7 @@ def translated(error: psycopg.Error, address: Address, *, writing: bool) -> Stor
     if state in ("3F000", "42P01", "42883", "42703"):
         return StoreFencedError(
             f"the tables of the run in {where} are gone or were changed ({text}); somebody began "
-            "it anew or removed it"
+            "it anew, removed it or took the right to it"
         )
     if state.startswith(("XX001", "XX002", "22", "23")):
         return StoreDamagedError(

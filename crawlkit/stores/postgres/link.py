@@ -14,12 +14,10 @@ from psycopg import Connection, sql
 
 from ...errors import StoreError, StoreFencedError, StoreWriteError
 from ..base import stale
-from ..bundle import given_back
 from .address import Address
-from .columns import Texts
-from .connection import connect, is_lost, translated
-from .routine import GIVEN_BACK, STALE
-from .workers import FENCED, LOST
+from .connection import READ_ONLY, configure, connect, is_lost, translated
+from .routine import STALE
+from .workers import CONNECTION, FENCED, LOST
 
 T = TypeVar("T")
 
@@ -66,9 +64,13 @@ class Link:
                 return begin(self._connect())
             except (psycopg.Error, StoreWriteError) as error:
                 rest = next(rests, None)
-                is_gone = self._connection is None or is_lost(self._connection, error)
+                may_help = (
+                    self._connection is None
+                    or is_lost(self._connection, error)
+                    or (isinstance(error, psycopg.Error) and error.sqlstate in IN_EACH_OTHERS_WAY)
+                )
                 self.drop()
-                if not is_gone or rest is None:
+                if not may_help or rest is None:
                     if isinstance(error, psycopg.Error):
                         raise translated(error, self.where, writing=True) from None
                     raise
@@ -98,7 +100,7 @@ class Link:
             self._connection = None
 
     def _connect(self) -> Connection[Any]:
-        connection = connect(self.where, application=f"crawlkit {self._worker}"[:63])
+        connection = connect(self.where, application=f"crawlkit {self._worker}"[:63], writing=True)
         try:
             self._prepare(connection)
         except BaseException:
@@ -119,13 +121,11 @@ class Link:
             "idle_in_transaction_session_timeout": "5s",
             # Nor does one that stops while it is sent what it has claimed.
             "tcp_user_timeout": UNREAD,
+            CONNECTION: str(self.number + 1),
         }
         if self._durability == "full":
             settings["synchronous_commit"] = "on"
-        connection.execute(
-            "SELECT set_config(name, value, false) FROM unnest(%s, %s) n (name, value)",
-            (Texts(settings), Texts(settings.values())),
-        )
+        configure(connection, settings)
         connection.add_notify_handler(self._on_notice)
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self.where.schema)))
 
@@ -155,7 +155,10 @@ class Link:
 
     def _problem(self, error: psycopg.Error) -> StoreError:
         """What an error means; a connection that is lost is forgotten."""
-        if self._connection is not None and is_lost(self._connection, error):
+        # One that takes no writes any more is as good as lost: another server may be the primary.
+        if self._connection is not None and (
+            is_lost(self._connection, error) or error.sqlstate == READ_ONLY
+        ):
             self.drop()
         if error.sqlstate == FENCED:
             return StoreFencedError(
@@ -163,15 +166,17 @@ class Link:
                 "others were given its work; nothing is lost, start it again"
             )
         if error.sqlstate == LOST:
-            return StoreFencedError(
-                f"the server of {self.where.shown} has lost the last commits of worker "
-                f"{self._worker}, as after a crash; start it again, and it goes on from there"
-            )
-        if error.sqlstate == GIVEN_BACK:
-            return given_back()
+            return self.lost()
         if error.sqlstate == STALE:
             return stale()
         return translated(error, self.where, writing=True)
+
+    def lost(self) -> StoreFencedError:
+        """The error for a server that has forgotten what it had said was done."""
+        return StoreFencedError(
+            f"the server of {self.where.shown} has lost the last commits of worker "
+            f"{self._worker}, as after a crash; start it again, and it goes on from there"
+        )
 
     # -- what the server says ---------------------------------------------------------------------
 

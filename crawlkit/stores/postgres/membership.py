@@ -35,6 +35,7 @@ class Membership:
         self._where = where
         self._worker = worker
         self._calls = itertools.count(1)
+        self._connection = 0  # the number of the one that has taken over
         self._finishing: int | None = None  # the call of `finish` that was not answered
         self._grants = Grants()
         self._vigil = Vigil(lease)
@@ -47,6 +48,19 @@ class Membership:
             "SELECT join_run(%s, %s, %s, %s, %s, %s, %s)",
             (self.epoch, self._worker, own.machine, own.pid, own.started, self.lease, note),
         )
+
+    def take_over(self, connection: Connection[Any], number: int) -> None:
+        """Have what comes late on connections before that `number` do nothing.
+
+        The server may have had such a statement before it when the line broke. From here on it was
+        done, or it never will be.
+        """
+        if self._connection != number:
+            connection.execute(
+                "UPDATE workers SET connection = %s WHERE epoch = %s AND connection < %s",
+                (number, self.epoch, number),
+            )
+            self._connection = number
 
     def extend(self, connection: Connection[Any]) -> None:
         """Say that the worker is alive."""

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from ..base import BUNDLE
 from .columns import Bools, Column, Floats, Ints, Longs, Texts
-from .workers import FENCED, LOST
+from .workers import FENCED, IS_LATEST, LOST
 
-GIVEN_BACK = "CK003"
-"""SQLSTATE: it finishes requests that the worker does not have."""
 CHANGED = "CK004"
 """SQLSTATE: a document is not in the revision that was expected."""
 STALE = "CK005"
@@ -116,7 +114,8 @@ DECLARE
     _wanted text[] := '{{}}';
     _rests json;
 BEGIN
-    SELECT commits, receipt INTO _commits, _receipt FROM workers WHERE epoch = _me FOR UPDATE;
+    SELECT commits, receipt INTO _commits, _receipt FROM workers
+    WHERE epoch = _me AND {IS_LATEST} FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
     END IF;
@@ -163,13 +162,13 @@ BEGIN
     END IF;
     _known := _fresh - _enqueued;
 
-    -- And what is done.
+    -- And what is done. The worker has looked that it has that.
     IF cardinality(_partly_bundle) > 0 THEN
         UPDATE claims c SET gone = n.gone FROM {PARTLY.rows}
         WHERE c.bundle = n.bundle AND c.worker = _me;
         GET DIAGNOSTICS _count = ROW_COUNT;
         IF _count <> cardinality(_partly_bundle) THEN
-            RAISE EXCEPTION 'given back' USING ERRCODE = '{GIVEN_BACK}';
+            RAISE EXCEPTION 'lost' USING ERRCODE = '{LOST}';
         END IF;
     END IF;
     IF cardinality(_emptied_bundle) > 0 THEN
@@ -178,7 +177,7 @@ BEGIN
         )
         SELECT count(*), array_agg(DISTINCT host) INTO _count, _left FROM done;
         IF _count <> cardinality(_emptied_bundle) THEN
-            RAISE EXCEPTION 'given back' USING ERRCODE = '{GIVEN_BACK}';
+            RAISE EXCEPTION 'lost' USING ERRCODE = '{LOST}';
         END IF;
         DELETE FROM bundles WHERE id = ANY (_emptied_bundle);
         _freed := ARRAY(

@@ -13,7 +13,7 @@ from .address import Address
 from .claims import ROUTINES as CLAIM_ROUTINES
 from .connection import version_error
 from .routine import ROUTINES as COMMIT_ROUTINES
-from .tables import FORMAT, MARK, TABLES
+from .tables import ADDED, FORMAT, IS_ADDED, MARK, TABLES
 from .workers import ROUTINES as WORKER_ROUTINES
 from .workers import Process, own_process
 
@@ -21,13 +21,17 @@ ROUTINES = WORKER_ROUTINES + CLAIM_ROUTINES + COMMIT_ROUTINES
 FINGERPRINT = hashlib.sha256(ROUTINES.encode()).hexdigest()[:16]
 
 
-def prepare(connection: Connection[Any], address: Address, *, fresh: bool = False) -> None:
+def prepare(
+    connection: Connection[Any], address: Address, *, fresh: bool = False, me: int = 0
+) -> None:
     """Make the schema of a run where there is none, and see that it is ours where there is one.
 
     Args:
         connection: A connection to its database.
         address: The run's address.
         fresh: Throw away what it holds.
+        me: The epoch of the worker that opens the run, and may have joined it before an answer got
+            lost.
 
     Raises:
         StoreError: It cannot be made, or is not one of crawlkit's.
@@ -43,7 +47,7 @@ def prepare(connection: Connection[Any], address: Address, *, fresh: bool = Fals
             "SELECT pg_advisory_xact_lock(hashtext('crawlkit'), hashtext(%s))", (address.schema,)
         )
         if fresh:
-            _discard(connection, address)
+            _discard(connection, address, me)
         elif look(connection, address):
             return
         _create(connection, address)
@@ -122,12 +126,16 @@ def _renew_routines(connection: Connection[Any]) -> None:
     if row is not None and row[0] == FINGERPRINT:
         return
     with connection.transaction():
+        # First of all, as a commit takes its worker's row before it takes that of the run. And not
+        # where it is there: it would have to wait for all who read.
+        if not connection.execute(IS_ADDED).fetchall():
+            connection.execute(ADDED)
         connection.execute("SELECT FROM run FOR UPDATE")
         connection.execute(ROUTINES)
         connection.execute("UPDATE run SET routines = %s", (FINGERPRINT,))
 
 
-def _discard(connection: Connection[Any], address: Address) -> None:
+def _discard(connection: Connection[Any], address: Address, me: int) -> None:
     found = _format(connection, address)
     if found is None:
         return
@@ -137,7 +145,8 @@ def _discard(connection: Connection[Any], address: Address) -> None:
             name
             for name, where, pid, started in connection.execute(
                 "SELECT name, machine, pid, started FROM workers "
-                "WHERE until > clock_timestamp() ORDER BY name"
+                "WHERE until > clock_timestamp() AND epoch <> %s ORDER BY name",
+                (me,),
             )
             if where != machine or Process(where, pid, started).is_alive
         ]

@@ -147,8 +147,13 @@ class PostgresStore(Store):
         return await self._thread.run(self._attempt, lambda db: work(db, *args, **kwargs))
 
     def _attempt(self, work: Callable[[Connection[Any]], T]) -> T:
-        self._opened()  # it may have been closed while this waited for its turn
-        return self._link.call(work)
+        member, _ = self._opened()  # it may have been closed while this waited for its turn
+
+        def attempt(connection: Connection[Any]) -> T:
+            member.take_over(connection, self._link.number)
+            return work(connection)
+
+        return self._link.call(attempt)
 
     def _heard(self, connection: Connection[Any], work: Callable[..., T], *args: Any) -> T:
         """Do something by which the others hear that this worker is alive."""
@@ -165,16 +170,20 @@ class PostgresStore(Store):
         if self._link.where.run is None:
             self._link.where = self._link.where.named("job")
             self.address = str(self._link.where)
-        self._joined = self._link.open(lambda db: self._begin(db, fresh))
+        # One for all attempts: one whose answer got lost is made again, and not beside it.
+        member = Membership(self._link.where, self.worker, self.lease)
+        self._joined = self._link.open(lambda db: self._begin(db, member, fresh))
 
-    def _begin(self, connection: Connection[Any], fresh: bool) -> tuple[Membership, Work]:
+    def _begin(
+        self, connection: Connection[Any], member: Membership, fresh: bool
+    ) -> tuple[Membership, Work]:
         where = self._link.where
-        prepare(connection, where, fresh=fresh)
+        prepare(connection, where, fresh=fresh, me=member.epoch)
         if is_unfinished(connection):
             raise unfinished(where.shown)
-        member = Membership(where, self.worker, self.lease)
         member.reap_dead(connection)
         self._heard(connection, member.join)
+        member.take_over(connection, self._link.number)
         return member, Work(self._link, member)
 
     def _close(self) -> None:

@@ -49,6 +49,8 @@ CREATE TABLE workers (
     machine text NOT NULL, pid int NOT NULL, started text NOT NULL,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     until timestamptz NOT NULL,
+    -- The number of its connection. What comes late on one before that does nothing.
+    connection int NOT NULL DEFAULT 0,
     is_idle boolean NOT NULL DEFAULT false,
     -- How many checkpoints it has committed, and what became of the last one.
     commits bigint NOT NULL DEFAULT 0,
@@ -147,6 +149,13 @@ CREATE TABLE items (
     crc bigint NOT NULL, data text NOT NULL
 );
 """
+
+ADDED = "ALTER TABLE workers ADD COLUMN IF NOT EXISTS connection int NOT NULL DEFAULT 0"
+"""For tables of this version that were made without it. Who knows nothing of it is not hindered."""
+IS_ADDED = """
+SELECT FROM pg_attribute WHERE attrelid = 'workers'::regclass AND attname = 'connection'
+"""
+"""A row, where they have it."""
 
 # What of a host nobody has claimed. Their place in a statement decides which state they see: it has
 # to begin after the host's row was locked.

@@ -106,8 +106,18 @@ class Work:
         self._claimed = {}
 
     def _reconcile(self, connection: Connection[Any], kept: Mapping[int, Bundle]) -> None:
-        """Give back what was claimed, but for what is kept, whatever got lost with a connection."""
-        reconcile(connection, self._member.epoch, kept)
+        """Give back what was claimed, but for what is kept, whatever got lost with a connection.
+
+        Raises:
+            StoreFencedError: The server has lost some of what is kept, as after a crash. It may
+                give the numbers of these bundles to others.
+        """
+        still = reconcile(connection, self._member.epoch, kept)
+        if self._uncertain is not None and self._uncertain[1]:
+            # It may have been applied, and what it has emptied is gone then.
+            still.update(left_by(self._uncertain[0].left, self._claimed).emptied)
+        if not still.issuperset(kept):
+            raise self._link.lost()
         self._known_since = self._link.number
 
     # -- committing -------------------------------------------------------------------------------

@@ -30,9 +30,18 @@ LOST = "CK002"
 SILENCE = 0.4
 """Share of a lease after which a worker that is not heard of is in trouble."""
 
+CONNECTION = "crawlkit.connection"
+"""The setting that says which connection of its worker a session is."""
+
+# Whether a worker's row is not taken over by a later connection of its: of one that was lost, the
+# server may still have a statement before it, whose worker has looked by then what it has. A
+# session that is none of a worker's, or of one that does not number them, is not asked.
+IS_LATEST = (
+    f"connection <= coalesce(nullif(current_setting('{CONNECTION}', true), '')::int, connection)"
+)
 # What a function of a worker begins with: its row, locked until the end of the transaction.
 FENCE = f"""
-    PERFORM FROM workers WHERE epoch = _me FOR UPDATE;
+    PERFORM FROM workers WHERE epoch = _me AND {IS_LATEST} FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
     END IF;
@@ -50,6 +59,9 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtext(current_schema()), hashtext(_name));
     -- Who comes back under a name takes what it had at once.
     SELECT epoch INTO _earlier FROM workers WHERE name = _name FOR UPDATE;
+    IF _earlier = _epoch THEN
+        RETURN; -- it has joined, and the answer got lost
+    END IF;
     IF FOUND THEN
         PERFORM leave_run(_earlier, true);
     END IF;
@@ -145,7 +157,7 @@ CREATE OR REPLACE FUNCTION extend(_me bigint, _lease float8) RETURNS void LANGUA
 BEGIN
     UPDATE workers SET until = clock_timestamp() + make_interval(secs => _lease),
         items_after = items_so_far()
-    WHERE epoch = _me;
+    WHERE epoch = _me AND {IS_LATEST};
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fenced' USING ERRCODE = '{FENCED}';
     END IF;
@@ -172,7 +184,9 @@ END $$;
 CREATE OR REPLACE FUNCTION unlock(_me bigint, _name text) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    DELETE FROM locks WHERE name = _name AND worker = _me;
+    DELETE FROM locks WHERE name = _name AND worker = (
+        SELECT epoch FROM workers WHERE epoch = _me AND {IS_LATEST}
+    );
     IF FOUND THEN
         PERFORM pg_notify(current_schema(), '');
     END IF;
