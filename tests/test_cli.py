@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 import crawlkit
 from crawlkit import figures
-from crawlkit.checkpoint import Checkpoint, Item
+from crawlkit.checkpoint import Checkpoint, Item, Outcome
 from crawlkit.cli import main, read
 from crawlkit.cli.examples import EXAMPLES, SUMMARIES
 from crawlkit.cli.output import size, span
@@ -375,6 +375,83 @@ def test_why_explains_a_url(address: str) -> None:
 
 def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
     assert "\x1b" not in ok("why", address, f"{SITE}/\x1b[31m")
+
+
+# -- names that a run does not have -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["-o", "items.csv", "--no-progress"]])
+def test_a_handler_that_saved_no_items_is_told_with_those_that_did(
+    address: str, form: list[str]
+) -> None:
+    result = invoke("items", address, "--handler", "parse_lamp", *form)
+    assert (result.exit_code, result.stdout.split()) == (0, ["[]"] if form == ["--json"] else [])
+    assert result.stderr.splitlines()[-1] == (
+        "runs/shop has no items of the handler 'parse_lamp'; there is parse (2)"
+    )
+    assert invoke("items", address, "--handler", "parse").stderr == ""
+
+
+def test_a_field_that_no_item_has_is_told_with_those_that_there_are(address: str) -> None:
+    result = invoke("items", address, "-o", "items.csv", "--split", "titel")
+    assert result.stderr.splitlines() == [
+        "2 items written to items-none.csv",
+        "no item of runs/shop has the field 'titel'; there is title (2)",
+    ]
+    result = invoke("items", address, "-o", "items.csv", "--split", "title")
+    assert [line.partition(" to ")[2] for line in result.stderr.splitlines()] == [
+        "items-Lamp.csv",
+        "items-Rug.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--error StatusError", "has the error 'StatusError'; there is ValueError (1)"),
+        ("--handler parse", "is for the handler 'parse'; there is parse_item (1)"),
+        ("--host example", "is to the host 'example'; there is shop.example (1)"),
+        ("--status 404 --error ValueError", "has the status 404; there is 200 (1)"),
+        (f"--url {SITE}/", f"has the URL {SITE}/; 'crawlkit why runs/shop {SITE}/' says"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["ls", "ls --json", "retry", "drop"])
+def test_what_no_failed_request_fits_is_told_with_what_there_is(
+    address: str, verb: str, words: str, told: str
+) -> None:
+    result = invoke("failed", address, *verb.split(), *words.split())
+    assert result.exit_code == 0
+    assert f"no failed request of runs/shop {told}" in result.stderr.splitlines()[-1]
+    assert not set(result.stdout.splitlines()) & set(result.stderr.splitlines())
+    if verb == "ls --json":
+        assert json.loads(result.stdout) == []
+
+
+def test_where_nothing_has_failed_no_names_are_missed(address: str) -> None:
+    ok("failed", address, "retry")
+    (line,) = invoke("failed", address, "ls").stderr.splitlines()
+    assert line == "0 failed requests"
+    told = invoke("failed", address, "ls", "--json", "--host", "example").stderr
+    assert told == "no request of runs/shop has failed\n"
+
+
+def test_filters_that_fit_one_by_one_and_not_together_are_told(tmp_path: Path) -> None:
+    async def write() -> None:
+        store = SqliteStore(str(tmp_path / "two"))
+        await store.open()
+        failures = [
+            Outcome("failed", f"{SITE}/{n}", n, "shop.example", 0.0, handler, status)
+            for n, (handler, status) in enumerate([("parse", 404), ("parse_item", 500)])
+        ]
+        await store.commit(Checkpoint(outcomes=failures))
+        await store.close()
+
+    asyncio.run(write())
+    assert invoke("failed", "two", "ls", "--handler", "parse").stderr == "1 failed request\n"
+    result = invoke("failed", "two", "ls", "--json", "--handler", "parse", "--status", "500")
+    assert result.stderr == (
+        "no failed request of two fits all of --handler, --status, though some fit each of them\n"
+    )
 
 
 # -- failed -------------------------------------------------------------------------------------
