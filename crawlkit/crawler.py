@@ -136,6 +136,8 @@ class Crawler(Steering, Hooks, Options):
         is_finished = False
         stop_showing = show(self)
         try:
+            if not self.joins:
+                self._parts.owner.take(self.job.store.address)
             await self.job.patiently(self._parts.timekeeper.look)
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
