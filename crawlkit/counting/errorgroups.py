@@ -204,7 +204,7 @@ def message_of(error: BaseException, host: str = "") -> str:
 
 def place_of(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's code; empty where there was none."""
-    return _place_in(walk_tb(error.__traceback__))
+    return place_in(walk_tb(error.__traceback__))
 
 
 def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
@@ -214,15 +214,15 @@ def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
         frames: Frames with their lines, the innermost one last. Below the runner, what is neither
             ours nor installed is the user's.
     """
-    return _place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
+    return place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
 
 
 def _is_runner(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") == "crawlkit.runner"
 
 
-def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """The innermost of these places that is in the user's code.
+def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The innermost of these places that is in the user's code; empty where none of them is.
 
     The user's code is what crawlkit called, and what of the same package, or outside of installed
     packages, it called in turn.
