@@ -270,6 +270,10 @@ def test_a_command_that_makes_no_sense_is_one_line(words: list[str], message: st
     assert message in fails(2, *words)
 
 
+def test_whoever_asks_for_help_by_that_word_is_told_where_it_is() -> None:
+    assert fails(2, "help") == "there is no verb 'help'; see 'crawlkit --help'"
+
+
 def test_an_option_that_is_none_of_a_users_is_not_proposed() -> None:
     assert "--seat" not in fails(2, "run", "shop.py", "--sett", "a=1")
 
@@ -283,6 +287,50 @@ def test_debug_shows_the_traceback(address: str, monkeypatch: pytest.MonkeyPatch
     result = invoke("stats", address, "--debug")
     assert isinstance(result.exception, RuntimeError)
     assert result.exception.__traceback__ is not None
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("words", ["items runs/shop", "failed runs/shop ls", "run shop.py"])
+def test_a_stream_that_is_closed_changes_neither_the_exit_code_nor_anything_else(
+    address: str, shop_file: Path, words: str, closed: str
+) -> None:
+    script = f"exec {shlex.quote(sys.executable)} -m crawlkit {words} {closed}"
+    if words.startswith("run"):
+        script += " --store runs/other"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "bug of crawlkit" not in done.stderr
+    if words.startswith("run"):
+        assert ok("check", "runs/other") == "runs/other: all is well\n"
+
+
+def test_what_the_encoding_of_the_terminal_does_not_have_is_escaped(site: Site) -> None:
+    site.add_page("/", "<title>10 \u20ac</title>")
+    Path("shop.py").write_text(SHOP.replace("class Shop", "class Gr\u00fcn"), encoding="utf-8")
+    words = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/")]
+    done = subprocess.run(
+        [*words, "--show", "--no-progress"],
+        env=environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished gr\\xfcn" in done.stdout
+    assert "10 \\u20ac" in done.stdout
+
+
+def test_ctrl_c_while_a_verb_reads_is_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(address: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(read, "open_run", interrupted)
+    assert fails(130, "items", address) == "stopped"
 
 
 # -- stats, items, why --------------------------------------------------------------------------
@@ -555,6 +603,14 @@ def test_what_is_set_is_found_by_the_next_life(address: str) -> None:
 def test_what_cannot_be_set_is_refused_with_how_to_write_it(address: str) -> None:
     assert "double quotes" in fails(2, "state", address, "set", "new", "text")
     assert "it is an object" in fails(2, "state", address, "set", "state", "[1]")
+    before = ok("state", address, "get", "statistics")
+    assert (
+        "keeps an object of a part under 'statistics', and would not go on with a number; write "
+        "values/statistics for a value of your own"
+    ) in fails(2, "state", address, "set", "statistics", "5")
+    assert ok("state", address, "get", "statistics") == before
+    ok("state", address, "set", "values/statistics", "5")
+    ok("state", address, "set", "rates", "5")  # an object before, and a value of the crawler's own
     with open_run(address) as run:
         assert (run.value("new"), run.state) == (None, {"page": 3})
 
@@ -616,6 +672,36 @@ def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
     assert list(Path().iterdir()) == before
 
 
+# -- files that cannot be written -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "runs/shop", "there"],
+        ["report", "runs/shop", "-o", "there"],
+        ["items", "runs/shop", "-o", "there.csv"],
+        ["run", "shop.py", "--store", "runs/other", "--output", "there.jsonl"],
+    ],
+)
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(
+    address: str, shop_file: Path, words: list[str]
+) -> None:
+    os.mkfifo(words[-1])
+    told = invoke(*words).stderr.splitlines()[-1]
+    assert f"{words[-1]} cannot be written: it is a device or a pipe; choose another" in told or (
+        f"{words[-1]}: it is a device or a pipe; choose another --output" in told
+    )
+    assert Path(words[-1]).is_fifo()
+    assert not list(Path().glob(".there*"))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "nowhere/file"])
+def test_a_place_where_no_file_can_be_is_one_line(address: str, path: str) -> None:
+    for words in (["export", address, path], ["report", address, "-o", path]):
+        assert "cannot be written: " in fails(1, *words)
+
+
 # -- run: what it refuses -------------------------------------------------------------------------
 
 
@@ -635,6 +721,8 @@ def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
         ("shop.py:Shpo", "there is no class Shpo in shop.py; did you mean Shop?"),
         ("none.py:helper", "helper in none.py is no crawler"),
         ("two.py:Request", "Request in two.py is no crawler"),
+        ("bytes.py", "bytes.py: syntax error: source code string cannot contain null bytes"),
+        ("https://shop.example/", "is a URL, and the first word is the crawler; put it before"),
     ],
 )
 def test_a_target_that_is_no_crawler_is_refused_in_one_line(
@@ -646,6 +734,7 @@ def test_a_target_that_is_no_crawler_is_refused_in_one_line(
         "exits": "raise SystemExit(3)\n",
         "imports": "import does_not_exist\n",
         "none": "from crawlkit import Crawler\ndef helper(): pass\n",
+        "bytes": "x = '\0'\n",
         "two": "from crawlkit import Crawler, Request\n"
         "class Base(Crawler): pass\nclass One(Base): pass\nclass Two(Base): pass\n",
     }.items():
@@ -684,6 +773,9 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
         (["shop.example"], "it has no scheme; begin it with https:// or http://"),
         (["ftp://shop.example/"], "its scheme is 'ftp'"),
         (["--store", "mysql://x/y"], "no store has the address"),
+        (["--store", ""], "no store has the address ''; name a directory such as runs/shop"),
+        (["--set", "store=runs/x"], "--set store=runs/x is none of the settings; write --store"),
+        (["--set"], "Option '--set' requires an argument; see 'crawlkit run --help'"),
         (["--dashboard", "99999"], "--dashboard cannot be '99999'; give a port"),
         (["--mirror", "runs/shop"], "is the directory of the run itself; name another one"),
     ],
