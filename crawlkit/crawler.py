@@ -27,7 +27,7 @@ from .discovery.seeds import SITEMAP
 from .errors import FetchError, ProxyError, StoreError
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
-from .hooks import Hooks, no_handler, yielding
+from .hooks import Hooks, check_hooks, no_handler, yielding
 from .items import ItemType
 from .observing.notebook import show
 from .options import Options
@@ -82,6 +82,7 @@ class Crawler(Steering, Hooks, Options):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        check_hooks(self)
         self.clock = Clock()
         self.job = job_of(self, self.clock)
         self._parts = parts = Parts(self, self, self.job, fetch_robots=self._fetch_robots)
@@ -142,7 +143,7 @@ class Crawler(Steering, Hooks, Options):
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
             async with self._equipped():
-                await _done(self.on_start())
+                await _hooked(self.on_start())
                 is_finished = await self._work_until_done()
                 if is_finished and await self.job.patiently(self.job.store.finish):
                     await self._finish()
@@ -233,7 +234,7 @@ class Crawler(Steering, Hooks, Options):
             self.statistics.refresh(
                 Saved("statistics", await self.job.patiently(self.job.store.load))
             )
-        await _done(self.on_finish(self.statistics))
+        await _hooked(self.on_finish(self.statistics))
 
     async def _worker(self) -> None:
         while (lease := await self.queue.get()) is not None:
@@ -430,3 +431,13 @@ class Crawler(Steering, Hooks, Options):
 async def _done(result: Awaitable[None] | None) -> None:
     if result is not None:
         await result
+
+
+async def _hooked(result: Awaitable[None] | None) -> None:
+    """The same for a hook without a request, whose failure is that of the crawl."""
+    try:
+        await _done(result)
+    except asyncio.CancelledError as error:
+        if (failure := stray(error)) is None:
+            raise
+        raise failure from error

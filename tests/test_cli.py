@@ -930,6 +930,77 @@ def test_a_mistake_in_a_crawler_is_told_with_what_was_meant(
     assert message in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("start_urls = 5", "start_urls cannot be of type int; give a list of URLs"),
+        ("start_urls = [None]", "start_urls cannot have a NoneType; give URLs as text"),
+        ("sitemaps = None", "sitemaps cannot be of type NoneType; give a list of URLs"),
+        ("accept_status = 404", "accept_status cannot be of type int; give a list of numbers, suc"),
+        ("accept_status = ['404']", "accept_status cannot have a str; give numbers, such as 404"),
+        ("auth = 'user:password'", "auth cannot be of type str; give a dict"),
+        ("headers = ['a']", "headers cannot be of type list; give a dict"),
+        ("user_agent = None", "user_agent cannot be of type NoneType; give text"),
+        ("output = 5", "output cannot be of type int; give a path"),
+        ("obey_robots = 'no'", "obey_robots cannot be of type str; give True or False"),
+        ("timeout = None", "timeout cannot be None; give a number from 0.001 on"),
+        (
+            "def on_finish(self): pass",
+            "many positional arguments); write: def on_finish(self, stat",
+        ),
+        ("def on_error(self, e): pass", "write: def on_error(self, request, error)"),
+        ("def on_start(self, page): pass", "write: def on_start(self)"),
+        ("on_start = 5", "Shop.on_start cannot be called as it has to be (5 is not a callable"),
+        ("def parse(self): pass", "write: def parse(self, page)"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_anything_is_fetched(
+    site: Site, line: str, message: str
+) -> None:
+    Path("shop.py").write_text(f"from crawlkit import Crawler\nclass Shop(Crawler):\n    {line}\n")
+    assert message in fails(2, "run", "shop.py")
+    assert not Path("runs").exists()
+
+
+def test_a_hook_is_asked_for_what_its_decorator_takes(site: Site) -> None:
+    site.add_page("/")
+    Path("shop.py").write_text(
+        "from functools import wraps\nfrom crawlkit import Crawler\n"
+        "def with_prices(function):\n"
+        "    @wraps(function)\n"
+        "    def wrapper(self, *given): return function(self, *given, {'lamp': 1})\n"
+        "    return wrapper\n"
+        "class Shop(Crawler):\n"
+        "    max_pages = None\n"
+        "    start_urls = (url for url in ['" + site.url("/") + "'])\n"
+        "    @with_prices\n"
+        "    def parse(self, page, prices): page.save(prices)\n"
+    )
+    ok("run", "shop.py")
+    assert ok("items", "runs/shop") == '{"lamp":1}\n'
+
+
+@pytest.mark.parametrize(
+    ("start", "code", "message"),
+    [
+        ("start_requests(self): return 5", 2, "start_requests gives a list of URLs or requests, "),
+        ("start_requests(self): pass", 2, "or yields them, and no NoneType"),
+        ("on_start(self): raise asyncio.CancelledError", 1, "shop.py:4: RuntimeError: something t"),
+        ("on_finish(self, s): raise asyncio.CancelledError", 1, "shop.py:4: RuntimeError: someth"),
+    ],
+)
+def test_a_start_or_an_end_that_goes_wrong_is_one_line(
+    site: Site, start: str, code: int, message: str
+) -> None:
+    sync = "" if start.startswith("start") else "async "
+    Path("shop.py").write_text(
+        "import asyncio\nfrom crawlkit import Crawler\nclass Shop(Crawler):\n"
+        f"    {sync}def {start}\n    def parse(self, page): pass\n"
+    )
+    site.add_page("/")
+    assert message in fails(code, "run", "shop.py", site.url("/"))
+
+
 def test_a_handler_that_was_renamed_is_named_in_the_next_life(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,6 +35,8 @@ _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} gr
 _CRAWLKIT = str(Path(__file__).parents[1])
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _PACKAGES = ("site-packages", "dist-packages")
+_CYTHON = (".pyx", ".pxi", ".pxd")
+"""Endings of files that compiled libraries name, by a path that says nothing of where they are."""
 
 
 class ErrorStatistics(msgspec.Struct, frozen=True):
@@ -231,7 +233,7 @@ def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
     home: str | None = None
     for frame, line in frames:
         file = frame.f_code.co_filename
-        if file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file):
+        if file.startswith(("<", _CRAWLKIT)) or file.endswith(_CYTHON) or _is_stdlib(file):
             continue
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if home is None:
