@@ -293,7 +293,9 @@ def test_debug_shows_the_traceback(address: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-@pytest.mark.parametrize("words", ["items runs/shop", "failed runs/shop ls", "run shop.py"])
+@pytest.mark.parametrize(
+    "words", ["items runs/shop", "failed runs/shop ls", "run shop.py", "run shop.py --dashboard 0"]
+)
 def test_a_stream_that_is_closed_changes_neither_the_exit_code_nor_anything_else(
     address: str, shop_file: Path, words: str, closed: str
 ) -> None:
@@ -305,6 +307,17 @@ def test_a_stream_that_is_closed_changes_neither_the_exit_code_nor_anything_else
     assert "bug of crawlkit" not in done.stderr
     if words.startswith("run"):
         assert ok("check", "runs/other") == "runs/other: all is well\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_crawl_goes_on_where_what_it_says_cannot_be_written(shop_file: Path, site: Site) -> None:
+    site.add_page("/")
+    words = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/"), "--dashboard", "0"]
+    with open("/dev/full", "w") as full:
+        assert (
+            subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False).returncode == 0
+        )
+    assert len(ok("items", "runs/shop").splitlines()) == 1
 
 
 def test_what_the_encoding_of_the_terminal_does_not_have_is_escaped(site: Site) -> None:
@@ -776,7 +789,7 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
         (["--store", ""], "no store has the address ''; name a directory such as runs/shop"),
         (["--set", "store=runs/x"], "--set store=runs/x is none of the settings; write --store"),
         (["--set"], "Option '--set' requires an argument; see 'crawlkit run --help'"),
-        (["--dashboard", "99999"], "--dashboard cannot be '99999'; give a port"),
+        (["--dashboard", "99999"], "no page can be served at '99999'; give a port"),
         (["--mirror", "runs/shop"], "is the directory of the run itself; name another one"),
     ],
 )
