@@ -345,6 +345,24 @@ def test_ctrl_c_while_a_verb_reads_is_one_line(
     monkeypatch.setattr(read, "open_run", interrupted)
     assert fails(130, "items", address) == "stopped"
 
+    def interrupted_in_an_import(address: str) -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr(read, "open_run", interrupted_in_an_import)
+    assert fails(130, "items", address) == "stopped"
+
+
+def test_ctrl_c_before_anything_was_begun_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")  # in the midst of the imports
+    done = subprocess.run(
+        [sys.executable, "-m", "crawlkit", "stats", "runs/shop"],
+        env=environment() | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "crawlkit: stopped\n")
+
 
 # -- stats, items, why --------------------------------------------------------------------------
 

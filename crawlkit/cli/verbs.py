@@ -252,7 +252,7 @@ def _exit(error: Exception) -> NoReturn:
     if isinstance(error, NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
-    if isinstance(error, click.Abort):
+    if isinstance(error, click.Abort) or _is_from_interrupt(error):
         if sys.stderr.isatty():
             click.echo("", err=True)  # behind the ^C
         _fail("stopped", INTERRUPTED)
@@ -267,6 +267,12 @@ def _exit(error: Exception) -> NoReturn:
     _fail(
         f"this is a bug of crawlkit, please report it with what --debug shows: {one_line(error)}", 1
     )
+
+
+def _is_from_interrupt(error: BaseException) -> bool:
+    """Whether it is what Python makes of a Ctrl-C that comes while a class is being made."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or _is_from_interrupt(cause))
 
 
 def _near(error: click.UsageError) -> list[str]:
