@@ -26,7 +26,7 @@ from .discovery.seeds import SITEMAP
 from .errors import FetchError, MissingError, ProxyError, StoreError, one_line
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
-from .hooks import Hooks, no_handler, yielding
+from .hooks import Hooks, check_hooks, no_handler, yielding
 from .items import ItemType
 from .observing.notebook import show
 from .options import Options
@@ -82,6 +82,7 @@ class Crawler(Steering, Hooks, Options):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        check_hooks(self)
         self.clock = Clock()
         self.job = job_of(self, self.clock)
         self._parts = parts = Parts(self, self, self.job, fetch_robots=self._fetch_robots)
@@ -137,11 +138,13 @@ class Crawler(Steering, Hooks, Options):
         is_finished = False
         stop_showing = show(self)
         try:
+            if not self.joins:
+                self._parts.owner.take(self.job.store.address)
             await self.job.patiently(self._parts.timekeeper.look)
             self.statistics.begin_life(self.clock.now(), joins=self.joins)
             self._parts.allowance.begin()
             async with self._equipped():
-                await _done(self.on_start())
+                await self._hooked(self.on_start())
                 is_finished = await self._work_until_done()
                 if is_finished and await self.job.patiently(self.job.store.finish):
                     await self._finish()
@@ -216,15 +219,10 @@ class Crawler(Steering, Hooks, Options):
 
     async def _seed(self) -> None:
         """Enqueue what the crawl begins with, but for what was enqueued in an earlier life."""
-        with self._ending_all():
-            try:
-                async with self._seeds.turn():
-                    self._seeds.sow_sitemaps(self.sitemaps)
-                    await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
-            except asyncio.CancelledError as error:
-                if (failure := self._endings.stray(error)) is None:
-                    raise
-                raise failure from error
+        with self._ending_all(), self._endings.raising_stray():
+            async with self._seeds.turn():
+                self._seeds.sow_sitemaps(self.sitemaps)
+                await self._seeds.sow(self.start_urls, self.start_file, self.start_requests())
         self._parts.feeder.seeded()
 
     async def _feed(self) -> None:
@@ -247,7 +245,7 @@ class Crawler(Steering, Hooks, Options):
             self.statistics.refresh(
                 Saved("statistics", await self.job.patiently(self.job.store.load))
             )
-        await _done(self.on_finish(self.statistics))
+        await self._hooked(self.on_finish(self.statistics))
 
     async def _worker(self) -> None:
         with self._ending_all():
@@ -430,6 +428,11 @@ class Crawler(Steering, Hooks, Options):
         name = handler_name(handler)
         self._handlers.get(name) or self._handler(name, is_new=True)
         return name
+
+    async def _hooked(self, result: Awaitable[None] | None) -> None:
+        """Await what a hook without a request gave; its failure is that of the crawl."""
+        with self._endings.raising_stray():
+            await _done(result)
 
     def _on_commit(self, checkpoint: Checkpoint, receipt: Receipt) -> None:
         self.statistics.enqueued(receipt)

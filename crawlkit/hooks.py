@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from .errors import HandlerError
+from .errors import HandlerError, UsageError
 
 if TYPE_CHECKING:
     from .discovery.sitemaps import Entry
@@ -48,6 +48,39 @@ def yielding(kind: type, name: str) -> HandlerError:
         f"{kind.__name__}.{name} has a yield, and would do nothing; call page.save(item) and "
         "page.follow(links) in its place"
     )
+
+
+def check_hooks(hooks: Hooks) -> None:
+    """Refuse a hook that cannot be called, before a crawl of hours finds it out at its end.
+
+    Raises:
+        UsageError: It does not take what it is called with, or is no method.
+    """
+    for name, given in _TAKES.items():
+        hook = getattr(hooks, name)
+        try:
+            # What a decorator takes, and not what the method that it wraps does.
+            inspect.signature(hook, follow_wrapped=False).bind(*given)
+        except ValueError:
+            continue  # it is none of Python's, and does not say what it takes
+        except TypeError as error:
+            raise UsageError(
+                f"{type(hooks).__name__}.{name} cannot be called as it has to be ({error}); write: "
+                f"def {name}({', '.join(('self', *given))})"
+            ) from None
+
+
+_TAKES = {
+    "parse": ("page",),
+    "start_requests": (),
+    "sitemap_request": ("entry",),
+    "cache_key": ("request",),
+    "on_start": (),
+    "on_error": ("request", "error"),
+    "on_failed": ("request", "error"),
+    "on_finish": ("statistics",),
+}
+"""The hooks, and what each is called with."""
 
 
 class Hooks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -251,13 +251,32 @@ class Options:
             self.store = with_run(self.store, self.name)
         for name, least in self._AT_LEAST.items():
             value = getattr(self, name)
-            if value is None and getattr(Options, name) is None:
-                continue  # no limit
-            if not (isinstance(value, int | float) and value >= least):
+            if not (_is_none(value, name) or (isinstance(value, int | float) and value >= least)):
                 raise OptionError(f"{name} cannot be {value!r}; give a number from {least} on")
         for name in ("start_urls", "sitemaps"):
             if isinstance(given := getattr(self, name), str):
                 setattr(self, name, [given])
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """Refuse what is of another kind than the option, and would be met with much later.
+
+        Raises:
+            OptionError: An option is.
+        """
+        for names, kind, words in _KINDS:
+            for name in names:
+                value = getattr(self, name)
+                if not (_is_none(value, name) or isinstance(value, kind)):
+                    # Not the value: it may have a password.
+                    raise OptionError(f"{name} cannot be of type {type(value).__name__}; {words}")
+        for names, kind, words in _ELEMENTS:
+            for name in names:
+                # What is no list, such as a generator, must not be used up.
+                given = getattr(self, name)
+                for one in given if isinstance(given, Collection) else ():
+                    if not isinstance(one, kind):
+                        raise OptionError(f"{name} cannot have a {type(one).__name__}; {words}")
 
     @classmethod
     def traceless(cls) -> dict[str, Any]:
@@ -326,8 +345,44 @@ _TRACELESS: dict[str, Any] = {
     "preemption": None,
     "triggers": (),
 }
+_KINDS: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
+    (("start_urls", "sitemaps"), Iterable, "give a list of URLs"),
+    (("accept_status",), Iterable, "give a list of numbers, such as [404]"),
+    (("triggers",), Iterable, "give a list of triggers"),
+    (("headers", "auth", "budgets", "cache_rules"), Mapping, "give a dict"),
+    (("user_agent", "worker"), str, "give text"),
+    (
+        ("start_file", "cache_dir", "chromium", "output", "warc", "mirror"),
+        (str, os.PathLike),
+        "give a path",
+    ),
+    (
+        (
+            "sitemaps_from_robots",
+            "obey_robots",
+            "allow_private",
+            "render",
+            "render_resources",
+            "persist_sessions",
+            "traces",
+        ),
+        int,
+        "give True or False",
+    ),
+)
+"""Options with the type that they must have, and what to give."""
+_ELEMENTS: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (("start_urls", "sitemaps"), str, "give URLs as text (requests: from start_requests)"),
+    (("accept_status",), int, "give numbers, such as 404"),
+)
+"""Options that are lists, with the type of what is in them."""
 _LISTS = ("start_urls", "sitemaps", "include", "exclude", "proxies", "accept_status")
 _NO_TEXT = ("headers", "item_type", "store", "auth", "budgets", "cache_rules", "triggers")
+
+
+def _is_none(value: object, name: str) -> bool:
+    """Whether it is `None`, and the option may be none."""
+    return value is None and getattr(Options, name) is None
 
 
 def _in_words(kind: Any) -> str:

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from .checkpoint import Append, Checkpoint, Item, Saved
 from .errors import StoreWriteError, UsageError
+from .stores.files import check_replaceable
 
 LINES = (".jsonl", ".ndjson")
 
@@ -84,6 +85,7 @@ class ItemWriter:
         assert self.path is not None
         # Under one name, so that the next start writes over what a killed process has left.
         draft = self.path.with_name(f".{self.path.name}.new")
+        check_replaceable(self.path)
         try:
             with open(draft, "wb") as file:
                 self._length = self._crc = 0

@@ -31,6 +31,7 @@ from .errors import (
     UsageError,
 )
 from .stores.base import Reader, Store
+from .stores.files import check_replaceable
 from .stores.records import RunRecord, records_of
 
 if sys.version_info >= (3, 14):  # pragma: no cover
@@ -85,8 +86,9 @@ def export_run(
         CrawlkitError: The file cannot be written.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    draft = target.parent / f".{target.name}.{os.getpid()}.part"
     try:
+        check_replaceable(target)
         with _written(draft) as write:
             counts = _write(reader, write, tell)
         os.replace(draft, target)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
+from types import AsyncGeneratorType, FrameType
 from typing import Any, Protocol
 
+from .counting.errorgroups import place_in
 from .errors import UsageError
 
 try:
@@ -91,14 +93,27 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    _wait(loop, tasks)
-    _wait(loop, {loop.create_task(loop.shutdown_asyncgens())})
+    for task in _unended(loop, tasks):
+        _tell(task.get_coro(), task.get_stack())
+    if _unended(loop, {loop.create_task(loop.shutdown_asyncgens())}):
+        # The loop says of none which it is. They were made since what was there was frozen.
+        for found in gc.get_objects():
+            if isinstance(found, AsyncGeneratorType) and found.ag_running and found.ag_frame:
+                _tell(found, [found.ag_frame])
     loop.close()
 
 
-def _wait(loop: asyncio.AbstractEventLoop, tasks: Set[asyncio.Task[Any]]) -> None:
+def _unended(
+    loop: asyncio.AbstractEventLoop, tasks: Set[asyncio.Task[Any]]
+) -> list[asyncio.Task[Any]]:
+    """Those of the tasks that do not end."""
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
-    for task in tasks:
-        if not task.done():
-            log.error("%r does not end, and is left behind", task.get_coro())
+    return [task for task in tasks if not task.done()]
+
+
+def _tell(what: Any, frames: Iterable[FrameType]) -> None:
+    """Say what is left behind, and at which line of the user's."""
+    place = place_in((frame, frame.f_lineno) for frame in frames)
+    name = getattr(what, "__qualname__", what)
+    log.error("%s does not end, and is left behind", f"{place}: {name}" if place else name)

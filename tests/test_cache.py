@@ -744,7 +744,8 @@ def test_stats_and_clear_of_a_cache(directory: Path, origin: Origin) -> None:
 def test_a_directory_without_a_cache_is_one_line_of_error(tmp_path: Path, verb: str) -> None:
     code, out, err = run("cache", str(tmp_path), verb)
     assert (code, out) == (1, "")
-    assert err == f"crawlkit: there is no page cache in {tmp_path}\n"
+    told = "name the directory that the option cache_dir says, which is runs/.cache where it says"
+    assert err == f"crawlkit: there is no page cache in {tmp_path}; {told} none\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 import crawlkit
 from crawlkit import figures
-from crawlkit.checkpoint import Checkpoint, Item
+from crawlkit.checkpoint import Checkpoint, Item, Outcome
 from crawlkit.cli import main, read
 from crawlkit.cli.examples import EXAMPLES, SUMMARIES
 from crawlkit.cli.output import size, span
@@ -270,6 +270,10 @@ def test_a_command_that_makes_no_sense_is_one_line(words: list[str], message: st
     assert message in fails(2, *words)
 
 
+def test_whoever_asks_for_help_by_that_word_is_told_where_it_is() -> None:
+    assert fails(2, "help") == "there is no verb 'help'; see 'crawlkit --help'"
+
+
 def test_an_option_that_is_none_of_a_users_is_not_proposed() -> None:
     assert "--seat" not in fails(2, "run", "shop.py", "--sett", "a=1")
 
@@ -283,6 +287,81 @@ def test_debug_shows_the_traceback(address: str, monkeypatch: pytest.MonkeyPatch
     result = invoke("stats", address, "--debug")
     assert isinstance(result.exception, RuntimeError)
     assert result.exception.__traceback__ is not None
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "words", ["items runs/shop", "failed runs/shop ls", "run shop.py", "run shop.py --dashboard 0"]
+)
+def test_a_stream_that_is_closed_changes_neither_the_exit_code_nor_anything_else(
+    address: str, shop_file: Path, words: str, closed: str
+) -> None:
+    script = f"exec {shlex.quote(sys.executable)} -m crawlkit {words} {closed}"
+    if words.startswith("run"):
+        script += " --store runs/other"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "bug of crawlkit" not in done.stderr
+    if words.startswith("run"):
+        assert ok("check", "runs/other") == "runs/other: all is well\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_crawl_goes_on_where_what_it_says_cannot_be_written(shop_file: Path, site: Site) -> None:
+    site.add_page("/")
+    words = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/"), "--dashboard", "0"]
+    with open("/dev/full", "w") as full:
+        assert (
+            subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False).returncode == 0
+        )
+    assert len(ok("items", "runs/shop").splitlines()) == 1
+
+
+def test_what_the_encoding_of_the_terminal_does_not_have_is_escaped(site: Site) -> None:
+    site.add_page("/", "<title>10 \u20ac</title>")
+    Path("shop.py").write_text(SHOP.replace("class Shop", "class Gr\u00fcn"), encoding="utf-8")
+    words = [sys.executable, "-m", "crawlkit", "run", "shop.py", site.url("/")]
+    done = subprocess.run(
+        [*words, "--show", "--no-progress"],
+        env=environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished gr\\xfcn" in done.stdout
+    assert "10 \\u20ac" in done.stdout
+
+
+def test_ctrl_c_while_a_verb_reads_is_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(address: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(read, "open_run", interrupted)
+    assert fails(130, "items", address) == "stopped"
+
+    def interrupted_in_an_import(address: str) -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr(read, "open_run", interrupted_in_an_import)
+    assert fails(130, "items", address) == "stopped"
+
+
+def test_ctrl_c_before_anything_was_begun_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")  # in the midst of the imports
+    done = subprocess.run(
+        [sys.executable, "-m", "crawlkit", "stats", "runs/shop"],
+        env=environment() | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "crawlkit: stopped\n")
 
 
 # -- stats, items, why --------------------------------------------------------------------------
@@ -375,6 +454,83 @@ def test_why_explains_a_url(address: str) -> None:
 
 def test_what_a_page_sends_does_not_steer_the_terminal(address: str) -> None:
     assert "\x1b" not in ok("why", address, f"{SITE}/\x1b[31m")
+
+
+# -- names that a run does not have -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["-o", "items.csv", "--no-progress"]])
+def test_a_handler_that_saved_no_items_is_told_with_those_that_did(
+    address: str, form: list[str]
+) -> None:
+    result = invoke("items", address, "--handler", "parse_lamp", *form)
+    assert (result.exit_code, result.stdout.split()) == (0, ["[]"] if form == ["--json"] else [])
+    assert result.stderr.splitlines()[-1] == (
+        "runs/shop has no items of the handler 'parse_lamp'; there is parse (2)"
+    )
+    assert invoke("items", address, "--handler", "parse").stderr == ""
+
+
+def test_a_field_that_no_item_has_is_told_with_those_that_there_are(address: str) -> None:
+    result = invoke("items", address, "-o", "items.csv", "--split", "titel")
+    assert result.stderr.splitlines() == [
+        "2 items written to items-none.csv",
+        "no item of runs/shop has the field 'titel'; there is title (2)",
+    ]
+    result = invoke("items", address, "-o", "items.csv", "--split", "title")
+    assert [line.partition(" to ")[2] for line in result.stderr.splitlines()] == [
+        "items-Lamp.csv",
+        "items-Rug.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--error StatusError", "has the error 'StatusError'; there is ValueError (1)"),
+        ("--handler parse", "is for the handler 'parse'; there is parse_item (1)"),
+        ("--host example", "is to the host 'example'; there is shop.example (1)"),
+        ("--status 404 --error ValueError", "has the status 404; there is 200 (1)"),
+        (f"--url {SITE}/", f"has the URL {SITE}/; 'crawlkit why runs/shop {SITE}/' says"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["ls", "ls --json", "retry", "drop"])
+def test_what_no_failed_request_fits_is_told_with_what_there_is(
+    address: str, verb: str, words: str, told: str
+) -> None:
+    result = invoke("failed", address, *verb.split(), *words.split())
+    assert result.exit_code == 0
+    assert f"no failed request of runs/shop {told}" in result.stderr.splitlines()[-1]
+    assert not set(result.stdout.splitlines()) & set(result.stderr.splitlines())
+    if verb == "ls --json":
+        assert json.loads(result.stdout) == []
+
+
+def test_where_nothing_has_failed_no_names_are_missed(address: str) -> None:
+    ok("failed", address, "retry")
+    (line,) = invoke("failed", address, "ls").stderr.splitlines()
+    assert line == "0 failed requests"
+    told = invoke("failed", address, "ls", "--json", "--host", "example").stderr
+    assert told == "no request of runs/shop has failed\n"
+
+
+def test_filters_that_fit_one_by_one_and_not_together_are_told(tmp_path: Path) -> None:
+    async def write() -> None:
+        store = SqliteStore(str(tmp_path / "two"))
+        await store.open()
+        failures = [
+            Outcome("failed", f"{SITE}/{n}", n, "shop.example", 0.0, handler, status)
+            for n, (handler, status) in enumerate([("parse", 404), ("parse_item", 500)])
+        ]
+        await store.commit(Checkpoint(outcomes=failures))
+        await store.close()
+
+    asyncio.run(write())
+    assert invoke("failed", "two", "ls", "--handler", "parse").stderr == "1 failed request\n"
+    result = invoke("failed", "two", "ls", "--json", "--handler", "parse", "--status", "500")
+    assert result.stderr == (
+        "no failed request of two fits all of --handler, --status, though some fit each of them\n"
+    )
 
 
 # -- failed -------------------------------------------------------------------------------------
@@ -478,6 +634,14 @@ def test_what_is_set_is_found_by_the_next_life(address: str) -> None:
 def test_what_cannot_be_set_is_refused_with_how_to_write_it(address: str) -> None:
     assert "double quotes" in fails(2, "state", address, "set", "new", "text")
     assert "it is an object" in fails(2, "state", address, "set", "state", "[1]")
+    before = ok("state", address, "get", "statistics")
+    assert (
+        "keeps an object of a part under 'statistics', and would not go on with a number; write "
+        "values/statistics for a value of your own"
+    ) in fails(2, "state", address, "set", "statistics", "5")
+    assert ok("state", address, "get", "statistics") == before
+    ok("state", address, "set", "values/statistics", "5")
+    ok("state", address, "set", "rates", "5")  # an object before, and a value of the crawler's own
     with open_run(address) as run:
         assert (run.value("new"), run.state) == (None, {"page": 3})
 
@@ -539,6 +703,36 @@ def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
     assert list(Path().iterdir()) == before
 
 
+# -- files that cannot be written -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "runs/shop", "there"],
+        ["report", "runs/shop", "-o", "there"],
+        ["items", "runs/shop", "-o", "there.csv"],
+        ["run", "shop.py", "--store", "runs/other", "--output", "there.jsonl"],
+    ],
+)
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(
+    address: str, shop_file: Path, words: list[str]
+) -> None:
+    os.mkfifo(words[-1])
+    told = invoke(*words).stderr.splitlines()[-1]
+    assert f"{words[-1]} cannot be written: it is a device or a pipe; choose another" in told or (
+        f"{words[-1]}: it is a device or a pipe; choose another --output" in told
+    )
+    assert Path(words[-1]).is_fifo()
+    assert not list(Path().glob(".there*"))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "nowhere/file"])
+def test_a_place_where_no_file_can_be_is_one_line(address: str, path: str) -> None:
+    for words in (["export", address, path], ["report", address, "-o", path]):
+        assert "cannot be written: " in fails(1, *words)
+
+
 # -- run: what it refuses -------------------------------------------------------------------------
 
 
@@ -558,6 +752,8 @@ def test_a_name_that_cannot_be_a_module_is_refused(name: str) -> None:
         ("shop.py:Shpo", "there is no class Shpo in shop.py; did you mean Shop?"),
         ("none.py:helper", "helper in none.py is no crawler"),
         ("two.py:Request", "Request in two.py is no crawler"),
+        ("bytes.py", "bytes.py: syntax error: source code string cannot contain null bytes"),
+        ("https://shop.example/", "is a URL, and the first word is the crawler; put it before"),
     ],
 )
 def test_a_target_that_is_no_crawler_is_refused_in_one_line(
@@ -569,6 +765,7 @@ def test_a_target_that_is_no_crawler_is_refused_in_one_line(
         "exits": "raise SystemExit(3)\n",
         "imports": "import does_not_exist\n",
         "none": "from crawlkit import Crawler\ndef helper(): pass\n",
+        "bytes": "x = '\0'\n",
         "two": "from crawlkit import Crawler, Request\n"
         "class Base(Crawler): pass\nclass One(Base): pass\nclass Two(Base): pass\n",
     }.items():
@@ -609,7 +806,10 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
         (["shop.example"], "it has no scheme; begin it with https:// or http://"),
         (["ftp://shop.example/"], "its scheme is 'ftp'"),
         (["--store", "mysql://x/y"], "no store has the address"),
-        (["--dashboard", "99999"], "--dashboard cannot be '99999'; give a port"),
+        (["--store", ""], "no store has the address ''; name a directory such as runs/shop"),
+        (["--set", "store=runs/x"], "--set store=runs/x is none of the settings; write --store"),
+        (["--set"], "Option '--set' requires an argument; see 'crawlkit run --help'"),
+        (["--dashboard", "99999"], "no page can be served at '99999'; give a port"),
         (["--mirror", "runs/shop"], "is the directory of the run itself; name another one"),
     ],
 )
@@ -761,6 +961,77 @@ def test_a_mistake_in_a_crawler_is_told_with_what_was_meant(
     )
     ok("run", "shop.py", site.url("/"), "--set", "max_retries=0")
     assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("start_urls = 5", "start_urls cannot be of type int; give a list of URLs"),
+        ("start_urls = [None]", "start_urls cannot have a NoneType; give URLs as text"),
+        ("sitemaps = None", "sitemaps cannot be of type NoneType; give a list of URLs"),
+        ("accept_status = 404", "accept_status cannot be of type int; give a list of numbers, suc"),
+        ("accept_status = ['404']", "accept_status cannot have a str; give numbers, such as 404"),
+        ("auth = 'user:password'", "auth cannot be of type str; give a dict"),
+        ("headers = ['a']", "headers cannot be of type list; give a dict"),
+        ("user_agent = None", "user_agent cannot be of type NoneType; give text"),
+        ("output = 5", "output cannot be of type int; give a path"),
+        ("obey_robots = 'no'", "obey_robots cannot be of type str; give True or False"),
+        ("timeout = None", "timeout cannot be None; give a number from 0.001 on"),
+        (
+            "def on_finish(self): pass",
+            "many positional arguments); write: def on_finish(self, stat",
+        ),
+        ("def on_error(self, e): pass", "write: def on_error(self, request, error)"),
+        ("def on_start(self, page): pass", "write: def on_start(self)"),
+        ("on_start = 5", "Shop.on_start cannot be called as it has to be (5 is not a callable"),
+        ("def parse(self): pass", "write: def parse(self, page)"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_anything_is_fetched(
+    site: Site, line: str, message: str
+) -> None:
+    Path("shop.py").write_text(f"from crawlkit import Crawler\nclass Shop(Crawler):\n    {line}\n")
+    assert message in fails(2, "run", "shop.py")
+    assert not Path("runs").exists()
+
+
+def test_a_hook_is_asked_for_what_its_decorator_takes(site: Site) -> None:
+    site.add_page("/")
+    Path("shop.py").write_text(
+        "from functools import wraps\nfrom crawlkit import Crawler\n"
+        "def with_prices(function):\n"
+        "    @wraps(function)\n"
+        "    def wrapper(self, *given): return function(self, *given, {'lamp': 1})\n"
+        "    return wrapper\n"
+        "class Shop(Crawler):\n"
+        "    max_pages = None\n"
+        "    start_urls = (url for url in ['" + site.url("/") + "'])\n"
+        "    @with_prices\n"
+        "    def parse(self, page, prices): page.save(prices)\n"
+    )
+    ok("run", "shop.py")
+    assert ok("items", "runs/shop") == '{"lamp":1}\n'
+
+
+@pytest.mark.parametrize(
+    ("start", "code", "message"),
+    [
+        ("start_requests(self): return 5", 2, "start_requests gives a list of URLs or requests, "),
+        ("start_requests(self): pass", 2, "or yields them, and no NoneType"),
+        ("on_start(self): raise asyncio.CancelledError", 1, "shop.py:4: RuntimeError: something t"),
+        ("on_finish(self, s): raise asyncio.CancelledError", 1, "shop.py:4: RuntimeError: someth"),
+    ],
+)
+def test_a_start_or_an_end_that_goes_wrong_is_one_line(
+    site: Site, start: str, code: int, message: str
+) -> None:
+    sync = "" if start.startswith("start") else "async "
+    Path("shop.py").write_text(
+        "import asyncio\nfrom crawlkit import Crawler\nclass Shop(Crawler):\n"
+        f"    {sync}def {start}\n    def parse(self, page): pass\n"
+    )
+    site.add_page("/")
+    assert message in fails(code, "run", "shop.py", site.url("/"))
 
 
 def test_a_handler_that_was_renamed_is_named_in_the_next_life(

@@ -659,7 +659,7 @@ def test_run_has_a_live_page_with_dashboard(
     result = CliRunner().invoke(main, ["run", "shop.py", site.url("/"), "--dashboard", "x"])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith("crawlkit: --dashboard cannot be 'x'")
+    assert line.startswith("crawlkit: no page can be served at 'x'")
 
 
 def test_dashboard_serves_a_run_until_it_is_told_to_stop(address: Path) -> None:

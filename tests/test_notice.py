@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,18 @@ def test_whatever_hangs_the_process_is_gone_within_its_grace(crawl: Process, han
     assert crawl.code == 75, crawl.log.read_text()
     assert seconds < 3, crawl.log.read_text()
     assert crawl.finish() == ["/", "/slow", "/slower"]
+
+
+def test_what_does_not_end_is_named_by_its_line(crawl: Process) -> None:
+    text = CRAWL + HANGS["task that cannot be cancelled"].replace("on_start", "begin")
+    text += HANGS["async generator that does not end"].replace("yield", "yield await self.begin()")
+    crawl.start(text, "--grace", "3")
+    crawl.tell()
+    stay, generate = (
+        number for number, line in enumerate(text.splitlines(), 1) if "sleep(3600)" in line
+    )
+    told = re.findall(r"(\S+: \S+) does not end, and is left behind", crawl.log.read_text())
+    assert told == [f"crawl.py:{stay}: Slow.stay", f"crawl.py:{generate}: Slow.generate"]
 
 
 @pytest.mark.parametrize("grace", [0.2, 1.0, 1.5, 2.0, 3.0, 8.0, 30.0, 120.0])

@@ -285,8 +285,8 @@ class Shop(Crawler):
 @pytest.mark.parametrize(
     ("mode", "verb", "says"),
     [
-        (0o000, "run", r"cannot write the run in run: Permission denied; choose another --store"),
-        (0o555, "run", r"cannot write the run in run: Permission denied; choose another --store"),
+        (0o000, "run", r"cannot write the run in run: Permission denied; see who may write it, or"),
+        (0o555, "run", r"cannot write the run in run: Permission denied; see who may write it, or"),
         (0o000, "stats", r"cannot read the run in run: Permission denied; see who"),
     ],
 )
@@ -316,6 +316,22 @@ def test_a_run_in_a_place_that_can_only_be_read_can_be_read(tmp_path: Path) -> N
         ended = crawlkit(verb, "run", cwd=tmp_path)
         assert (ended.returncode, ended.stderr) == (0, "")
     run.chmod(0o755)
+
+
+@pytest.mark.needs("setpriv")
+def test_a_run_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(TARGET)
+    crawlkit("run", "shop.py", "--store", "run", "--no-progress", cwd=tmp_path)
+    (tmp_path / "run" / "run.sqlite3").chmod(0)
+    ended = crawlkit("stats", "run", cwd=tmp_path)
+    told = (
+        "crawlkit: cannot read the run in run: Permission denied; see who may read it, or copy it"
+    )
+    assert (ended.returncode, ended.stderr) == (1, f"{told}\n")
+    ended = crawlkit("run", "shop.py", "--store", "run", "--no-progress", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "Permission denied" in ended.stderr
+    assert not list((tmp_path / "run").glob("*damaged*"))
 
 
 @pytest.mark.needs("setpriv")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml import etree
 
 from crawlkit.checkpoint import (
     Checkpoint,
@@ -539,6 +540,16 @@ def test_the_place_of_an_error_is_the_innermost_line_of_the_users_code() -> None
     line = helper.__code__.co_firstlineno + 1
     with pytest.raises(ValueError, match="Expecting") as caught:
         helper()
+    assert place_of(caught.value) == f"tests/test_statistics.py:{line}"
+
+
+def test_a_compiled_library_is_not_the_users_code() -> None:
+    def helper() -> None:
+        etree.fromstring("<a/>").xpath("//[")  # raised in a file that lxml calls src/lxml/xpath.pxi
+
+    with pytest.raises(etree.XPathError) as caught:
+        helper()
+    line = helper.__code__.co_firstlineno + 1
     assert place_of(caught.value) == f"tests/test_statistics.py:{line}"
 
 

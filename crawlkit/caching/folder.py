@@ -186,7 +186,10 @@ def _existing(
     directory: str | os.PathLike[str], *, repair: bool
 ) -> Iterator[tuple[BytesCache, str]]:
     if not os.path.isfile(os.path.join(directory, "cache.db")):
-        raise StoreError(f"there is no page cache in {os.fspath(directory)}")
+        raise StoreError(
+            f"there is no page cache in {os.fspath(directory)}; name the directory that the option "
+            "cache_dir says, which is runs/.cache where it says none"
+        )
     cache, told = open_cache(directory, 2**30, repair=repair)
     try:
         yield cache, told

@@ -10,6 +10,7 @@ import click
 
 from ..run import open_run
 from ..stores.postgres.address import masked
+from .output import say
 from .verbs import Verb, run_argument
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Watched:
         )
         try:
             async with Dashboard(source, self._where) as page:
-                click.echo(f"live page:   {page.url}")
+                say(f"live page:   {page.url}")
                 try:
                     return await self._runnable.crawl(fresh=fresh, signals=signals)
                 finally:

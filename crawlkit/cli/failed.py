@@ -17,6 +17,7 @@ from ..failures import Which
 from ..run import Run, open_run
 from ..stores.postgres.address import masked
 from ..urls import canonical
+from .absent import no_failures, tell
 from .output import plural, print_json, print_json_list
 from .specimen import as_dict, lines_of, write_specimen
 from .verbs import VerbGroup, json_option, run_argument
@@ -57,7 +58,7 @@ def ls(context: click.Context, /, as_json: bool, **filters: Any) -> None:
         which = _which(run, **filters)
         outcomes = filter(which.fits, run.requests("failed", host=which.host))
         if as_json:
-            print_json_list(map(_as_dict, outcomes))
+            _tell_if_none(run, which, print_json_list(map(_as_dict, outcomes)))
             return
         count = 0
         for outcome in outcomes:
@@ -66,6 +67,7 @@ def ls(context: click.Context, /, as_json: bool, **filters: Any) -> None:
             told = (group or "-", outcome.error, outcome.handler, outcome.url, detail)
             click.echo(printable("  ".join(map(str, told))))
         click.echo(plural(count, "failed request"), err=True)
+        _tell_if_none(run, which, count)
 
 
 @failed.command()
@@ -129,7 +131,16 @@ def drop(context: click.Context, /, is_all: bool, **filters: Any) -> None:
 
 def _resolve(address: str, decide: failures.Decide, filters: dict[str, Any]) -> int:
     with open_run(address) as run:  # where there is no run, none is made
-        return asyncio.run(failures.resolve(run.address, _which(run, **filters), decide))
+        which = _which(run, **filters)
+        count = asyncio.run(failures.resolve(run.address, which, decide))
+        _tell_if_none(run, which, count)
+        return count
+
+
+def _tell_if_none(run: Run, which: Which, count: int) -> None:
+    """Where none was meant, say what there is instead."""
+    if not count and (absent := no_failures(run, which)) is not None:
+        tell(absent)
 
 
 def _which(

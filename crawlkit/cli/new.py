@@ -102,7 +102,9 @@ def new(name: str, url: str) -> None:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise CrawlkitError(f"{path} cannot be written: {error.strerror or error}") from None
+            raise CrawlkitError(
+                f"{path} cannot be written: {error.strerror or error}; go to a directory of yours"
+            ) from None
         click.echo(f"{path} written")
     click.echo(f"try it with:  {program()} run {module}.py --max-pages 5 --show")
     click.echo(f"test it with: python -m pytest test_{module}.py   (pip install pytest)")

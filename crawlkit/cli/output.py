@@ -44,24 +44,29 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(harmless(msgspec.json.encode(value)), indent=2))
 
 
-def print_json_list(values: Iterable[Any]) -> None:
-    """A JSON array, streamed, one element a line; bytes are JSON already."""
+def print_json_list(values: Iterable[Any]) -> int:
+    """A JSON array, streamed, one element a line; bytes are JSON already. How many they were."""
     out = sys.stdout.buffer
-    before = b"[\n"
+    before, count = b"[\n", 0
     for value in values:
+        count += 1
         encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
         out.write(before + harmless(encoded))
         before = b",\n"
-    out.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+    out.write(b"\n]\n" if count else b"[]\n")
     out.flush()
+    return count
 
 
-def print_lines(lines: Iterable[bytes]) -> None:
-    """Many lines of JSON, without a flush after each."""
+def print_lines(lines: Iterable[bytes]) -> int:
+    """Many lines of JSON, without a flush after each. How many they were."""
     out = sys.stdout.buffer
+    count = 0
     for line in lines:
+        count += 1
         out.write(harmless(line) + b"\n")
     out.flush()
+    return count
 
 
 def harmless(encoded: bytes) -> bytes:

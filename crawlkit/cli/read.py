@@ -17,6 +17,7 @@ from ..run import open_run
 from ..stores.directory import RunDirectory
 from ..stores.mirror.note import read_note
 from ..stores.postgres.address import masked
+from .absent import no_field, no_items_of, tell
 from .lives import life_lines, life_of, lives_table
 from .output import (
     number,
@@ -304,7 +305,8 @@ def items(
         stored = run.stored_items(handler)
         if output is None:
             lines = (item_line(item, meta=meta) for item in stored)
-            (print_json_list if as_json else print_lines)(lines)
+            if not (print_json_list if as_json else print_lines)(lines) and handler is not None:
+                tell(no_items_of(run, handler))
             return
         total = run.count_items(handler) * passes_of(output)
         with export_progress(total, is_shown=not no_progress) as on_progress:
@@ -317,10 +319,17 @@ def items(
                 written = {output: export_items(stored, output, **options)}
             else:
                 written = split_items(stored, output, split, **options)
+        absent = None
+        if handler is not None and not any(written.values()):
+            absent = no_items_of(run, handler)
+        elif split not in (None, "handler") and len(written) == 1:
+            absent = no_field(run, split, handler)
     for file, count in written.items():
         click.echo(printable(f"{plural(count, 'item')} written to {file}"), err=True)
-    if not written:
-        click.echo("there are no items, so no file was written", err=True)
+    if absent is not None:
+        tell(absent)
+    elif not written:
+        tell("there are no items, so no file was written")
 
 
 # -- why --------------------------------------------------------------------------------------

@@ -300,6 +300,8 @@ def _parsed(kind: type[Crawler], settings: tuple[str, ...]) -> Iterator[tuple[st
         if not equals:
             raise OptionError(f"--set {setting} has no value; write --set {name}=VALUE")
         name = name.strip().replace("-", "_")
+        if name == "store":
+            raise OptionError(f"--set {setting} is none of the settings; write --store {text}")
         yield name, kind.parse_option(name, text)
 
 

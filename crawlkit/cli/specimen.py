@@ -10,6 +10,7 @@ from typing import Any
 from ..counting.errorgroups import ErrorStatistics
 from ..counting.specimens import Specimen
 from ..errors import CrawlkitError, printable
+from ..exporting.places import unwritable
 from .output import number, size
 
 _STYLE = (
@@ -51,8 +52,7 @@ def write_specimen(group: ErrorStatistics, specimen: Specimen, path: str) -> str
     """Write it to a file by the file's ending; what was written.
 
     Raises:
-        CrawlkitError: There is no screenshot.
-        OSError: The file cannot be written.
+        CrawlkitError: There is no screenshot, or the file cannot be written.
     """
     ending = path.lower().rpartition(".")[2]
     is_image = specimen.response.content_type.startswith("image/")
@@ -67,8 +67,11 @@ def write_specimen(group: ErrorStatistics, specimen: Specimen, path: str) -> str
     else:
         cut = f"the first {size(len(specimen.body))} of the body"
         what, data = cut if specimen.is_cut else "the body", specimen.body
-    with open(path, "wb") as file:
-        file.write(data)
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise unwritable(path, error) from None
     return what
 
 

@@ -19,6 +19,9 @@ from .verbs import Verb, VerbGroup, json_option, run_argument
 STATE = "state"
 """The document of a crawler's ``self.state``."""
 
+VALUES = "values/"
+"""What the documents of a crawler's own values begin with."""
+
 
 @click.group(cls=VerbGroup)
 @run_argument
@@ -83,8 +86,14 @@ def set_(context: click.Context, key: str, value: str) -> None:
     with open_run(address) as run:
         name, document = _find(run, key)
         address = run.address
+        saved = run.saved(name)
     if name == STATE and not isinstance(parsed, dict):
         raise UsageError(f"{value!r} cannot be a crawler's state; it is an object: '{{...}}'")
+    if document is not None and not name.startswith(VALUES) and _kind(parsed) != _kind(saved):
+        raise UsageError(
+            f"{masked(address)} keeps {_kind(saved)} of a part under {name!r}, and would not go on "
+            f"with {_kind(parsed)}; write {VALUES}{key} for a value of your own"
+        )
     version = document.version if document else 1
     asyncio.run(_save(address, name, Document(version, encode(parsed, name))))
     click.echo(f"{name} saved in {masked(address)}")
@@ -111,10 +120,18 @@ def check(address: str, as_json: bool) -> int:
 def _find(run: Run, key: str) -> tuple[str, Document | None]:
     """The document that KEY means: the one of that name, else the crawler's value of that key."""
     document = run.document(key)
-    if document is None and key != STATE and not key.startswith("values/"):
-        key = f"values/{key}"
+    if document is None and key != STATE and not key.startswith(VALUES):
+        key = f"{VALUES}{key}"
         document = run.document(key)
     return key, document
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is called."""
+    if isinstance(value, bool) or value is None:
+        return msgspec.json.encode(value).decode()
+    kinds = {"dict": "an object", "list": "an array", "str": "text"}
+    return kinds.get(type(value).__name__, "a number")
 
 
 async def _save(address: str, name: str, document: Document) -> None:

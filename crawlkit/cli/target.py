@@ -26,11 +26,21 @@ def load_target(target: str) -> type[Crawler]:
         TargetError: There is no such file, module or class; it cannot be imported; it holds no
             crawler, or several of which none was named.
     """
+    if "://" in target:
+        raise TargetError(
+            f"{target} is a URL, and the first word is the crawler; put it before that, as in "
+            f"'run shop.py {target}'"
+        )
     where, colon, name = target.rpartition(":")
     if not colon or not name.isidentifier():
         where, name = target, ""
     is_file = where.endswith(".py") or "/" in where or os.sep in where
-    module = _load_file(Path(where)) if is_file else _load_module(where)
+    try:
+        module = _load_file(Path(where)) if is_file else _load_module(where)
+    except OSError as error:
+        raise TargetError(
+            f"{where} cannot be read: {error.strerror}; see who may read it, and its directory"
+        ) from None
     return _named(module, where, name) if name else _only(module, where)
 
 
@@ -95,8 +105,9 @@ def _import(name: str, shown: object) -> ModuleType:
 
 def _not_loaded(shown: object, error: BaseException) -> TargetError:
     if isinstance(error, SyntaxError):
-        file = Path(error.filename).name if error.filename else shown
-        return TargetError(f"{file}:{error.lineno}: syntax error: {error.msg}")
+        file = Path(error.filename).name if error.filename else Path(str(shown)).name
+        line = f":{error.lineno}" if error.lineno else ""
+        return TargetError(f"{file}{line}: syntax error: {error.msg}")
     return TargetError(
         f"{place_of(error) or shown}: the target cannot be imported: {one_line(error)}"
     )

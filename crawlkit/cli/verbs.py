@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from keyword import iskeyword
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,15 @@ def version_option(version: str) -> click.Option:
 
 
 class _WithExamples(click.Command):
-    """A command whose help ends with examples."""
+    """A command whose help ends with examples, and whose errors know which command it was."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the command's words apart."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, and then what else there is to say."""
@@ -179,6 +188,8 @@ class Verbs(VerbGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise click.Abort from None  # or click would print an empty line, also into a file
         except BrokenPipeError:
             # What is still buffered must not be flushed to the broken pipe at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -195,6 +206,7 @@ class Verbs(VerbGroup):
     ) -> Any:
         """Run the command line and exit; an error is one line, unless there is ``--debug``."""
         settings = Settings()
+        _make_streams_usable()
         try:
             code = super().main(
                 args, prog_name, complete_var, standalone_mode=False, obj=settings, **extra
@@ -212,6 +224,19 @@ class Verbs(VerbGroup):
         sys.exit(code)
 
 
+def _make_streams_usable() -> None:
+    """Have streams that everything can be printed to.
+
+    One that was closed, as by ``>&-``, is none for Python, and the next file that is opened would
+    be in its place. And not every encoding has a way to write what a page or a path has.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _show_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -227,8 +252,9 @@ def _exit(error: Exception) -> NoReturn:
     if isinstance(error, NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
-    if isinstance(error, click.Abort):
-        click.echo("", err=True)
+    if isinstance(error, click.Abort) or _is_from_interrupt(error):
+        if sys.stderr.isatty():
+            click.echo("", err=True)  # behind the ^C
         _fail("stopped", INTERRUPTED)
     if isinstance(error, click.UsageError):
         _fail(_told(error), error.exit_code)
@@ -243,10 +269,18 @@ def _exit(error: Exception) -> NoReturn:
     )
 
 
+def _is_from_interrupt(error: BaseException) -> bool:
+    """Whether it is what Python makes of a Ctrl-C that comes while a class is being made."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or _is_from_interrupt(cause))
+
+
 def _near(error: click.UsageError) -> list[str]:
     """The verbs or options that may have been meant; not those that are none of a user's."""
     if not isinstance(error, NoSuchCommand | NoSuchOption) or not error.possibilities:
         return []
+    if isinstance(error, NoSuchCommand) and error.command_name == "help":
+        return []  # which is nearest to shell
     parameters = error.ctx.command.params if error.ctx is not None else []
     hidden = {name for one in parameters if getattr(one, "hidden", False) for name in one.opts}
     return [name for name in error.possibilities if name not in hidden]

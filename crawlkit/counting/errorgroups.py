@@ -35,6 +35,8 @@ _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} gr
 _CRAWLKIT = str(Path(__file__).parents[1])
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _PACKAGES = ("site-packages", "dist-packages")
+_CYTHON = (".pyx", ".pxi", ".pxd")
+"""Endings of files that compiled libraries name, by a path that says nothing of where they are."""
 
 
 class ErrorStatistics(msgspec.Struct, frozen=True):
@@ -204,7 +206,7 @@ def message_of(error: BaseException, host: str = "") -> str:
 
 def place_of(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's code; empty where there was none."""
-    return _place_in(walk_tb(error.__traceback__))
+    return place_in(walk_tb(error.__traceback__))
 
 
 def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
@@ -214,15 +216,15 @@ def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
         frames: Frames with their lines, the innermost one last. Below the runner, what is neither
             ours nor installed is the user's.
     """
-    return _place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
+    return place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
 
 
 def _is_runner(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") == "crawlkit.runner"
 
 
-def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """The innermost of these places that is in the user's code.
+def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The innermost of these places that is in the user's code; empty where none of them is.
 
     The user's code is what crawlkit called, and what of the same package, or outside of installed
     packages, it called in turn.
@@ -231,7 +233,7 @@ def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
     home: str | None = None
     for frame, line in frames:
         file = frame.f_code.co_filename
-        if file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file):
+        if file.startswith(("<", _CRAWLKIT)) or file.endswith(_CYTHON) or _is_stdlib(file):
             continue
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if home is None:

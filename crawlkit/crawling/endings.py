@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..checkpoint import Lease, Ticket
@@ -187,6 +188,16 @@ class Endings:
                 pass
         failure = RuntimeError("something that it waited for was cancelled")
         return failure.with_traceback(error.__traceback__)
+
+    @contextmanager
+    def raising_stray(self) -> Iterator[None]:
+        """Raise as an error what is cancelled in here and is not the end of the crawl."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if (failure := self.stray(error)) is None:
+                raise
+            raise failure from error
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from .feeder import Feeder
 from .following import Following
 from .gate import Gate
 from .judge import Judge
+from .owner import Owner
 from .resources import Resources
 from .sessionpool import SessionPool
 from .timekeeping import Timekeeper
@@ -77,6 +78,7 @@ class Parts:
         read = store.document if store.is_shared else None
         # A crawl that fetches nothing has nobody to ask.
         asks_robots = options.obey_robots and options.cache != "offline"
+        self.owner = job.persist("crawler", Owner(type(hooks).__name__))
         self.statistics = job.persist("statistics", Statistics(clock, is_shared=store.is_shared))
         self.timekeeper = Timekeeper(store, self.statistics)
         self.throttle = job.persist(

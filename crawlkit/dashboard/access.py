@@ -71,7 +71,7 @@ def parse_where(text: str) -> tuple[str, int]:
         host = host[1:-1]
     if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
         raise UsageError(
-            f"--dashboard cannot be {text!r}; give a port such as 8080, or an address and a port"
+            f"no page can be served at {text!r}; give a port such as 8080, or an address and a port"
         )
     return host or LOOPBACK, int(port)
 

@@ -23,6 +23,7 @@ from ..errors import CrawlkitError
 from ..figures import plural, size, span
 from ..run import Run
 from ..statistics import Statistics
+from ..stores.files import check_replaceable
 from ..stores.postgres.address import masked
 from . import views
 from .charts import Line, chart, rates, times_of
@@ -51,8 +52,9 @@ def write_report(run: Run, path: str | os.PathLike[str], *, items: int = 20) -> 
     """
     document = report(run, items=items).encode("utf-8", "replace")
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.parent / f".{target.name}.{os.getpid()}.part"
     try:
+        check_replaceable(target)
         part.write_bytes(document)
         os.replace(part, target)
     except OSError as error:

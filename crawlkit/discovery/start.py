@@ -139,6 +139,11 @@ async def _iterate(source: StartSource) -> AsyncIterator[Given]:
     if isinstance(source, AsyncIterable):
         async for given in source:
             yield given
-    else:
+    elif isinstance(source, Iterable):
         for given in source:
             yield given
+    else:
+        raise UsageError(
+            f"start_requests gives a list of URLs or requests, or yields them, and no "
+            f"{type(source).__name__}"
+        )

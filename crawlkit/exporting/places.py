@@ -18,7 +18,7 @@ except ImportError:  # where it does not exist, nobody is kept from exporting tw
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import CrawlkitError, OptionError, one_line
-from ..stores.files import sync_names
+from ..stores.files import check_replaceable, sync_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +98,7 @@ def _transaction(system: Any) -> Iterator[None]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when all went well."""
+    check_replaceable(path)
     path = path.resolve()  # what a symbolic link points at is replaced, not the link
     # Under one name, so that the next export writes over what a killed process has left.
     part = path.with_name(f".{path.name}.part")

@@ -106,7 +106,7 @@ def _missing(error: ImportError) -> StoreError:
 
 
 def _refuse_scheme(address: str) -> None:
-    if "://" in address:
+    if "://" in address or not address:
         raise UsageError(
             f"no store has the address {address!r}; name a directory such as runs/shop, or "
             "postgresql://user@host/database"

@@ -99,8 +99,11 @@ class RunDirectory:
         except OSError as error:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             reason = "it is a file, not a directory" if is_file else error.strerror
+            is_forbidden = isinstance(error, PermissionError)
+            remedy = "see who may write it, or choose another --store"
             raise StoreError(
-                f"cannot write the run in {self.shown.parent}: {reason}; choose another --store"
+                f"cannot write the run in {self.shown.parent}: {reason}; "
+                f"{remedy if is_forbidden else 'choose another --store'}"
             ) from None
         if fcntl is not None and not _locked(descriptor):
             os.close(descriptor)

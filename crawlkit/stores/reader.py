@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +67,10 @@ def open_directory(path: str, directory: RunDirectory | None = None) -> SqliteRe
         if database.stat().st_size == 0:
             # To be said before SQLite looks at it, which would then throw away the log.
             raise sqlite3.DatabaseError("the file is empty")
+        if not os.access(database, os.R_OK):
+            # SQLite does not say why it cannot open it. To open it here, and close it again, would
+            # take away the locks that this process may have on it.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         connection = _connect(database)
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise sqlite3.DatabaseError("it is not a run of crawlkit")
