@@ -798,7 +798,10 @@ def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:
         (["--set", "delay"], "--set delay has no value; write --set delay=VALUE"),
         (["--set", "delay=slow"], "delay cannot be 'slow'; give a number"),
         (["--set", "max_pages=x"], "max_pages cannot be 'x'; give a whole number or none"),
-        (["--set", "store=runs/a"], "store cannot be given as text; give --store"),
+        (
+            ["--set", "store=runs/a"],
+            "--set store=runs/a is none of the settings; write --store runs/a",
+        ),
         (["--set", "auth=me"], "auth cannot be given as text; set it in the crawler's class"),
         (["--set", "scope=any"], "give same-host, same-domain, same-origin or all"),
         (["--set", "accept_status=x"], "give whole numbers, with commas between them"),
