@@ -34,6 +34,7 @@ from crawlkit.testing import Site
 
 from .test_pytest_plugin import PLUGIN
 from .test_run import SITE, live, write_run
+from .test_sqlite import crawlkit as unprivileged
 
 ROOT = Path(__file__).parent.parent
 
@@ -772,6 +773,27 @@ def test_a_target_that_is_no_crawler_is_refused_in_one_line(
         Path(f"{name}.py").write_text(text)
     assert message in fails(2, "run", target)
     assert not Path("runs").exists()
+
+
+@pytest.mark.needs("setpriv")
+def test_where_one_may_not_look_or_write_is_one_line(shop_file: Path) -> None:
+    closed = Path("closed")
+    closed.mkdir()
+    shop_file.rename(closed / "shop.py")
+    closed.chmod(0)
+    done = unprivileged("run", "closed/shop.py", cwd=Path.cwd())
+    assert (done.returncode, done.stderr) == (
+        2,
+        "crawlkit: closed/shop.py cannot be read: Permission denied; see who may read it, and its "
+        "directory\n",
+    )
+    closed.chmod(0o555)
+    done = unprivileged("new", "lamp", cwd=closed)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "crawlkit: lamp.py cannot be written: Permission denied; go to a directory of yours\n",
+    )
+    closed.chmod(0o755)
 
 
 def test_a_target_may_be_a_module_or_a_file_of_a_package(site: Site) -> None:

@@ -98,6 +98,18 @@ async def test_a_run_that_was_moved_knows_whose_it_is(
     assert len(await warnings(caplog, News, tmp_path / "moved", url)) == 1
 
 
+async def test_a_worker_that_joins_a_life_neither_tells_it_nor_keeps_others_from_telling(
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await warnings(caplog, Shop, tmp_path / "run", url)
+    joining = News(store=tmp_path / "run", start_urls=[url])
+    joining.joins = True
+    await joining.crawl()
+    assert "is a run of Shop" not in caplog.text
+    with open_run(tmp_path / "run") as run:
+        assert run.saved("crawler") == "Shop"
+
+
 CRAWLERS = """
 import os
 from crawlkit import Crawler
