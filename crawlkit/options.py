@@ -100,8 +100,8 @@ class Options:
         item_type: What every item must be: a dataclass, a TypedDict, or a msgspec, attrs or
             pydantic class.
         output: A file that items are also written to: ``.jsonl`` as they come; ``.json``, ``.csv``
-            and ``.parquet``, or a URL for fsspec, when the crawl has ended or was stopped, but for
-            a stop by SIGTERM or because the machine is about to go.
+            and ``.parquet``, a URL for fsspec, or any of a run in PostgreSQL, when the crawl has
+            ended or was stopped, but for a stop by SIGTERM or because the machine is about to go.
         warc: A path under which all that is fetched is kept as WARC: that of the files, but for
             the end of their names.
         warc_size: Bytes after which its next file is begun.

@@ -22,7 +22,7 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
-from crawlkit import open_run
+from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Checkpoint, Document, Item, Merge
 from crawlkit.cli import main
 from crawlkit.errors import (
@@ -1316,3 +1316,24 @@ async def test_items_of_workers_that_commit_side_by_side_are_followed_without_a_
     is_over.set()
     assert await following == list(range(1, 361))
     await other.close()
+
+
+async def test_a_file_of_lines_has_the_items_of_all_who_write_the_run(
+    site: Site, tmp_path: Path
+) -> None:
+    address = postgres.server().address()
+    for path in ("/", "/other"):
+        site.add_page(path)
+
+    class Other(Crawler):
+        async def parse(self, page: Page) -> None:
+            page.save({"url": page.url})
+
+    class First(Other):
+        async def on_start(self) -> None:
+            await Other(store=address, start_urls=[site.url("/other")]).crawl()
+
+    crawler = First(store=address, start_urls=[site.url("/")], output=str(tmp_path / "items.jsonl"))
+    await crawler.crawl()
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["url"] for line in lines) == [site.url("/"), site.url("/other")]

@@ -64,11 +64,6 @@ class Workers:
             )
         self._watching = Watching([*usual_triggers(crawler.preemption), *crawler.triggers])
         self._late = crawler.late_output
-        if store.is_shared and crawler.output is not None and self._late is None:
-            raise UsageError(
-                "--output cannot be written by workers of several machines; take the items from "
-                f"the run: 'crawlkit items {masked(store.address)} -o {crawler.output}'"
-            )
 
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> None:
         """Run the workers until the crawl is finished or stopped.

@@ -160,7 +160,9 @@ class Parts:
         self.resources = Resources(clock, self.throttle, self.queue, obeyed)
         self.judge = Judge(clock, self.statistics, self.throttle, self.gate, options.accept_status)
         specimens = job.persist("specimens", Specimens())
-        live = options.output if options.output and is_live(options.output) else None
+        # Where others write the run, too, nobody here sees all items as they come.
+        may_grow = options.output is not None and is_live(options.output) and not store.is_shared
+        live = options.output if may_grow else None
         self.late_output: str | None = None
         if options.output is not None and live is None:
             # Imported here, since few crawls need it.
