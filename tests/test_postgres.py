@@ -941,6 +941,28 @@ async def test_a_server_that_has_lost_claims_has_its_workers_start_again(
     assert not content(run)["items"]
 
 
+async def test_a_commit_whose_answer_got_lost_has_not_lost_claims(
+    server: postgres.Server, line: postgres.Line
+) -> None:
+    store = open_store(server.address(port=line.port, options=PLAIN))
+    await store.open()
+    await commit(store, fresh=[*pages(A, 3), *pages(B, 3)])
+    leases = await claim_all(store)
+    checkpoint = done([lease for lease in leases if lease.host == "a.example"], items=[item(1)])
+    line.cut("down", 0)
+    line.is_down = True  # for those who connect once more
+    with pytest.raises(StoreWriteError):
+        await store.commit(checkpoint)
+    line.is_down = False
+    assert len(content(store)["items"]) == 1
+    assert (await claim(store)).leases == []
+    await store.commit(checkpoint)
+    await store.commit(done([lease for lease in leases if lease.host == "b.example"]))
+    assert (await claim(store)).is_exhausted
+    assert len(content(store)["items"]) == 1
+    await store.close()
+
+
 async def test_another_server_takes_over_without_what_was_last_done() -> None:
     """A standby that is behind is made the primary; the address names both."""
     old, new = postgres.Server(), postgres.Server()

@@ -109,8 +109,12 @@ def _prepare(connection: Connection[Any], address: Address) -> None:
             "make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
     register(connection)
-    place = "pg_catalog" if address.run is None else sql.Identifier(address.schema).as_string()
+    place = "pg_catalog" if address.run is None else _quoted(connection, address.schema)
     configure(connection, {**SETTINGS, "search_path": place})
+
+
+def _quoted(connection: Connection[Any], name: str) -> str:
+    return sql.Identifier(name).as_string(connection)
 
 
 def configure(connection: Connection[Any], settings: Mapping[str, str]) -> None:

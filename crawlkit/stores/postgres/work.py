@@ -112,11 +112,11 @@ class Work:
             StoreFencedError: The server has lost some of what is kept, as after a crash. It may
                 give the numbers of these bundles to others.
         """
-        still = reconcile(connection, self._member.epoch, kept)
-        if self._uncertain is not None and self._uncertain[1]:
+        missing = kept.keys() - reconcile(connection, self._member.epoch, kept)
+        if missing and self._uncertain is not None and self._uncertain[1]:
             # It may have been applied, and what it has emptied is gone then.
-            still.update(left_by(self._uncertain[0].left, self._claimed).emptied)
-        if not still.issuperset(kept):
+            missing -= set(left_by(self._uncertain[0].left, self._claimed).emptied)
+        if missing:
             raise self._link.lost()
         self._known_since = self._link.number
 
