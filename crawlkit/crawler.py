@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from inspect import isasyncgenfunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutine, isgeneratorfunction
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -409,7 +409,12 @@ class Crawler(Steering, Hooks, Options):
         before = self.job.state.snapshot()
         try:
             for update in page.updates:
-                update()
+                if iscoroutine(result := update()):
+                    result.close()
+                    raise UsageError(
+                        "what page.update and page.update_state call cannot be async: it is a part "
+                        "of one step; await in the handler, and give them a plain function"
+                    )
             self.job.state.snapshot()  # what cannot be saved is refused while it can be undone
         except BaseException:
             self.job.state.roll_back(before)

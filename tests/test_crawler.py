@@ -782,6 +782,25 @@ async def test_a_panic_between_state_changes_undoes_them_with_the_whole_page(sit
     assert statistics.requests_failed == 1
 
 
+async def test_a_state_change_that_is_async_fails_its_page_and_says_what_to_write(
+    site: Site,
+) -> None:
+    """It would change nothing, and nobody would know."""
+
+    class Failing(Titles):
+        async def parse(self, page: Page) -> None:
+            async def count(state: dict[str, Any]) -> None:
+                state["count"] = 1
+
+            page.update_state(count)
+
+    site.add_page("/", html("home"))
+    statistics = await Failing(start_urls=[site.url("/")], store="memory:").crawl()
+    (group,) = statistics.errors
+    assert (group.kind, group.count) == ("UsageError", 1)
+    assert "cannot be async" in group.message
+
+
 async def test_a_hook_that_panics_is_reported_and_costs_no_request(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
