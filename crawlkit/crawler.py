@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from inspect import isasyncgenfunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutine, isgeneratorfunction
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from .crawling.feeder import STORE_REST
 from .crawling.gate import HostPaused
 from .crawling.parts import Parts, job_of
 from .discovery.seeds import SITEMAP
-from .errors import FetchError, MissingError, ProxyError, StoreError, one_line
+from .errors import FetchError, MissingError, ProxyError, StoreError, UsageError, one_line
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
 from .hooks import Hooks, check_hooks, no_handler, yielding
@@ -102,6 +102,7 @@ class Crawler(Steering, Hooks, Options):
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._hired = 0
+        self._has_begun = False
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self.joins = False
         self.job.on_commit(self._on_commit)
@@ -124,17 +125,29 @@ class Crawler(Steering, Hooks, Options):
     async def crawl(self, *, fresh: bool = False, signals: bool = False) -> Statistics:
         """Run the crawl inside the loop that is running: in a notebook, a web server, a test.
 
-        In a notebook a display shows where it stands.
+        In a notebook a display shows where it stands. A crawler crawls once: to go on with a run,
+        make another one.
 
         Args:
             fresh: Throw away what the run holds, and start anew.
             signals: Whether SIGTERM and Ctrl-C stop the crawl.
 
         Raises:
+            UsageError: This crawler has crawled already.
             CrawlkitError: The crawl could not be begun, or could not go on.
         """
+        if self._has_begun:
+            raise UsageError(
+                f"this {type(self).__name__} has crawled already; make another one, which goes on "
+                "where it was"
+            )
+        self._has_begun = True
         self.exit_code = EXIT_UNFINISHED
-        await self.job.open(fresh=fresh, signals=signals)
+        try:
+            await self.job.open(fresh=fresh, signals=signals)
+        except BaseException:
+            self._has_begun = False  # nothing has, and it may be tried again
+            raise
         is_finished = False
         stop_showing = show(self)
         try:
@@ -147,7 +160,7 @@ class Crawler(Steering, Hooks, Options):
                 await self._hooked(self.on_start())
                 is_finished = await self._work_until_done()
                 if is_finished and await self.job.patiently(self.job.store.finish):
-                    await self._finish()
+                    is_finished = await self._finish()
         finally:
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
@@ -238,20 +251,25 @@ class Crawler(Steering, Hooks, Options):
             self.queue.close()
             raise
 
-    async def _finish(self) -> None:
-        """The end, for the one worker of the run that is told of it."""
+    async def _finish(self) -> bool:
+        """The end, for the one worker of the run that is told of it; whether it is the end."""
         if self.job.store.is_shared:
             await self.job.settle()
             self.statistics.refresh(
                 Saved("statistics", await self.job.patiently(self.job.store.load))
             )
+        pending, changes = self.statistics.pending, self.queue.changes
         await self._hooked(self.on_finish(self.statistics))
+        if self.queue.changes == changes:
+            return True
+        await self.job.settle()  # it has enqueued something, which the store may know already
+        return self.statistics.pending <= pending
 
     async def _worker(self) -> None:
         with self._ending_all():
-            while not self.queue.is_closed:
+            while True:
                 try:
-                    await self._work_off()
+                    return await self._work_off()
                 except asyncio.CancelledError as error:
                     # A handler may have cancelled its task just before it came to its end.
                     if self._endings.stray(error) is None:
@@ -394,9 +412,14 @@ class Crawler(Steering, Hooks, Options):
         before = self.job.state.snapshot()
         try:
             for update in page.updates:
-                update()
+                if iscoroutine(result := update()):
+                    result.close()
+                    raise UsageError(
+                        "what page.update and page.update_state call cannot be async: it is a part "
+                        "of one step; await in the handler, and give them a plain function"
+                    )
             self.job.state.snapshot()  # what cannot be saved is refused while it can be undone
-        except Exception:
+        except BaseException:
             self.job.state.roll_back(before)
             raise
 

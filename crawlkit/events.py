@@ -285,7 +285,10 @@ class EventBus:
         for listener, takes_event in tuple(self._listeners[event.name]):
             try:
                 result = listener(event) if takes_event else listener()
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # Also a CancelledError, as from the result of a task: there is nobody to cancel.
                 _report(listener, event, error)
             else:
                 if inspect.isawaitable(result):
@@ -358,9 +361,10 @@ class EventBus:
             try:
                 with checkpoint.of(name):
                     part.collect(checkpoint)
-            except Exception as error:
+            except BaseException as error:
+                # Whatever it is: parts before this one have handed over what they had.
                 log.error("the part %r cannot be saved: %s", name, one_line(error))
-                return error
+                return error if isinstance(error, Exception) else RuntimeError(one_line(error))
         return None
 
 

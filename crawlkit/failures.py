@@ -209,7 +209,9 @@ class FailureRetry:
             now, count, after = self._job.clock.now(), 0, None
             store = self._job.store
             while batch := await asyncio.to_thread(read_batch, store, which, after):
-                meant = [failure for failure in batch if failure.at <= now]
+                # One of a time that is yet to come is of an earlier life: the clock was set back.
+                later = self._job.clock.now()
+                meant = [failure for failure in batch if not now < failure.at <= later]
                 if store.is_shared:
                     try:
                         count += await self._put_back_apart(meant)

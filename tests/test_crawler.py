@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from crawlkit import Crawler, CrawlkitError, Page, Request, open_run
+from crawlkit import Crawler, CrawlkitError, Page, Request, Statistics, open_run
 from crawlkit.errors import (
     HandlerError,
     MissingError,
@@ -812,6 +812,89 @@ async def test_an_error_of_whatever_kind_fails_its_page_and_not_the_crawl(
     assert (group.kind, group.count) == (kind, 2)
 
 
+async def test_a_panic_between_state_changes_undoes_them_with_the_whole_page(site: Site) -> None:
+    class Failing(Titles):
+        max_retries = 0
+
+        async def parse(self, page: Page) -> None:
+            page.update_state(lambda state: state.update(count=1))
+            page.update(_panic)
+
+    site.add_page("/", html("home"))
+    crawler = Failing(start_urls=[site.url("/")], store="memory:")
+    statistics = await crawler.crawl()
+    assert crawler.state == {}
+    assert statistics.requests_failed == 1
+
+
+async def test_a_state_change_that_is_async_fails_its_page_and_says_what_to_write(
+    site: Site,
+) -> None:
+    """It would change nothing, and nobody would know."""
+
+    class Failing(Titles):
+        async def parse(self, page: Page) -> None:
+            async def count(state: dict[str, Any]) -> None:
+                state["count"] = 1
+
+            page.update_state(count)
+
+    site.add_page("/", html("home"))
+    statistics = await Failing(start_urls=[site.url("/")], store="memory:").crawl()
+    (group,) = statistics.errors
+    assert (group.kind, group.count) == ("UsageError", 1)
+    assert "cannot be async" in group.message
+
+
+async def test_a_hook_that_panics_is_reported_and_costs_no_request(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Titles):
+        max_retries = 0
+
+        def on_failed(self, request: Request, error: Exception) -> None:
+            _panic()
+
+    site.add_page("/", html("home"), status=500)
+    statistics = await Failing(start_urls=[site.url("/")], store="memory:").crawl()
+    assert statistics.requests_failed == 1
+    assert "on_failed failed: Panic" in caplog.text
+
+
+async def test_what_on_finish_enqueues_is_left_for_the_next_life_and_said_to_be(
+    site: Site, tmp_path: Path
+) -> None:
+    class Growing(Titles):
+        async def on_finish(self, statistics: Statistics) -> None:
+            self.queue.add(Request(site.url("/late"), private=True))
+
+    site.add_page("/", html("home"))
+    site.add_page("/late", html("late"))
+    codes = []
+    for _ in range(2):
+        crawler = Growing(start_urls=[site.url("/")], store=tmp_path / "run")
+        await crawler.crawl()
+        codes.append((crawler.exit_code, crawler.statistics.pending))
+    assert codes == [(75, 1), (0, 0)]
+    assert titles(crawler) == ["home", "late"]
+
+
+async def test_a_crawler_that_has_crawled_does_not_crawl_again_and_says_so(site: Site) -> None:
+    """What was stopped would never have come to an end. Another crawler goes on with the run."""
+
+    class Stopping(Titles):
+        async def parse(self, page: Page) -> None:
+            await super().parse(page)
+            self.job.stop()
+
+    site.add_page("/", html("home", "/a"))
+    site.add_page("/a", html("a"))
+    crawler = Stopping(start_urls=[site.url("/")], store="memory:", concurrency=1)
+    await crawler.crawl()
+    with pytest.raises(UsageError, match="this Stopping has crawled already; make another one"):
+        await crawler.crawl()
+
+
 def test_a_handler_that_ends_the_process_with_0_has_not_finished_the_crawl() -> None:
     """Whoever starts the process would not start it again, and the rest would stay undone."""
 
@@ -824,6 +907,10 @@ def test_a_handler_that_ends_the_process_with_0_has_not_finished_the_crawl() -> 
         with pytest.raises(SystemExit) as ended:
             Leaving(start_urls=[site.url("/")], store="memory:").run()
     assert ended.value.code == 75
+
+
+def _panic() -> None:
+    raise Panic("index out of bounds")
 
 
 def _cancel_this_task() -> None:

@@ -170,3 +170,42 @@ def test_a_part_that_cannot_be_saved_is_named(caplog: pytest.LogCaptureFixture) 
     assert isinstance(failure, UsageError)
     assert "prices cannot be saved" in str(failure)
     assert "'prices'" in caplog.text
+
+
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Panic("index out of bounds")])
+async def test_a_listener_may_raise_whatever_it_wants(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The result of a task that was cancelled, say. Who emits took it for the end of his own."""
+    bus = EventBus()
+    heard = []
+
+    def failing() -> None:
+        raise error
+
+    bus.on("persistState", failing)
+    bus.on("persistState", lambda: heard.append(True))
+    await bus.emit(PersistState())
+    assert heard == [True]
+    assert type(error).__name__ in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Panic("index"), SystemExit(0)])
+def test_a_part_that_raises_whatever_leaves_nothing_that_could_be_committed(
+    error: BaseException,
+) -> None:
+    class Broken:
+        def restore(self, saved: Saved) -> None: ...
+
+        def collect(self, checkpoint: Checkpoint) -> None:
+            raise error
+
+    bus = EventBus()
+    bus.register("broken", Broken())
+    uncollected = bus.collect(Checkpoint())
+    assert isinstance(uncollected, RuntimeError)
+    assert type(error).__name__ in str(uncollected)

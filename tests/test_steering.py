@@ -206,6 +206,26 @@ async def test_a_group_of_failures_is_tried_again_while_the_crawl_goes_on(
         await crawler.retry_failed()
 
 
+async def test_failures_of_a_life_whose_clock_was_ahead_are_tried_again(
+    site: Site, tmp_path: Path
+) -> None:
+    slow = add_failing(site)
+    ahead = Pages(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=4)
+    ahead.clock._offset += 86_400
+    async with crawling(ahead) as task:
+        await until(lambda: ahead.statistics.requests_failed == 6)
+        ahead.job.stop(0)
+        await task
+    mend(site)
+    crawler = Pages(start_urls=[site.url("/")], store=tmp_path / "run", concurrency=4)
+    async with crawling(crawler) as task:
+        await until(lambda: bool(crawler.queue.in_flight))
+        assert await crawler.retry_failed(error="StatusError") == 6
+        slow.set()
+        await task
+    assert (crawler.statistics.requests_finished, crawler.statistics.requests_failed) == (7, 1)
+
+
 async def test_failures_are_picked_by_host_handler_kind_and_url(site: Site) -> None:
     add_failing(site)
     crawler = Pages(start_urls=[site.url("/")], store="memory:", concurrency=4)

@@ -217,7 +217,9 @@ class Endings:
         try:
             if (result := hook(*args)) is not None:
                 await result
-        except (asyncio.CancelledError, Exception) as error:
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self.stray(error) is None:
                 raise
             log.error("%s failed: %s", hook.__qualname__, one_line(error))
