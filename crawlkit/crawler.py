@@ -23,7 +23,7 @@ from .crawling.feeder import STORE_REST
 from .crawling.gate import HostPaused
 from .crawling.parts import Parts, job_of
 from .discovery.seeds import SITEMAP
-from .errors import FetchError, MissingError, ProxyError, StoreError, UsageError, one_line
+from .errors import FetchError, MissingError, StoreError, UsageError
 from .events import CrawlerStatus, RequestHandled, SystemInfo
 from .fetching import Fetcher
 from .hooks import Hooks, check_hooks, no_handler, yielding
@@ -102,7 +102,6 @@ class Crawler(Steering, Hooks, Options):
         self._handlers: dict[str, Callable[[Page], Any]] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._hired = 0
-        self._has_begun = False
         self._preparing = asyncio.Lock()  # large trees take memory: one at a time
         self.joins = False
         self.job.on_commit(self._on_commit)
@@ -136,18 +135,13 @@ class Crawler(Steering, Hooks, Options):
             UsageError: This crawler has crawled already.
             CrawlkitError: The crawl could not be begun, or could not go on.
         """
-        if self._has_begun:
+        if self.queue.is_closed:
             raise UsageError(
                 f"this {type(self).__name__} has crawled already; make another one, which goes on "
                 "where it was"
             )
-        self._has_begun = True
         self.exit_code = EXIT_UNFINISHED
-        try:
-            await self.job.open(fresh=fresh, signals=signals)
-        except BaseException:
-            self._has_begun = False  # nothing has, and it may be tried again
-            raise
+        await self.job.open(fresh=fresh, signals=signals)
         is_finished = False
         stop_showing = show(self)
         try:
@@ -162,6 +156,7 @@ class Crawler(Steering, Hooks, Options):
                 if is_finished and await self.job.patiently(self.job.store.finish):
                     is_finished = await self._finish()
         finally:
+            self.queue.close()
             self.statistics.in_flight = 0
             self.statistics.end_life(self.clock.now(), is_finished)
             stop_showing(is_finished)
@@ -310,31 +305,13 @@ class Crawler(Steering, Hooks, Options):
             self._apply(lease, page, perf_counter() - started)
         except HostPaused as pause:
             self._endings.put_back(lease, pause.failure)
-        except StoreError as error:
+        except (StoreError, MissingError) as error:
             # That is none of the request's fault, and costs it no retry.
             self.job.trouble(error)
             self.throttle.hold(lease.host, STORE_REST)
             self._endings.put_back(lease, is_let_through=is_let_through)
-        except MissingError as error:
-            # Nor is that: no other request would fare better, so the crawl ends.
-            self.job.trouble(error)
-            self.throttle.hold(lease.host, STORE_REST)
-            self._endings.put_back(lease)
-        except ProxyError as error:
-            await self._endings.proxy_failed(lease, error, perf_counter() - started)
-        except asyncio.CancelledError as error:
-            if (failure := self._endings.stray(error)) is None:
-                self.queue.release(lease)
-                raise
-            await self._endings.failed(lease, failure, perf_counter() - started, page)
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise
-        except Exception as error:
-            await self._endings.failed(lease, error, perf_counter() - started, page)
         except BaseException as error:
-            # A panic of a library in Rust, say. It would end the next life at the same page, too.
-            failure = RuntimeError(one_line(error)).with_traceback(error.__traceback__)
-            await self._endings.failed(lease, failure, perf_counter() - started, page)
+            await self._endings.raised(lease, error, perf_counter() - started, page)
         else:
             if self.job.bus.listens("requestHandled"):
                 duration = perf_counter() - started

@@ -104,6 +104,23 @@ class Endings:
         self._statistics.dropped()
         self._job.tell(RequestSkipped(request.url, reason))
 
+    async def raised(
+        self, lease: Lease, error: BaseException, duration: float, page: Page | None
+    ) -> None:
+        """Its fetch or its handler raised an error: see `failed`.
+
+        Raises:
+            BaseException: The error itself, where it is the end of the crawl or of the process.
+        """
+        if isinstance(error, ProxyError):
+            await self._proxy_failed(lease, error, duration)
+        elif (failure := self._failure_by(error)) is not None:
+            await self.failed(lease, failure, duration, page)
+        else:
+            if isinstance(error, asyncio.CancelledError):
+                self._queue.release(lease)
+            raise error
+
     async def failed(
         self, lease: Lease, error: Exception, duration: float, page: Page | None = None
     ) -> None:
@@ -162,7 +179,7 @@ class Endings:
             self._gate.ended(lease, has_outcome=False)
         self._queue.put_back(lease)
 
-    async def proxy_failed(self, lease: Lease, error: ProxyError, duration: float) -> None:
+    async def _proxy_failed(self, lease: Lease, error: ProxyError, duration: float) -> None:
         """Try again through another proxy; it costs the request no retry, within reason."""
         self._proxy_failures[lease.ticket] += 1
         if self._proxy_failures[lease.ticket] > self._max_proxies:
@@ -217,12 +234,21 @@ class Endings:
         try:
             if (result := hook(*args)) is not None:
                 await result
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and self.stray(error) is None:
+            if self._failure_by(error) is None:
                 raise
             log.error("%s failed: %s", hook.__qualname__, one_line(error))
+
+    def _failure_by(self, error: BaseException) -> Exception | None:
+        """What raised it has failed with; `None` where that is the end of more than this."""
+        if isinstance(error, Exception):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            return self.stray(error)
+        if isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
+            return None
+        # A panic of a library in Rust, say. It would end the next life at the same page, too.
+        return RuntimeError(one_line(error)).with_traceback(error.__traceback__)
 
 
 def is_retryable(request: Request, error: Exception) -> bool:
