@@ -10,7 +10,7 @@ from itertools import dropwhile
 from pathlib import Path, PurePath
 from traceback import walk_tb
 from types import FrameType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -207,6 +207,20 @@ def place_of(error: BaseException) -> str:
     return _place_in(walk_tb(error.__traceback__))
 
 
+class Line(NamedTuple):
+    """A line of the user's code.
+
+    Attributes:
+        file: The file, from its package on.
+        number: The line's number.
+        function: The function that it is in, as in ``Shop.parse``.
+    """
+
+    file: str
+    number: int
+    function: str
+
+
 def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
     """``file:line`` in the user's crawler; empty where none of it runs.
 
@@ -217,18 +231,42 @@ def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
     return _place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
 
 
+def line_below_crawlkit(frames: Iterable[tuple[FrameType, int]], home: str) -> Line | None:
+    """The innermost line of the user's code that crawlkit has called; ``None`` where it has not.
+
+    Args:
+        frames: Frames with their lines, the innermost one last.
+        home: The package that is the user's, where it is installed.
+    """
+    found = _innermost(dropwhile(lambda frame: not _is_crawlkit(frame[0]), frames), home)
+    if found is None:
+        return None
+    frame, line = found
+    return Line(_file_of(frame), line, frame.f_code.co_qualname)
+
+
+def _is_crawlkit(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_CRAWLKIT)
+
+
 def _is_runner(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") == "crawlkit.runner"
 
 
 def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """The innermost of these places that is in the user's code.
+    found = _innermost(frames)
+    return "" if found is None else f"{_file_of(found[0])}:{found[1]}"
 
-    The user's code is what crawlkit called, and what of the same package, or outside of installed
-    packages, it called in turn.
+
+def _innermost(
+    frames: Iterable[tuple[FrameType, int]], home: str | None = None
+) -> tuple[FrameType, int] | None:
+    """The innermost of these frames that is in the user's code, with its line.
+
+    The user's code is what is of the package `home`, by default of the one that crawlkit called,
+    or outside of installed packages.
     """
-    place = ""
-    home: str | None = None
+    found: tuple[FrameType, int] | None = None
     for frame, line in frames:
         file = frame.f_code.co_filename
         if file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file):
@@ -237,8 +275,8 @@ def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
         if home is None:
             home = package
         if package == home or not any(name in file for name in _PACKAGES):
-            place = f"{_file_of(frame)}:{line}"
-    return place
+            found = frame, line
+    return found
 
 
 def _is_stdlib(file: str) -> bool:
