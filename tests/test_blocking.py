@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
-from traceback import walk_stack
 from types import FrameType
 from typing import Any
 
@@ -141,23 +140,22 @@ def test_who_has_not_done_half_of_it_is_not_blamed() -> None:
 # -- whose line it is -------------------------------------------------------------------------
 
 
-def frames_of(*calls: tuple[str, str]) -> list[tuple[FrameType, int]]:
-    """The frames where functions of these modules and files call each other, outermost first."""
-    found: list[tuple[FrameType, int]] = []
+def frame_of(*calls: tuple[str, str]) -> FrameType:
+    """The frame where these modules and files have called each other in turn."""
 
-    def call() -> None:
-        found.extend(walk_stack(sys._getframe(1)))
+    def call() -> FrameType:
+        return sys._getframe(1)
 
     for name, file in reversed(calls):
         space: dict[str, Any] = {"__name__": name, "inner": call}
-        exec(compile("def call():\n    inner()", file, "exec"), space)
+        exec(compile("def call():\n    return inner()", file, "exec"), space)
         call = space["call"]
-    call()
-    return found[len(calls) - 1 :: -1]
+    return call()
 
 
 OURS = ("crawlkit.crawler", str(Path(crawlkit.__file__).with_name("crawler.py")))
 CLIENT = ("requests.api", "/venv/site-packages/requests/api.py")
+DEBUGGER = ("pdb", pdb.__file__)
 MINE = ("shop", "/home/me/shop.py")
 
 
@@ -170,12 +168,17 @@ MINE = ("shop", "/home/me/shop.py")
         ([MINE, OURS, CLIENT], "shop", None),
         ([MINE, CLIENT], "shop", None),
         ([MINE, OURS], "shop", None),
+        ([OURS, MINE, OURS], "shop", "shop.py"),
+        # Whoever has stopped it in a debugger knows why it stands still.
+        ([OURS, MINE, DEBUGGER], "shop", None),
+        ([OURS, MINE, DEBUGGER, MINE], "shop", None),
+        ([DEBUGGER, OURS, MINE, CLIENT], "shop", "shop.py"),
     ],
 )
 def test_a_line_is_the_users_where_crawlkit_has_called_it(
     calls: list[tuple[str, str]], home: str, file: str | None
 ) -> None:
-    line = line_below_crawlkit(frames_of(*calls), home)
+    line = line_below_crawlkit(frame_of(*calls), home, prompts=("pdb",))
     assert line == (None if file is None else Line(file, 2, "call"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import blake2b
 from itertools import dropwhile
 from pathlib import Path, PurePath
@@ -231,22 +231,35 @@ def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
     return _place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
 
 
-def line_below_crawlkit(frames: Iterable[tuple[FrameType, int]], home: str) -> Line | None:
+def line_below_crawlkit(
+    innermost: FrameType, home: str, *, prompts: Container[str] = ()
+) -> Line | None:
     """The innermost line of the user's code that crawlkit has called; ``None`` where it has not.
 
     Args:
-        frames: Frames with their lines, the innermost one last.
+        innermost: The frame that is running.
         home: The package that is the user's, where it is installed.
+        prompts: Packages that run nothing of the user's but wait for somebody to type: where one of
+            them was called, there is no such line.
     """
-    found = _innermost(dropwhile(lambda frame: not _is_crawlkit(frame[0]), frames), home)
-    if found is None:
-        return None
-    frame, line = found
-    return Line(_file_of(frame), line, frame.f_code.co_qualname)
+    found: FrameType | None = None
+    frame: FrameType | None = innermost
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_CRAWLKIT):
+            package = _package_of(frame)
+            if package in prompts:
+                return None
+            if found is None and (package == home or not _is_others(file)):
+                found = frame
+        elif found is not None:
+            return Line(_file_of(found), found.f_lineno, found.f_code.co_qualname)
+        frame = frame.f_back
+    return None
 
 
-def _is_crawlkit(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_CRAWLKIT)
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _is_runner(frame: FrameType) -> bool:
@@ -254,33 +267,32 @@ def _is_runner(frame: FrameType) -> bool:
 
 
 def _place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
-    found = _innermost(frames)
-    return "" if found is None else f"{_file_of(found[0])}:{found[1]}"
+    """The innermost of these places that is in the user's code.
 
-
-def _innermost(
-    frames: Iterable[tuple[FrameType, int]], home: str | None = None
-) -> tuple[FrameType, int] | None:
-    """The innermost of these frames that is in the user's code, with its line.
-
-    The user's code is what is of the package `home`, by default of the one that crawlkit called,
-    or outside of installed packages.
+    The user's code is what crawlkit called, and what of the same package, or outside of installed
+    packages, it called in turn.
     """
-    found: tuple[FrameType, int] | None = None
+    place = ""
+    home: str | None = None
     for frame, line in frames:
         file = frame.f_code.co_filename
         if file.startswith(("<", _CRAWLKIT)) or _is_stdlib(file):
             continue
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        package = _package_of(frame)
         if home is None:
             home = package
         if package == home or not any(name in file for name in _PACKAGES):
-            found = frame, line
-    return found
+            place = f"{_file_of(frame)}:{line}"
+    return place
 
 
 def _is_stdlib(file: str) -> bool:
     return file.startswith(_STDLIB) and not any(name in file for name in _PACKAGES)
+
+
+def _is_others(file: str) -> bool:
+    """Whether it is in Python's library, installed, or no file at all."""
+    return file.startswith(("<", *_STDLIB)) or any(name in file for name in _PACKAGES)
 
 
 def _file_of(frame: FrameType) -> str:

@@ -12,8 +12,6 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from traceback import walk_stack
-from types import FrameType
 from typing import NamedTuple, Self
 
 from ..counting.errorgroups import Line, line_below_crawlkit
@@ -39,8 +37,8 @@ and held Python's lock."""
 COMPUTING = 0.8
 """Share of the time, waiting for a processor left out, that it has computed in the second case."""
 
-_PROMPTS = ("bdb", "code", "pdb", "pudb", "pydevd", "_pydevd_bundle")
-"""Modules of debuggers and consoles: whoever stops a crawl in one knows why it stands still."""
+_PROMPTS = frozenset({"bdb", "code", "pdb", "pudb", "pydevd", "_pydevd_bundle"})
+"""Packages of debuggers and consoles: whoever stops a crawl in one knows why it stands still."""
 
 
 class Look(NamedTuple):
@@ -190,13 +188,7 @@ class Watch:
     def _line(self) -> Line | None:
         """The line of the user's code that the loop is at."""
         frame = sys._current_frames().get(self._thread)
-        frames = [] if frame is None else list(walk_stack(frame))
-        for frame, _ in frames:
-            if (module := _root(frame)) == "crawlkit":
-                break
-            if module in _PROMPTS:
-                return None
-        return line_below_crawlkit(reversed(frames), self._home)
+        return None if frame is None else line_below_crawlkit(frame, self._home, prompts=_PROMPTS)
 
     def _tell(self, block: Block, what: str) -> None:
         line = block.culprit
@@ -211,7 +203,3 @@ class Watch:
             line.function,
             block.seconds,
         )
-
-
-def _root(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
