@@ -34,6 +34,7 @@ _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} gr
 
 _CRAWLKIT = str(Path(__file__).parents[1])
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+_LIBRARY = ("<", *_STDLIB)
 _PACKAGES = ("site-packages", "dist-packages")
 
 
@@ -239,18 +240,17 @@ def line_below_crawlkit(
     Args:
         innermost: The frame that is running.
         home: The package that is the user's, where it is installed.
-        prompts: Packages that run nothing of the user's but wait for somebody to type: where one of
-            them was called, there is no such line.
+        prompts: Modules that wait for somebody to type: where one of them was called, there is no
+            such line.
     """
     found: FrameType | None = None
     frame: FrameType | None = innermost
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_CRAWLKIT):
-            package = _package_of(frame)
-            if package in prompts:
+            if frame.f_globals.get("__name__") in prompts:
                 return None
-            if found is None and (package == home or not _is_others(file)):
+            if found is None and (not _is_others(file) or _package_of(frame) == home):
                 found = frame
         elif found is not None:
             return Line(_file_of(found), found.f_lineno, found.f_code.co_qualname)
@@ -292,7 +292,7 @@ def _is_stdlib(file: str) -> bool:
 
 def _is_others(file: str) -> bool:
     """Whether it is in Python's library, installed, or no file at all."""
-    return file.startswith(("<", *_STDLIB)) or any(name in file for name in _PACKAGES)
+    return file.startswith(_LIBRARY) or "site-packages" in file or "dist-packages" in file
 
 
 def _file_of(frame: FrameType) -> str:

@@ -37,8 +37,8 @@ and held Python's lock."""
 COMPUTING = 0.8
 """Share of the time, waiting for a processor left out, that it has computed in the second case."""
 
-_PROMPTS = frozenset({"bdb", "code", "pdb", "pudb", "pydevd", "_pydevd_bundle"})
-"""Packages of debuggers and consoles: whoever stops a crawl in one knows why it stands still."""
+_PROMPTS = frozenset({"bdb", "code", "pdb", "pydevd"})
+"""Modules of debuggers and consoles: whoever stops a crawl in one knows why it stands still."""
 
 
 class Look(NamedTuple):
@@ -75,7 +75,7 @@ class Block:
         self._looks = 0
         self._looked = 0.0
         self._blamed: defaultdict[tuple[str, str], float] = defaultdict(float)
-        self._lines: dict[tuple[str, str], Counter[int]] = {}
+        self._lines: Counter[Line] = Counter()
 
     def add(self, before: Look, look: Look, line: Line | None) -> None:
         """It was looked at.
@@ -98,9 +98,8 @@ class Block:
         self.seconds += seconds
         self._looked += seen
         if line is not None:
-            key = (line.file, line.function)
-            self._blamed[key] += seen
-            self._lines.setdefault(key, Counter())[line.number] += 1
+            self._blamed[line.file, line.function] += seen
+            self._lines[line] += 1
 
     def over(self, last: Look, at: float) -> None:
         """The loop goes on, at this time; the last look was before that."""
@@ -115,8 +114,7 @@ class Block:
         seen = self._blamed[key]
         if seen < LEAST or seen < self._looked / 2:
             return None
-        file, function = key
-        return Line(file, self._lines[key].most_common(1)[0][0], function)
+        return next(line for line, _ in self._lines.most_common() if line[::2] == key)
 
 
 class Watch:
