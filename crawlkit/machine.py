@@ -239,8 +239,13 @@ class Starving:
             self._file = -1
 
     def seconds(self) -> float:
-        """Seconds of it, up to now; 0 where the system does not tell."""
-        return int(os.pread(self._file, 64, 0).split()[1]) / 1e9 if self._file >= 0 else 0.0
+        """Seconds of it, up to now; 0 where the system does not tell, or the thread has ended."""
+        if self._file < 0:
+            return 0.0
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        except OSError:
+            return 0.0
 
     def close(self) -> None:
         """Read no more."""

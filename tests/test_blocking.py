@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -222,6 +223,14 @@ def test_how_long_a_thread_had_no_processor_is_what_the_system_says(tmp_path: Pa
     file.write_text("8000000000 3500000000 78\n")
     assert known.seconds() == 3.5
     known.close()
+
+
+def test_of_a_thread_that_has_ended_nothing_is_known() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        ended = Starving(pool.submit(threading.get_native_id).result())
+        assert ended.seconds() >= 0.0
+    assert ended.seconds() == 0.0
+    ended.close()
 
 
 # -- a crawl ----------------------------------------------------------------------------------
