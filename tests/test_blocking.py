@@ -27,18 +27,7 @@ from crawlkit.counting.errorgroups import Line, line_below_crawlkit
 from crawlkit.job import Job
 from crawlkit.machine import Starving
 from crawlkit.running import blocking
-from crawlkit.running.blocking import (
-    COMPUTING,
-    LOOK,
-    MOST_REST,
-    PROBE,
-    REST,
-    SLACK,
-    Block,
-    Look,
-    Watch,
-    next_rest,
-)
+from crawlkit.running.blocking import COMPUTING, LOOK, PROBE, REST, SLACK, Block, Look, Watch
 from crawlkit.running.measuring import Pulse
 from crawlkit.testing import Site, handle
 
@@ -147,23 +136,6 @@ def test_who_has_not_done_half_of_it_is_not_blamed() -> None:
     for number in range(20):
         looks.add(SLEEP if number % 3 == 0 else None)
     assert looks.block.culprit is None
-
-
-def test_where_the_loop_is_slow_by_itself_it_is_looked_at_less_closely_for_a_while() -> None:
-    slow, blamed = Looks(), Looks()
-    for _ in range(10):
-        slow.add(None)
-        blamed.add(SLEEP)
-    assert next_rest(REST, blamed.block) == REST
-    rest = next_rest(REST, slow.block)
-    assert rest == 2 * slow.block.seconds > 2 * REST
-    assert next_rest(4.0, slow.block) == 4.0
-    for _ in range(100):
-        slow.add(None)
-    assert next_rest(rest, slow.block) == MOST_REST
-    for _ in range(30):
-        rest = next_rest(rest, None)
-    assert rest == REST
 
 
 # -- whose line it is -------------------------------------------------------------------------

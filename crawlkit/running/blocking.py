@@ -22,8 +22,6 @@ log = logging.getLogger("crawlkit.blocking")
 
 REST = 0.5
 """Seconds for which the event loop may not have gone on before it is looked at more closely."""
-MOST_REST = 5.0
-"""The most that this grows to, where the loop takes long for its turns and nobody is to blame."""
 LOOK = 0.1
 """Seconds between two looks, then."""
 LEAST = 0.4
@@ -119,21 +117,6 @@ class Block:
         return next(line for line, _ in self._lines.most_common() if line[::2] == key)
 
 
-def next_rest(rest: float, block: Block | None) -> float:
-    """Seconds for which the loop may not have gone on before it is looked at more closely.
-
-    Where it often takes long and nobody is to blame, as the machine is slow, looking is no use, and
-    costs what is short there.
-
-    Args:
-        rest: What they were.
-        block: What has happened meanwhile, if something has.
-    """
-    if block is None:
-        return max(REST, 0.9 * rest)
-    return rest if block.culprit else min(max(rest, 2 * block.seconds), MOST_REST)
-
-
 class Watch:
     """Tells of what blocks the running event loop, for as long as the ``with`` lasts.
 
@@ -173,7 +156,7 @@ class Watch:
         block: Block | None = None
         is_over = False
         look = self._look(0.0)
-        wait = rest = REST
+        wait = REST
         while not is_over:
             is_over = self._end.acquire(timeout=wait)
             before, look = look, self._look(wait)
@@ -181,11 +164,9 @@ class Watch:
             if block is not None and block.since != since:
                 block.over(before, since)
                 self._tell(block, "was blocked for %.1f s, and nothing else could go on meanwhile")
-                rest = next_rest(rest, block)
                 block = None
-            if look.at - since < rest:
-                rest = next_rest(rest, None)
-                wait = max(LOOK, since + rest - look.at)
+            if look.at - since < REST:
+                wait = max(LOOK, since + REST - look.at)
                 continue
             wait = LOOK
             if block is None:
