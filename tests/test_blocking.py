@@ -199,8 +199,11 @@ def test_how_long_a_thread_had_no_processor_is_what_the_system_says(tmp_path: Pa
 
 def test_of_a_thread_that_has_ended_nothing_is_known() -> None:
     with ThreadPoolExecutor(1) as pool:
-        ended = Starving(pool.submit(threading.get_native_id).result())
+        thread = pool.submit(threading.get_native_id).result()
+        ended = Starving(thread)
         assert ended.seconds() >= 0.0
+    while Path(f"/proc/self/task/{thread}").exists():  # the system takes a moment longer
+        time.sleep(0.001)
     assert ended.seconds() == 0.0
     ended.close()
 
