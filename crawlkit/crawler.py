@@ -34,6 +34,7 @@ from .page import Page, handler_name
 from .request import Request, copied, host_of
 from .response import Response
 from .runner import run
+from .running.blocking import Watch
 from .sessions import Session
 from .statistics import Statistics
 from .steering import Steering
@@ -152,7 +153,9 @@ class Crawler(Steering, Hooks, Options):
             self._parts.allowance.begin()
             async with self._equipped():
                 await self._hooked(self.on_start())
-                is_finished = await self._work_until_done()
+                # Before and after that there is nothing that would have to wait for what blocks.
+                with Watch(self.job.pulse, type(self).__module__):
+                    is_finished = await self._work_until_done()
                 if is_finished and await self.job.patiently(self.job.store.finish):
                     is_finished = await self._finish()
         finally:

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .events import Aborting, Event, EventBus, Exit, Listener, Migrating, Persistent
-from .running.measuring import measure
+from .running.measuring import Pulse, measure
 from .running.presence import Presence
 from .running.saving import Saving
 from .running.stopping import Stopping
@@ -77,6 +77,7 @@ class Job:
         state: A dict of JSON-like values that is restored at the start.
         clock: The run's clock.
         store: The open store.
+        pulse: When the event loop was last seen to go on.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Job:
     ) -> None:
         self.clock = clock or Clock()
         self.bus = EventBus()
+        self.pulse = Pulse()
         self.store = (
             store
             if isinstance(store, Store)
@@ -200,7 +202,7 @@ class Job:
             raise
         for work in (
             self._saving.every(self._persist_interval),
-            measure(self.emit),
+            measure(self.emit, self.pulse),
             self._presence.keep(),
         ):
             self._background.append(asyncio.create_task(work))

@@ -221,6 +221,39 @@ class Machine:
             return None
 
 
+class Starving:
+    """For how long a thread of this process was ready to run, and got no processor.
+
+    From ``schedstat`` of Linux (Documentation/scheduler/sched-stats.rst).
+
+    Args:
+        thread: What the system calls it, as `threading.get_native_id` says.
+        root: Where ``proc`` is found.
+    """
+
+    def __init__(self, thread: int, root: Path = Path("/")) -> None:
+        try:
+            # Read again and again, so it stays open.
+            self._file = os.open(root / f"proc/self/task/{thread}/schedstat", os.O_RDONLY)
+        except OSError:
+            self._file = -1
+
+    def seconds(self) -> float:
+        """Seconds of it, up to now; 0 where the system does not tell, or the thread has ended."""
+        if self._file < 0:
+            return 0.0
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        except OSError:
+            return 0.0
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
 def _processors() -> int:
     """Processors that the process may run on."""
     try:

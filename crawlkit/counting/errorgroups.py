@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import blake2b
 from itertools import dropwhile
 from pathlib import Path, PurePath
 from traceback import walk_tb
 from types import FrameType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -34,6 +34,7 @@ _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} gr
 
 _CRAWLKIT = str(Path(__file__).parents[1])
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+_LIBRARY = ("<", *_STDLIB)
 _PACKAGES = ("site-packages", "dist-packages")
 _CYTHON = (".pyx", ".pxi", ".pxd")
 """Endings of files that compiled libraries name, by a path that says nothing of where they are."""
@@ -209,6 +210,20 @@ def place_of(error: BaseException) -> str:
     return place_in(walk_tb(error.__traceback__))
 
 
+class Line(NamedTuple):
+    """A line of the user's code.
+
+    Attributes:
+        file: The file, from its package on.
+        number: The line's number.
+        function: The function that it is in, as in ``Shop.parse``.
+    """
+
+    file: str
+    number: int
+    function: str
+
+
 def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
     """``file:line`` in the user's crawler; empty where none of it runs.
 
@@ -217,6 +232,36 @@ def place_below_runner(frames: Iterable[tuple[FrameType, int]]) -> str:
             ours nor installed is the user's.
     """
     return place_in(dropwhile(lambda frame: not _is_runner(frame[0]), frames))
+
+
+def line_below_crawlkit(
+    innermost: FrameType, home: str, *, prompts: Container[str] = ()
+) -> Line | None:
+    """The innermost line of the user's code that crawlkit has called; ``None`` where it has not.
+
+    Args:
+        innermost: The frame that is running.
+        home: The package that is the user's, where it is installed.
+        prompts: Modules that wait for somebody to type: where one of them was called, there is no
+            such line.
+    """
+    found: FrameType | None = None
+    frame: FrameType | None = innermost
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_CRAWLKIT):
+            if frame.f_globals.get("__name__") in prompts:
+                return None
+            if found is None and (not _is_others(file) or _package_of(frame) == home):
+                found = frame
+        elif found is not None:
+            return Line(_file_of(found), found.f_lineno, found.f_code.co_qualname)
+        frame = frame.f_back
+    return None
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _is_runner(frame: FrameType) -> bool:
@@ -235,7 +280,7 @@ def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
         file = frame.f_code.co_filename
         if file.startswith(("<", _CRAWLKIT)) or file.endswith(_CYTHON) or _is_stdlib(file):
             continue
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        package = _package_of(frame)
         if home is None:
             home = package
         if package == home or not any(name in file for name in _PACKAGES):
@@ -245,6 +290,11 @@ def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
 
 def _is_stdlib(file: str) -> bool:
     return file.startswith(_STDLIB) and not any(name in file for name in _PACKAGES)
+
+
+def _is_others(file: str) -> bool:
+    """Whether it is in Python's library, installed, or no file at all."""
+    return file.startswith(_LIBRARY) or "site-packages" in file or "dist-packages" in file
 
 
 def _file_of(frame: FrameType) -> str:
