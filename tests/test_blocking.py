@@ -27,8 +27,8 @@ from crawlkit.counting.errorgroups import Line, line_below_crawlkit
 from crawlkit.job import Job
 from crawlkit.machine import Starving
 from crawlkit.running import blocking
-from crawlkit.running.blocking import COMPUTING, LOOK, PROBE, REST, SLACK, Block, Look, Watch
-from crawlkit.running.measuring import Pulse
+from crawlkit.running.blocking import COMPUTING, LOOK, REST, SLACK, Block, Look, Watch
+from crawlkit.running.measuring import PROBE, Pulse
 from crawlkit.testing import Site, handle
 
 SLEEP = Line("shop.py", 12, "Shop.parse")
@@ -382,7 +382,7 @@ async def test_what_blocks_beside_the_crawl_is_not_the_crawlers(site: Site, told
 
 async def test_whoever_stops_in_a_debugger_is_not_blamed(site: Site, told: Told) -> None:
     class User(io.StringIO):
-        def readline(self, size: int | None = -1, /) -> str:
+        def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override] # of bytes
             time.sleep(1.5)
             return "continue\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 from collections.abc import Container, Iterable
@@ -32,7 +33,7 @@ GroupKey: TypeAlias = tuple[str, str, str]
 
 _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} groups")
 
-_CRAWLKIT = str(Path(__file__).parents[1])
+_CRAWLKIT = str(Path(__file__).parents[1]) + os.sep
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _LIBRARY = ("<", *_STDLIB)
 _PACKAGES = ("site-packages", "dist-packages")
