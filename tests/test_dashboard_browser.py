@@ -36,6 +36,7 @@ GROUNDS: dict[Literal["light", "dark"], str] = {
     "light": "rgb(245, 247, 247)",
     "dark": "rgb(15, 21, 20)",
 }
+STATE = "document.getElementById('state').textContent"
 VIEWS = ("overview", "errors", "requests", "items", "hosts")
 
 
@@ -66,6 +67,9 @@ async def opened(browser: Browser, url: str, **options: Any) -> AsyncIterator[Ta
         yield tab
         assert wrong == []
         assert len(context.pages) == 1
+    except Exception as error:
+        error.add_note(f"the page says {await tab.title()!r}; its console: {wrong}")
+        raise
     finally:
         await context.close()
 
@@ -85,7 +89,11 @@ async def becomes(tab: Tab, condition: str, arg: Any = None) -> None:
 
 
 async def state(tab: Tab, wanted: str) -> None:
-    await becomes(tab, "wanted => document.getElementById('state').textContent === wanted", wanted)
+    try:
+        await becomes(tab, f"wanted => {STATE} === wanted", wanted)
+    except Exception as error:
+        error.add_note(f"it is {await tab.evaluate(STATE)}")
+        raise
 
 
 async def test_a_crawl_is_seen_moving_paused_continued_and_its_failures_tried_again(
