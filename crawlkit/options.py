@@ -324,8 +324,7 @@ class Options:
         kind = types[name]
         value: Any = None if text.lower() == "none" else text
         if name in _NO_TEXT:
-            remedy = "give --store" if name == "store" else "set it in the crawler's class"
-            raise OptionError(f"{name} cannot be given as text; {remedy}")
+            raise OptionError(f"{name} cannot be given as text; set it in the crawler's class")
         if name in _LISTS:
             kind = list[int] if name == "accept_status" else list[str]
             value = [part.strip() for part in text.split(",") if part.strip()]

@@ -137,18 +137,21 @@ async def test_a_state_change_that_fails_is_undone_with_the_whole_page(site: Sit
     assert titles(crawler) == []
 
 
-async def test_state_that_json_cannot_hold_fails_the_page_that_wanted_it(site: Site) -> None:
-    class Failing(Titles):
-        max_retries = 0
-
-        async def parse(self, page: Page) -> None:
-            page.update_state(lambda state: state.update(bad=object()))
-
+async def assert_fails_without_a_trace(site: Site, kind: type[Crawler]) -> None:
+    """Its one page fails, and nothing that it did to the state is left."""
     site.add_page("/", html("home"))
-    crawler = Failing(start_urls=[site.url("/")], store="memory:")
+    crawler = kind(start_urls=[site.url("/")], store="memory:", max_retries=0)
     statistics = await crawler.crawl()
     assert crawler.state == {}
     assert statistics.requests_failed == 1
+
+
+async def test_state_that_json_cannot_hold_fails_the_page_that_wanted_it(site: Site) -> None:
+    class Failing(Titles):
+        async def parse(self, page: Page) -> None:
+            page.update_state(lambda state: state.update(bad=object()))
+
+    await assert_fails_without_a_trace(site, Failing)
 
 
 async def test_a_part_that_cannot_be_saved_ends_the_crawl_with_its_error_and_loses_nothing(
@@ -814,17 +817,11 @@ async def test_an_error_of_whatever_kind_fails_its_page_and_not_the_crawl(
 
 async def test_a_panic_between_state_changes_undoes_them_with_the_whole_page(site: Site) -> None:
     class Failing(Titles):
-        max_retries = 0
-
         async def parse(self, page: Page) -> None:
             page.update_state(lambda state: state.update(count=1))
             page.update(_panic)
 
-    site.add_page("/", html("home"))
-    crawler = Failing(start_urls=[site.url("/")], store="memory:")
-    statistics = await crawler.crawl()
-    assert crawler.state == {}
-    assert statistics.requests_failed == 1
+    await assert_fails_without_a_trace(site, Failing)
 
 
 async def test_a_state_change_that_is_async_fails_its_page_and_says_what_to_write(

@@ -36,7 +36,6 @@ _OTHER: GroupKey = ("other", "", f"errors that fit none of the first {GROUPS} gr
 _CRAWLKIT = str(Path(__file__).parents[1]) + os.sep
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _LIBRARY = ("<", *_STDLIB)
-_PACKAGES = ("site-packages", "dist-packages")
 _CYTHON = (".pyx", ".pxi", ".pxd")
 """Endings of files that compiled libraries name, by a path that says nothing of where they are."""
 
@@ -284,18 +283,22 @@ def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
         package = _package_of(frame)
         if home is None:
             home = package
-        if package == home or not any(name in file for name in _PACKAGES):
+        if package == home or not _is_installed(file):
             place = f"{_file_of(frame)}:{line}"
     return place
 
 
 def _is_stdlib(file: str) -> bool:
-    return file.startswith(_STDLIB) and not any(name in file for name in _PACKAGES)
+    return file.startswith(_STDLIB) and not _is_installed(file)
 
 
 def _is_others(file: str) -> bool:
     """Whether it is in Python's library, installed, or no file at all."""
-    return file.startswith(_LIBRARY) or "site-packages" in file or "dist-packages" in file
+    return file.startswith(_LIBRARY) or _is_installed(file)
+
+
+def _is_installed(file: str) -> bool:
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _file_of(frame: FrameType) -> str:

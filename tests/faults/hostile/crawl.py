@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import socket
+import threading
 import time
 from functools import partial
 from ipaddress import IPv4Network
@@ -27,6 +28,7 @@ from crawlkit.cli import main as cli
 from crawlkit.events import RequestFailed, RequestHandled
 from crawlkit.exporting.export import export_items
 from crawlkit.http import addresses
+from crawlkit.machine import Starving
 
 TICK = 0.005
 
@@ -107,11 +109,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self.stall = 0.0
-        try:
-            # Read at every tick, so it stays open.
-            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        except OSError:
-            self._file = -1
+        self._waited = Starving(threading.get_native_id()).seconds
         self._before = self._waited()
 
     @property
@@ -125,9 +123,6 @@ class Sampler:
             await asyncio.sleep(TICK)
             late = time.perf_counter() - before - TICK - (self._waited() - waited)
             self.stall = max(self.stall, min(late, time.process_time() - cpu))
-
-    def _waited(self) -> float:
-        return int(os.pread(self._file, 64, 0).split()[1]) / 1e9 if self._file >= 0 else 0.0
 
 
 class HostileCrawl(Crawler):
