@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from crawlkit import Crawler, Page, open_run
 from crawlkit.checkpoint import Checkpoint, Document, Item, Merge
 from crawlkit.cli import main
+from crawlkit.crawling.allowance import PAGES
 from crawlkit.errors import (
     CrawlkitError,
     StoreDamagedError,
@@ -37,7 +38,7 @@ from crawlkit.errors import (
 )
 from crawlkit.portable import import_run
 from crawlkit.stores import open_reader, open_store
-from crawlkit.stores.base import Store
+from crawlkit.stores.base import Allotment, Store
 from crawlkit.stores.postgres import link
 from crawlkit.stores.postgres.address import masked, parse, with_run
 from crawlkit.stores.postgres.connection import SETTINGS, connect
@@ -104,7 +105,12 @@ def under_way(store: Store) -> Iterator[Callable[[str], list[Any]]]:
     server, _, run = store.address.partition("#")
     with psycopg.connect(server) as connection:
         connection.execute(f'SET search_path TO "crawlkit_{run}"')
-        yield lambda statement: connection.execute(statement).fetchall()
+
+        def execute(statement: str) -> list[Any]:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+        yield execute
 
 
 async def somebody_waits(server: postgres.Server, worker: str) -> None:
@@ -721,6 +727,28 @@ async def test_no_grant_is_lost_wherever_the_line_breaks_and_however_long(
     ((granted,),) = server.execute("SELECT amount FROM allotments", store.address)
     assert told == granted == wanted
     await store.close()
+
+
+async def test_a_page_that_is_committed_while_another_worker_asks_is_not_granted_once_more(
+    server: postgres.Server, run: Store
+) -> None:
+    """There is one page to do. It is granted, and done as the other one asks how many are left."""
+    assert (await run.allot(PAGES, 1, 1)).granted == 1
+    other = await another(run)
+    assert (await other.allot(PAGES, 1, 1)).granted == 0
+    with under_way(run) as execute:
+        execute("LOCK TABLE allotments")
+        asking = asyncio.create_task(other.allot(PAGES, 1, 1))
+        await somebody_waits(server, "other")
+        # What a commit does with the page: it is done, and no longer one that may be.
+        execute(
+            "INSERT INTO counters SELECT epoch, 'requests_finished', 0, 1 FROM workers "
+            "WHERE name = 'one'"
+        )
+        execute("UPDATE allotments SET amount = 0")
+    assert (await asking).granted == 0
+    assert await other.allot(PAGES, 1, 1) == Allotment(0, is_spent=True)
+    await other.close()
 
 
 async def test_the_end_is_told_to_one_worker_wherever_the_line_breaks_and_however_long(

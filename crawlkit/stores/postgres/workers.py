@@ -221,16 +221,20 @@ DECLARE
 BEGIN
     {FENCE}
     PERFORM pg_advisory_xact_lock(hashtext(current_schema()), hashtext(_grant));
-    SELECT coalesce(sum(c.value), 0) INTO _done
-    FROM (SELECT epoch FROM workers UNION ALL SELECT 0) w
-    JOIN counters c ON c.worker = w.epoch AND c.name = ANY (_names) AND c.kind = 0;
+    -- In one statement: a commit moves pages from what is granted to what is done, and one between
+    -- two statements would have its pages in neither.
+    SELECT
+        (SELECT coalesce(sum(c.value), 0)
+         FROM (SELECT epoch FROM workers UNION ALL SELECT 0) w
+         JOIN counters c ON c.worker = w.epoch AND c.name = ANY (_names) AND c.kind = 0),
+        (SELECT coalesce(sum(amount), 0) FROM allotments WHERE name = _grant)
+    INTO _done, _out;
     is_spent := _done >= _most;
     SELECT * INTO _mine FROM allotments WHERE worker = _me AND name = _grant;
     IF _mine.call = _call THEN
         granted := _mine.granted;
         RETURN;
     END IF;
-    SELECT coalesce(sum(amount), 0) INTO _out FROM allotments WHERE name = _grant;
     granted := CASE
         WHEN _wanted < 0 THEN greatest(_wanted, -coalesce(_mine.amount, 0))
         ELSE greatest(0, least(_wanted, _most - _done - _out))
