@@ -48,6 +48,7 @@ class Disk:
         self.commits.append([*checkpoint.documents, *checkpoint.add])
         self.counters.update(checkpoint.add)
         self.documents |= {name: doc for name, doc in checkpoint.documents.items() if doc}
+        budgets.settle()
 
 
 @pytest.fixture
@@ -236,6 +237,20 @@ async def test_no_order_of_events_and_no_crash_makes_a_count_wrong(disk: Disk, s
         if rng.random() < 0.02:  # a new site, so that the limits are not all met for good
             hosts.append(f"{len(hosts)}.example")
             saved[hosts[-1]] = now[hosts[-1]] = 0
+
+
+async def test_what_another_worker_has_spent_meanwhile_counts_as_soon_as_the_host_comes_back(
+    disk: Disk,
+) -> None:
+    """Also where no checkpoint was taken here in between."""
+    one, other = (disk.begin(max_pages_per_host=5) for _ in range(2))
+    assert await spent(one, 2) == 2
+    disk.commit(one)
+    other.forget(HOST)
+    assert await spent(other, 2) == 2
+    disk.commit(other)
+    one.forget(HOST)
+    assert await spent(one, 9) == 1
 
 
 # -- memory -----------------------------------------------------------------------------------

@@ -288,6 +288,16 @@ async def test_the_budget_of_a_pattern_holds_for_all_workers_together(
     run.close()
 
 
+async def test_the_pages_of_a_host_are_counted_whichever_worker_has_it(
+    fleet: Fleet, site: Site
+) -> None:
+    """It goes to and fro between two checkpoints of a worker, which come when work runs out."""
+    await crawl(fleet, site, max_pages_per_host=40, persist_interval=1.0)
+    run = await look(fleet)
+    assert run.statistics.requests_finished == 40
+    run.close()
+
+
 async def test_a_host_has_no_more_requests_at_once_than_its_limit(fleet: Fleet, site: Site) -> None:
     await crawl(fleet, site, concurrency_per_host=3, persist_interval=0.02)
     assert max(hit.open for hit in site.requests) <= 3

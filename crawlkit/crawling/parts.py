@@ -147,6 +147,7 @@ class Parts:
                 budgets=options.budgets,
             ),
         )
+        job.on_commit(lambda checkpoint, receipt: budgets.settle())
         self.gate = Gate(
             clock=clock,
             scope=self.scope,

@@ -105,7 +105,7 @@ class Budgets:
         self._hosts: OrderedDict[str, _Count] = OrderedDict()
         self._reading = asyncio.Lock()
         self._changed: set[str] = set()
-        # Handed over but perhaps not yet committed: the store may still say what was before.
+        # Handed over and not known to be committed: the store may still say what was before.
         self._handed: set[str] = set()
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -306,6 +306,14 @@ class Budgets:
             if budget.unsaved:
                 checkpoint.add[budget.counter] = budget.unsaved
                 budget.unsaved = 0
+
+    def settle(self) -> None:
+        """What was handed over is committed.
+
+        From here on another worker may have its hosts, and have them done before the next
+        checkpoint is taken here.
+        """
+        self._handed = set()
 
 
 def _name(pattern: UrlPattern) -> str:
