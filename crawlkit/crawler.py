@@ -156,7 +156,7 @@ class Crawler(Steering, Hooks, Options):
                 # Before and after that there is nothing that would have to wait for what blocks.
                 with Watch(self.job.pulse, type(self).__module__):
                     is_finished = await self._work_until_done()
-                if is_finished and await self.job.patiently(self.job.store.finish):
+                if is_finished and await self._is_first_at_the_end():
                     is_finished = await self._finish()
         finally:
             self.queue.close()
@@ -249,10 +249,17 @@ class Crawler(Steering, Hooks, Options):
             self.queue.close()
             raise
 
+    async def _is_first_at_the_end(self) -> bool:
+        """Whether this is the one worker of the run for which `on_finish` is called."""
+        if self.job.store.is_shared:
+            # Who comes to the end has told of it all that was done up to there: if it dies before
+            # that, the end is another's to see.
+            await self.job.settle()
+        return await self.job.patiently(self.job.store.finish)
+
     async def _finish(self) -> bool:
         """The end, for the one worker of the run that is told of it; whether it is the end."""
         if self.job.store.is_shared:
-            await self.job.settle()
             self.statistics.refresh(
                 Saved("statistics", await self.job.patiently(self.job.store.load))
             )

@@ -157,6 +157,31 @@ async def test_on_start_is_called_by_each_and_on_finish_by_one(fleet: Fleet, sit
     assert statistics.runtime_seconds > 0
 
 
+async def test_on_finish_is_called_again_when_the_run_was_gone_on_with(
+    fleet: Fleet, site: Site
+) -> None:
+    """No page of the second life has a link: nothing is enqueued in it."""
+    site.add_page("/", links=["/leaf"])
+    site.add_page("/leaf")
+    for most in (1, None):
+        shops = await crawl(fleet, site, max_pages=most)
+        assert sum(shop.calls.count("finish") for shop in shops) == 1
+
+
+async def test_the_end_is_told_when_all_that_was_done_is_saved(fleet: Fleet, site: Site) -> None:
+    """Otherwise who dies after that leaves pages behind, and nobody is told of their end."""
+    store = fleet.store("one")
+    finish, saved = store.finish, []
+
+    async def look_and_finish() -> bool:
+        saved.append(len(list(store.reader().items())))
+        return await finish()
+
+    store.finish = look_and_finish  # type: ignore[method-assign]
+    await Shop(start_urls=[site.url("/")], store=store, persist_interval=3600).crawl()
+    assert saved == [85]
+
+
 async def test_every_worker_ends_with_the_plain_numbers_of_the_run(
     fleet: Fleet, site: Site
 ) -> None:

@@ -289,6 +289,20 @@ async def test_a_run_to_which_something_was_added_can_be_finished_again(
     assert not await one.finish()
 
 
+async def test_a_run_that_was_gone_on_with_can_be_finished_again(one: Store, two: Store) -> None:
+    """As one that had come to its ``max_pages``, and now may have more."""
+    await commit(one, fresh=pages(A, 2))
+    first, second = await claim_all(one)
+    assert await one.finish()
+    # That it is not fetched after all may be committed by a worker after the end was told.
+    dropped = outcome(first, "skipped")
+    await one.commit(Checkpoint(outcomes=[dropped], left=[first.ticket]))
+    assert not await two.finish()
+    await one.commit(done([second]))
+    assert await two.finish()
+    assert not await one.finish()
+
+
 async def test_a_worker_that_found_nothing_is_told_of_new_work(one: Store, two: Store) -> None:
     assert not (await claim(two)).leases
     waiting = asyncio.create_task(two.news())

@@ -239,7 +239,8 @@ class Store(ABC):
     async def finish(self) -> bool:
         """Say that the crawl is finished; `True` for one worker of a run, the first to say so.
 
-        A run to which requests are added later can be finished again.
+        A run to which requests are added later, or of which pages are done later, as under a higher
+        ``max_pages``, can be finished again.
         """
         return True
 

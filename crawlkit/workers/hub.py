@@ -329,7 +329,8 @@ class Hub:
                 self._in_flight[name] = len(decode(document.data, name))
         self._count(member, checkpoint, receipt)
         self._settle_hosts(member, checkpoint, touched)
-        if receipt.enqueued or checkpoint.again:
+        has_pages = any(outcome.outcome != "skipped" for outcome in checkpoint.outcomes)
+        if receipt.enqueued or checkpoint.again or has_pages:
             self._is_finished = False
         wanted = self._wanted(member)
         self._tell()

@@ -156,11 +156,12 @@ BEGIN
             coalesce(array_agg(best), '{{}}'), coalesce(array_agg(due), '{{}}')
         INTO _enqueued, _raised_host, _raised_best, _raised_due FROM raised;
         _is_news := cardinality(_raised_host) > 0;
-        IF _is_news THEN
-            UPDATE run SET finished_by = NULL WHERE finished_by IS NOT NULL;
-        END IF;
     END IF;
     _known := _fresh - _enqueued;
+    -- Not by requests that are dropped: the end by `max_pages` comes whether that is saved or not.
+    IF _is_news OR _outcomes_outcome && ARRAY['handled', 'failed'] THEN
+        UPDATE run SET finished_by = NULL WHERE finished_by IS NOT NULL;
+    END IF;
 
     -- And what is done. The worker has looked that it has that.
     IF cardinality(_partly_bundle) > 0 THEN
