@@ -1225,6 +1225,50 @@ async def test_commits_side_by_side_never_wait_for_each_other_in_a_circle(run: S
     assert findings(run) == []
 
 
+async def test_what_is_said_of_a_host_while_its_worker_is_told_of_it_is_not_lost(
+    server: postgres.Server, run: Store
+) -> None:
+    """A host that was paused, and is paused for longer before the other worker has committed."""
+    host, other = A.removeprefix("https://"), await another(run)
+    await commit(run, fresh=pages(A, 200))
+    await claim(run, 50)
+    await commit(run, shares={host: 8})
+    await claim(other, 50)
+    await commit(other, rests={host: (NOW + 10, 1.0)})
+    with under_way(run) as execute:
+        # What another commit does that says more of it.
+        execute("SELECT FROM hosts FOR NO KEY UPDATE")
+        execute(f"UPDATE shares SET rest_at = {NOW + 60} WHERE rest_at IS NOT NULL")
+        committing = asyncio.create_task(commit(run, add={"x": 1}))
+        await somebody_waits(server, "one")
+    told = await committing
+    assert told.rests == {host: (NOW + 60, 1.0)}
+    await other.close()
+
+
+async def test_workers_that_share_hosts_tell_of_them_without_waiting_in_a_circle(
+    server: postgres.Server, run: Store
+) -> None:
+    workers = [run, await another(run, "w1"), await another(run, "w2")]
+    await commit(run, fresh=[*pages(A, 400), *pages(B, 400)])
+    hosts = [site.removeprefix("https://") for site in (A, B)]
+    for store, left in zip(workers, (11, 6, 0), strict=True):
+        await claim(store, 100)
+        await commit(store, add={"x": 1}, shares=dict.fromkeys(hosts, left) if left else {})
+    rng = random.Random(7)
+
+    async def work(store: Store) -> None:
+        for number in range(300):
+            rests = {rng.choice(hosts): (NOW + number, 1.0)}
+            await commit(store, add={"x": 1}, rests=rests)
+
+    before = len(server.log.read_text())
+    await asyncio.gather(*map(work, workers))
+    assert "deadlock" not in server.log.read_text()[before:]
+    for store in workers[1:]:
+        await store.close()
+
+
 async def test_an_idle_worker_is_woken_by_work_and_by_the_end(run: Store) -> None:
     other = await another(run)
     assert (await claim(other)).leases == []

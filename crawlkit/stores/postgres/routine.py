@@ -108,6 +108,7 @@ DECLARE
     _raised_due float8[] := '{{}}';
     _left int[] := '{{}}';
     _freed int[] := '{{}}';
+    _told int[];
     _locked int[];
     _is_news boolean := false;
     _is_wanted boolean;
@@ -286,8 +287,10 @@ BEGIN
         END IF;
     END IF;
 
+    -- Also those of which others have said something: they say it with the host locked.
+    _told := ARRAY(SELECT host FROM shares WHERE worker = _me AND rest_at IS NOT NULL);
     _locked := ARRAY(
-        SELECT unnest(_raised_host) UNION SELECT unnest(_freed)
+        SELECT unnest(_raised_host) UNION SELECT unnest(_freed) UNION SELECT unnest(_told)
         UNION SELECT unnest(_rests_host) UNION SELECT unnest(_shares_host)
     );
     PERFORM FROM hosts WHERE id = ANY (_locked) ORDER BY id FOR NO KEY UPDATE;
@@ -332,10 +335,10 @@ BEGIN
         UPDATE shares s SET rest_at = n.rest_at, rest_delay = n.rest_delay FROM {RESTS.rows}
         WHERE s.host = n.host AND s.worker <> _me;
     END IF;
-    IF EXISTS (SELECT FROM shares WHERE worker = _me AND rest_at IS NOT NULL) THEN
+    IF cardinality(_told) > 0 THEN
         WITH told AS (
             UPDATE shares s SET rest_at = NULL, rest_delay = NULL FROM shares o, hosts h
-            WHERE s.worker = _me AND s.rest_at IS NOT NULL
+            WHERE s.worker = _me AND s.host = ANY (_told)
                 AND o.host = s.host AND o.worker = _me AND h.id = s.host
             RETURNING h.name, o.rest_at, o.rest_delay
         )
