@@ -20,7 +20,7 @@ from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Saved
 from crawlkit.clock import Clock
 from crawlkit.crawling.allowance import PAGES, Allowance
-from crawlkit.errors import StoreFencedError, StoreWriteError
+from crawlkit.errors import StoreFencedError, StoreWriteError, UsageError
 from crawlkit.job import Job
 from crawlkit.politeness.throttle import Throttle
 from crawlkit.queue import RequestQueue
@@ -245,6 +245,30 @@ def make_flaky(store: Store, fates: Iterator[str]) -> None:
         return replace(answer, granted=answer.granted + untold.pop(counters, 0))
 
     store.allot = allot  # type: ignore[method-assign]
+
+
+async def test_what_is_retried_at_the_end_is_refused_or_done(fleet: Fleet, site: Site) -> None:
+    site.add_page("/", links=["/broken"])
+    site.add_page("/broken", status=404)
+    store = fleet.store("one")
+    news = store.news
+    refusals: list[str] = []
+
+    async def news_that_end_with_a_retry() -> None:
+        try:
+            await news()
+        except asyncio.CancelledError:
+            with pytest.raises(UsageError, match="the crawl is over") as refusal:
+                await shop.retry_failed()
+            refusals.append(str(refusal.value))
+            raise
+
+    store.news = news_that_end_with_a_retry  # type: ignore[method-assign]
+    shop = Shop(start_urls=[site.url("/")], store=store, max_retries=0)
+    await shop.crawl()
+    assert shop.exit_code == 0
+    assert len(refusals) == 1
+    assert shop.statistics.pending == 0
 
 
 async def test_what_could_not_be_given_back_is_not_lost(fleet: Fleet) -> None:

@@ -85,13 +85,14 @@ class Feeder:
             while not (self._job.is_stopping or self.is_finished):
                 await self._hunger()
                 await self._feed_once()
+            # Before anything else can run: what is put back after the end is refused, not left.
+            self._queue.close()
         finally:
             for beside in (listening, self._hastening):
                 if beside is not None:
                     beside.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await beside
-        self._queue.close()
 
     async def _hunger(self) -> None:
         """Wait until there is a reason to look into the store.
