@@ -1269,6 +1269,46 @@ async def test_workers_that_share_hosts_tell_of_them_without_waiting_in_a_circle
         await store.close()
 
 
+async def test_who_merges_alone_waits_in_no_circle_with_who_enqueues_the_same(
+    server: postgres.Server, run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has the document to itself as it was changed over and over, and then commits a link."""
+    monkeypatch.setattr("crawlkit.stores.postgres.work.OPTIMISTIC", 0)
+    await commit(run, documents={"state": Document(1, b"7")})
+    other, loop = await another(run), asyncio.get_running_loop()
+    is_merging, may_go_on = asyncio.Event(), threading.Event()
+
+    def add(base: bytes | None, mine: bytes, theirs: bytes) -> bytes:
+        return str(int(theirs) + int(mine)).encode()
+
+    def wait_and_add(base: bytes | None, mine: bytes, theirs: bytes) -> bytes:
+        monkeypatch.setattr("crawlkit.stores.postgres.work.OPTIMISTIC", 3)
+        loop.call_soon_threadsafe(is_merging.set)
+        assert may_go_on.wait(10)
+        return add(base, mine, theirs)
+
+    def checkpoint(combine: Any) -> Checkpoint:
+        return Checkpoint(
+            fresh=pages(A, 3),
+            documents={"state": Document(1, b"1")},
+            merges={"state": Merge(b"0", combine)},
+        )
+
+    before = len(server.log.read_text())
+    alone = asyncio.create_task(run.commit(checkpoint(wait_and_add)))
+    await is_merging.wait()
+    beside = asyncio.create_task(other.commit(checkpoint(add)))
+    await somebody_waits(server, "other")
+    may_go_on.set()
+    receipts = await asyncio.gather(alone, beside)
+    assert "deadlock" not in server.log.read_text()[before:]
+    assert [receipt.enqueued for receipt in receipts] == [3, 0]
+    document = await run.document("state")
+    assert document is not None
+    assert document.data == b"9"
+    await other.close()
+
+
 async def test_an_idle_worker_is_woken_by_work_and_by_the_end(run: Store) -> None:
     other = await another(run)
     assert (await claim(other)).leases == []

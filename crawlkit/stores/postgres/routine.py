@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..base import BUNDLE
 from .columns import Bools, Column, Floats, Ints, Longs, Texts
+from .tables import BESIDE
 from .workers import FENCED, IS_LATEST, LOST
 
 CHANGED = "CK004"
@@ -126,6 +127,9 @@ BEGIN
     IF _commits <> _number - 1 THEN
         RAISE EXCEPTION 'lost' USING ERRCODE = '{LOST}';
     END IF;
+    PERFORM {BESIDE.format(key="key")} FROM (
+        SELECT key FROM {DOCUMENTS.rows} WHERE revision IS NOT NULL ORDER BY key
+    ) merged;
 
     -- The queue: what is new, or comes back.
     IF cardinality(_arrivals_host) > 0 THEN

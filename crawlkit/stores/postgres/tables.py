@@ -8,7 +8,8 @@ in small tables of its own (claims, shares), so that a bundle is written once an
 
 Rows that are shared are locked in one order, so that no two transactions wait for each other:
 the worker's own, `seen` by key, documents by key, hosts by id, shares, what was of a worker that
-left by name.
+left by name. Who reads documents and merges them in the same transaction comes to the rows too
+early: it takes `ALONE` first, and all others who merge them `BESIDE`, before any row but their own.
 """
 
 from __future__ import annotations
@@ -156,6 +157,11 @@ IS_ADDED = """
 SELECT FROM pg_attribute WHERE attrelid = 'workers'::regclass AND attname = 'connection'
 """
 """A row, where they have it."""
+
+_LOCK = "pg_advisory_xact_lock{how}({key} # hashtext(current_schema()))"
+ALONE, BESIDE = _LOCK.replace("{how}", ""), _LOCK.replace("{how}", "_shared")
+"""Keep others, or those who keep others, from merging the document of a key until the end of the
+transaction. Of several, by key."""
 
 # What of a host nobody has claimed. Their place in a statement decides which state they see: it has
 # to begin after the host's row was locked.

@@ -23,6 +23,7 @@ from .intake import enter, refuse_run
 from .link import Link
 from .membership import Membership
 from .routine import CHANGED
+from .tables import ALONE
 
 NEEDY = 8
 """Requests of a worker below which others are asked to share their hosts with it."""
@@ -181,10 +182,13 @@ class Work:
         if not checkpoint.merges:
             return documents, merged
         names = {key_of(name): name for name in checkpoint.merges}
+        keys = Longs(sorted(names))
+        if locks:
+            connection.execute(
+                f"SELECT {ALONE.format(key='n.key')} FROM unnest(%s) AS n (key)", (keys,)
+            )
         rows = connection.execute(
-            "SELECT key, revision, version, data FROM documents WHERE key = ANY (%s) ORDER BY key"
-            + (" FOR UPDATE" if locks else ""),
-            (Longs(names),),
+            "SELECT key, revision, version, data FROM documents WHERE key = ANY (%s)", (keys,)
         )
         theirs = {names[key]: (revision, data) for key, revision, _, data in rows}
         for name, (base, combine) in checkpoint.merges.items():
