@@ -129,6 +129,7 @@ class Job:
         self._notices: set[asyncio.Task[None]] = set()
         self.persist("state", self.state)
         self.persist("values", self._values)
+        self.on_commit(lambda checkpoint, receipt: self._values.settle())
 
     # -- for the user -------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ class Values:
     def __init__(self, read: Callable[[str], Awaitable[Document | None]]) -> None:
         self._read = read
         self._changed: dict[str, bytes | None] = {}
-        # Handed over but perhaps not yet committed: the store may still say what was before.
+        # Handed over and not known to be committed: the store may still say what was before.
         self._handed: dict[str, bytes | None] = {}
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -51,6 +51,10 @@ class Values:
         for key, data in self._handed.items():
             name = f"values/{key}"
             checkpoint.documents[name] = None if data is None else Document(1, data)
+
+    def settle(self) -> None:
+        """What was handed over is committed. From here on another worker may change it."""
+        self._handed = {}
 
 
 class State(dict[str, Any]):

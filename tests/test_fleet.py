@@ -182,6 +182,20 @@ async def test_the_end_is_told_when_all_that_was_done_is_saved(fleet: Fleet, sit
     assert saved == [85]
 
 
+async def test_a_value_is_read_as_it_is_saved_whoever_has_saved_it_last(fleet: Fleet) -> None:
+    """Also by one that has saved it before, and no checkpoint since."""
+    stores = [fleet.store(name) for name in ("one", "two")]
+    one, two = (Job(store, persist_interval=3600, signals=False) for store in stores)
+    async with one, two:
+        await one.set_value("price", 1)
+        await one.checkpoint()
+        await two.set_value("price", 2)
+        await two.checkpoint()
+        assert await one.get_value("price") == 2
+        await one.set_value("price", 3)
+        assert await one.get_value("price") == 3
+
+
 async def test_every_worker_ends_with_the_plain_numbers_of_the_run(
     fleet: Fleet, site: Site
 ) -> None:
