@@ -351,6 +351,16 @@ async def test_the_budget_of_a_pattern_holds_for_all_workers_together(
     run.close()
 
 
+async def test_the_budget_of_a_pattern_with_spaces_holds_for_all_workers_together(
+    fleet: Fleet, site: Site
+) -> None:
+    async with asyncio.timeout(30):
+        await crawl(fleet, site, budgets={"re:(?x) / [1-9] [0-9] $": 11})
+    run = await look(fleet)
+    assert len([item for item in run.items() if item["url"][-2:].isdigit()]) == 11
+    run.close()
+
+
 async def test_the_pages_of_a_host_are_counted_whichever_worker_has_it(
     fleet: Fleet, site: Site
 ) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..base import BUNDLE
 from .columns import Bools, Column, Floats, Ints, Longs, Texts
-from .tables import BESIDE
+from .tables import BESIDE, IN_GRANT
 from .workers import FENCED, IS_LATEST, LOST
 
 CHANGED = "CK004"
@@ -243,7 +243,7 @@ BEGIN
     UPDATE allotments a SET amount = greatest(0, a.amount - d.done)
     FROM (
         SELECT a.name, sum(n.value) AS done FROM allotments a JOIN {COUNTERS.rows}
-            ON n.kind = 0 AND n.name = ANY (string_to_array(a.name, ' '))
+            ON n.kind = 0 AND {IN_GRANT.format(name="n.name")} = ANY (string_to_array(a.name, ' '))
         WHERE a.worker = _me GROUP BY a.name
     ) d
     WHERE a.worker = _me AND a.name = d.name AND d.done > 0;

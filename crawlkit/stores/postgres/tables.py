@@ -163,6 +163,9 @@ ALONE, BESIDE = _LOCK.replace("{how}", ""), _LOCK.replace("{how}", "_shared")
 """Keep others, or those who keep others, from merging the document of a key until the end of the
 transaction. Of several, by key."""
 
+IN_GRANT = "replace({name}, ' ', chr(31))"
+"""A counter's name as it stands in that of a grant, between spaces: a pattern may hold some."""
+
 # What of a host nobody has claimed. Their place in a statement decides which state they see: it has
 # to begin after the host's row was locked.
 BEST_OF = """(

@@ -21,7 +21,7 @@ from psycopg import Connection
 
 from ..base import Allotment
 from .columns import Texts
-from .tables import BEST_OF, DUE_OF
+from .tables import BEST_OF, DUE_OF, IN_GRANT
 
 FENCED = "CK001"
 """SQLSTATE: the worker's row is gone."""
@@ -214,7 +214,10 @@ CREATE OR REPLACE FUNCTION allot(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    _grant text := array_to_string(_names, ' ');
+    _grant text := array_to_string(ARRAY(
+        SELECT {IN_GRANT.format(name="name")} FROM unnest(_names) WITH ORDINALITY n (name, place)
+        ORDER BY place
+    ), ' ');
     _done bigint;
     _out bigint;
     _mine allotments;
