@@ -20,6 +20,7 @@ from crawlkit import Crawler, Page, Request
 from crawlkit.checkpoint import Checkpoint, Saved
 from crawlkit.clock import Clock
 from crawlkit.crawling.allowance import PAGES, Allowance
+from crawlkit.discovery.start import StartRequests
 from crawlkit.errors import StoreFencedError, StoreWriteError, UsageError
 from crawlkit.job import Job
 from crawlkit.politeness.throttle import Throttle
@@ -437,6 +438,45 @@ async def test_start_requests_are_taken_once(fleet: Fleet, site: Site) -> None:
     assert run.statistics.requests_total == 1200
     assert run.statistics.requests_duplicate == 0
     run.close()
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_no_start_request_is_passed_over_whoever_dies_while_they_are_taken(
+    fleet: Fleet, is_busy: bool
+) -> None:
+    """One dies after some, and the other, who was there from the beginning, after a few more.
+
+    Where that one is busy, it has just met a robots.txt that names a sitemap.
+    """
+    urls = [f"https://shop.example/{number}" for number in range(100)]
+
+    async def take(start: StartRequests, count: int) -> list[int]:
+        taken = start.take(urls)
+        return [(await anext(taken))[0] for _ in range(count)]
+
+    async def begin(name: str) -> tuple[Store, Job, StartRequests]:
+        job = Job(fleet.store(name), persist_interval=3600, signals=False)
+        start = job.persist("start", StartRequests())
+        await job.open(signals=False)
+        return job.store, job, start
+
+    (first, one, earlier), (second, two, later) = await begin("one"), await begin("two")
+    await take(earlier, 50)
+    await one.checkpoint()
+    await fleet.die(first)
+    if is_busy:
+        later.take_urls(["https://shop.example/sitemap.xml"])
+    later.resume(await second.document("start"))
+    assert await take(later, 3) == [51, 52, 53]
+    await two.checkpoint()
+    await fleet.die(second)
+    store, three, last = await begin("three")
+    last.resume(await store.document("start"))
+    places = [place async for place, _ in last.take(urls)]
+    assert places == list(range(54, 101))
+    for job in (one, two, three):
+        with suppress(StoreFencedError):
+            await job.close(finished=False)
 
 
 async def test_a_hosts_delay_holds_whoever_asks_it(fleet: Fleet, site: Site) -> None:

@@ -78,10 +78,15 @@ class StartRequests:
 
     @staticmethod
     def merge(base: Any, mine: Any, theirs: Any) -> Any:
-        """All that was taken; the place of whoever has moved it."""
+        """All that was taken, and the furthest place: what lies before a place is enqueued."""
         merged: dict[str, Any] = merge(base, mine, theirs)
         taken = dict.fromkeys((*theirs["taken"], *mine["taken"]))
-        return {**merged, "taken": list(taken), "is_done": mine["is_done"] or theirs["is_done"]}
+        return {
+            **merged,
+            "taken": list(taken),
+            "position": max(mine["position"], theirs["position"]),
+            "is_done": mine["is_done"] or theirs["is_done"],
+        }
 
     def absorb(self, handed: Any, merged: Any, key: str) -> None:
         """Take over what others have taken."""
@@ -90,10 +95,13 @@ class StartRequests:
 
     def resume(self, document: Document | None) -> None:
         """Go on from the place that another worker has come to, which is what the store holds."""
-        if document is not None and not self._is_changed:
-            place = decode(document.data, "start", _Place)
-            place.taken = list(dict.fromkeys((*place.taken, *self._place.taken)))
-            self._place = place
+        if document is not None:
+            # What was taken here since the last checkpoint is kept: it may be a sitemap of a
+            # robots.txt, which is no matter of turns.
+            stored, own = decode(document.data, "start", _Place), self._place
+            own.taken = list(dict.fromkeys((*stored.taken, *own.taken)))
+            own.position = max(stored.position, own.position)
+            own.is_done = stored.is_done or own.is_done
 
     def restore(self, saved: Saved) -> None:
         """Take back the place."""
