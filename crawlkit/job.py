@@ -129,7 +129,8 @@ class Job:
         self._notices: set[asyncio.Task[None]] = set()
         self.persist("state", self.state)
         self.persist("values", self._values)
-        self.on_commit(lambda checkpoint, receipt: self._values.settle())
+        if self.store.is_shared:  # else what was saved last is known also once it is closed
+            self.on_commit(lambda checkpoint, receipt: self._values.settle())
 
     # -- for the user -------------------------------------------------------------------------
 
