@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..hugepages import zeros
 from .sweep import LOWEST, SEEN
 
 BITS = 27
@@ -67,7 +68,7 @@ class SeenSet:
         self._is_open = False
         # There is none as long as all rows are in memory. It holds all of these, all that arrive,
         # and the rows of the table as far as it was filled; or all, where that is None.
-        self._filter: bytearray | None = None
+        self._filter: memoryview | None = None
         self._filled: float | None = None
 
     def open(self, db: sqlite3.Connection) -> None:
@@ -130,7 +131,7 @@ class SeenSet:
                 bits[n >> _SHIFT & _MASK] |= _MARKS[n & 63]
 
     def _make_filter(self, db: sqlite3.Connection) -> None:
-        self._filter = bytearray(_MASK + 1)
+        self._filter = zeros(_MASK + 1)
         place: float | None = LOWEST
         while place is not None:
             place = self._read(db, "recent_seen", place)
