@@ -7,9 +7,10 @@ is a duplicate for certain, what it does not know the store decides in the next 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 from typing import TypeAlias
+
+from .hugepages import zeros
 
 Identity: TypeAlias = str | tuple[str, ...] | tuple[str, str, bytes | None]
 """Text, or texts; not numbers, whose hash is no more than themselves."""
@@ -62,21 +63,21 @@ class DedupSet:
 
     def clear(self) -> None:
         """Forget everything; the store still knows."""
-        self._hold(array("q", bytes(8 * self._least)))
+        # All that there may ever be, of which only the first ones are used as yet.
+        self._slots = zeros(8 * self._most).cast("q")
         # An empty slot holds 0, which is a hash too: that of slot 0, which therefore starts with a
         # number that belongs to another slot.
         self._slots[0] = 1
+        self._use(self._least)
 
-    def _hold(self, slots: array[int]) -> None:
-        self._slots = slots
-        self._mask = len(slots) - 1
-        self._room = len(slots) // 2
+    def _use(self, slots: int) -> None:
+        self._mask = slots - 1
+        self._room = slots // 2
 
     def _take(self, slots: int) -> None:
         self._room -= slots
-        if self._room < 0 and len(self._slots) < self._most:
+        if self._room < 0 and (used := self._mask + 1) < self._most:
             # What was in a slot belongs into the same one or into that of the other half. It is in
-            # both now: where it does not belong nothing is equal to it. In place, as two tables at
-            # a time would be the most memory that a crawl ever takes.
-            self._slots *= 2
-            self._hold(self._slots)
+            # both now: where it does not belong nothing is equal to it.
+            self._slots[used : 2 * used] = self._slots[:used]
+            self._use(2 * used)

@@ -5,12 +5,15 @@ Memory holds a few rows here instead of hundreds of thousands, so that the sweep
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crawlkit.checkpoint import Lease, Pending
 from crawlkit.errors import StoreVersionError, StoreWriteError
@@ -176,6 +179,40 @@ async def test_a_url_of_an_earlier_life_is_a_duplicate_before_and_after_the_filt
     await store.close()
 
 
+async def test_the_lowest_and_the_highest_number_there_is_are_swept_and_known_like_any(
+    runs: Iterator[Path],
+) -> None:
+    store = await opened(next(runs))
+    extremes = [
+        Pending(Request(f"{A}/{number}"), seen.number_of(1, number), "a.example")
+        for number in (-(2**63), 2**63 - 1)
+    ]
+    assert (await commit(store, fresh=extremes)).enqueued == 2
+    for first in range(0, 600, 30):
+        await commit(store, fresh=pages(A, 30, first=first))
+    ((least, most),) = store._db.execute("SELECT min(number), max(number) FROM seen")
+    assert (least, most) == (-(2**63), 2**63 - 1)
+    assert (await commit(store, fresh=extremes)).enqueued == 0
+    store = await killed(store, runs)
+    assert (await commit(store, fresh=extremes)).enqueued == 0
+    reader = store.reader()
+    assert all(reader.seen("a.example", extreme.fingerprint) for extreme in extremes)
+    reader.close()
+    assert rows(store, "seen") + rows(store, "recent_seen") == 602
+    await store.close()
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_a_request_has_the_same_number_for_who_writes_the_run_and_for_who_checks_it(
+    host: int, fingerprint: int
+) -> None:
+    number = seen.number_of(host, fingerprint)
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        query = f"SELECT {seen.NUMBER} FROM (SELECT ? host, ? fingerprint) one"
+        assert db.execute(query, (host, fingerprint)).fetchall() == [(number,)]
+    assert -(2**63) <= number < 2**63
+
+
 async def test_check_finds_a_bundle_that_would_never_be_claimed_and_one_that_is_not_there(
     runs: Iterator[Path],
 ) -> None:
@@ -200,7 +237,7 @@ async def test_a_run_of_an_older_version_is_refused_with_the_remedy_and_left_as_
         older.setattr(schema, "VERSION", schema.VERSION - 1)
         await (await opened(path)).close()
     before = (path / "run.sqlite3").read_bytes()
-    remedy = r"older crawlkit \(format 1, this one reads 2\); finish it with that one, or .*--fresh"
+    remedy = r"older crawlkit \(format 2, this one reads 3\); finish it with that one, or .*--fresh"
     for _ in range(2):
         with pytest.raises(StoreVersionError, match=remedy):
             await opened(path)

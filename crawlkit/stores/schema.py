@@ -17,7 +17,7 @@ from .files import sync_names
 from .pages import PAGE, PageChecksums, scan
 
 APPLICATION_ID = 0x63726B74  # "crkt"
-VERSION = 2
+VERSION = 3
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What `sqlite3` raises: the latter where an error's own text is no UTF-8, as it is where SQLite
@@ -43,9 +43,9 @@ CREATE TABLE errors (
 CREATE TABLE hosts (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, best INTEGER);
 CREATE INDEX hosts_best ON hosts (best DESC) WHERE best IS NOT NULL;
 
--- What was ever enqueued: this, and the rows of `seen_arrivals` that the sweep has not moved here.
-CREATE TABLE seen (host INTEGER, fingerprint INTEGER, PRIMARY KEY (host, fingerprint))
-    WITHOUT ROWID;
+-- What was ever enqueued, as `number_of` in seen.py has it: this, and the numbers of
+-- `seen_arrivals` that the sweep has not moved here.
+CREATE TABLE seen (number INTEGER PRIMARY KEY);
 
 -- What is still to do: up to 50 requests of one host and priority in a row, which costs a third of
 -- a row for each. Bit i of `gone` is set once request i has left; the row goes with the last one.
@@ -63,19 +63,17 @@ CREATE TABLE queued (
 ) WITHOUT ROWID;
 
 -- What each checkpoint adds to these two, as JSON, until the sweep has moved it; with the place of
--- the sweep at that time. The sweep goes by `host` and the column after it.
+-- the sweep at that time. The sweep goes by the first column.
 CREATE TABLE seen_arrivals (
-    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL,
-    rows TEXT NOT NULL
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, place NUMERIC NOT NULL, rows TEXT NOT NULL
 );
 CREATE TABLE queued_arrivals (
-    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL,
-    rows TEXT NOT NULL
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, place NUMERIC NOT NULL, rows TEXT NOT NULL
 );
 CREATE TABLE sweeps (
-    name TEXT PRIMARY KEY, round INTEGER NOT NULL, host INTEGER NOT NULL, place INTEGER NOT NULL
+    name TEXT PRIMARY KEY, round INTEGER NOT NULL, place NUMERIC NOT NULL
 ) WITHOUT ROWID;
-INSERT INTO sweeps VALUES ('seen', 0, 0, 0), ('queued', 0, 0, 0);
+INSERT INTO sweeps VALUES ('seen', 0, -9e999), ('queued', 0, -9e999);
 
 -- What became of them; and of links that were not enqueued.
 CREATE TABLE outcomes (

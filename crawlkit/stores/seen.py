@@ -9,11 +9,13 @@ certain that there is no such fingerprint. Each sets two bits of one byte, a blo
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterable
 
 import msgspec
 
-from .sweep import END, SEEN
+from ..hugepages import zeros
+from .sweep import LOWEST, SEEN
 
 BITS = 27
 """The filter has ``2 ** BITS`` bits, 16 MB. Where ten million were enqueued, it suspects one in 28
@@ -22,30 +24,37 @@ FILL = 50_000
 """How many rows a checkpoint reads into the filter of a run that was opened again."""
 
 _MASK = (1 << BITS - 3) - 1
+_SHIFT = 64 - (BITS - 3)
+"""A number's byte is that of its highest bits, so that sorted ones go through memory in one
+direction."""
 _PAIRS = [1 << high | 1 << low for high in range(8) for low in range(high)]
 _MARKS = tuple((3 * _PAIRS)[:64])
-"""The two bits of its byte that a fingerprint sets, by its last six bits: 28 pairs, 8 of them in
+"""The two bits of its byte that a number sets, by its last six bits: 28 pairs, 8 of them in
 three places, the others in two."""
 
-_GIVEN = f"""
-SELECT json_group_array(json_array(host, fingerprint)) FROM (
-    SELECT {SEEN.values[0]} host, {SEEN.values[1]} fingerprint FROM {SEEN.source.format("?")}
-) one
-"""
-_IS_IN = "EXISTS (SELECT 1 FROM {} x WHERE x.host = one.host AND x.fingerprint = one.fingerprint)"
+_SPREAD = 2654435769
+"""2 ** 32 divided by the golden ratio: so the ids of hosts are far apart (Knuth 1973, 6.4)."""
+
+NUMBER = f"((one.fingerprint | one.host * {_SPREAD}) - (one.fingerprint & one.host * {_SPREAD}))"
+"""`number_of` for `one`, in SQL, which has no exclusive or."""
+
+_GIVEN = "SELECT json_group_array(one.value) FROM json_each(?) one"
+_IS_IN = "EXISTS (SELECT 1 FROM {} x WHERE x.number = one.value)"
 _IN_MEMORY = f"{_GIVEN} WHERE {_IS_IN.format('recent_seen')}"
 # What is suspected is known for the most part, and for long: one search is enough for that.
 _ANYWHERE = f"{_GIVEN} WHERE {_IS_IN.format('seen')} OR {_IS_IN.format('recent_seen')}"
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(list[int]).decode
 
-Numbers = dict[int, list[int]]
-"""Fingerprints by the id of their host."""
-Place = tuple[int, int]
-"""Of a row: its host and its fingerprint."""
-Known = dict[int, set[int]]
-"""Those of them that were there."""
+
+def number_of(host: int, fingerprint: int) -> int:
+    """A request in one number of 64 bits: its fingerprint, and the id of its host.
+
+    Ten million requests of a run collide with a probability of 3 in a million. Two hosts never do
+    by having the same fingerprint, as a `unique_key` has on all of them.
+    """
+    return fingerprint ^ host * _SPREAD
 
 
 class SeenSet:
@@ -59,8 +68,8 @@ class SeenSet:
         self._is_open = False
         # There is none as long as all rows are in memory. It holds all of these, all that arrive,
         # and the rows of the table as far as it was filled; or all, where that is None.
-        self._filter: bytearray | None = None
-        self._filled: Place | None = None
+        self._filter: memoryview | None = None
+        self._filled: float | None = None
 
     def open(self, db: sqlite3.Connection) -> None:
         """Take into memory what is not in the table yet, unless that was done.
@@ -75,25 +84,18 @@ class SeenSet:
         db.execute("COMMIT")
         if db.execute("SELECT EXISTS (SELECT 1 FROM seen)").fetchone()[0]:
             self._make_filter(db)
-            self._filled = (0, 0)
+            self._filled = LOWEST
         self._is_open = True
 
-    def enter(self, db: sqlite3.Connection, numbers: Numbers) -> Known:
-        """Enter fingerprints, each host's sorted; those that were in it already, of some hosts."""
+    def enter(self, db: sqlite3.Connection, numbers: list[int]) -> set[int]:
+        """Enter numbers, which are sorted; those that were in it already."""
         self._fill(db)
-        known: Known = {}
+        known: set[int] = set()
         if suspects := self._suspects(numbers):
             query = _IN_MEMORY if self._filter is None else _ANYWHERE
-            ((rows,),) = db.execute(query, (_encode(suspects).decode(),))
-            for host, number in _decode(rows):
-                known.setdefault(host, set()).add(number)
-        fresh = numbers
-        if known:
-            fresh = dict(numbers)
-            for host, old in known.items():
-                fresh[host] = [number for number in fresh[host] if number not in old]
-                if not fresh[host]:
-                    del fresh[host]
+            ((found,),) = db.execute(query, (_encode(suspects).decode(),))
+            known.update(_decode(found))
+        fresh = [number for number in numbers if number not in known] if known else numbers
         if fresh:
             SEEN.add(db, _encode(fresh).decode())
             if self._filter is None and SEEN.surplus(db) > 0:
@@ -102,40 +104,35 @@ class SeenSet:
             SEEN.advance(db)
         return known
 
-    def _suspects(self, numbers: Numbers) -> Numbers:
+    def _suspects(self, numbers: list[int]) -> list[int]:
         """Those that may be in it. In the filter all of them are from now on."""
-        bits, mask, marks = self._filter, _MASK, _MARKS
+        bits, shift, mask, marks = self._filter, _SHIFT, _MASK, _MARKS
         if bits is None:
             return numbers
-        end = END if self._filled is None else self._filled[0]
-        suspects = {}
-        for host, found in numbers.items():
-            maybe = []
-            # Looked up and marked in one go: each is a place of its own in memory, far from the
-            # last one, and that takes longer than all that is done there. Where the transaction is
-            # rolled back the filter knows too much, which is no harm.
-            for n in found:
-                place = n >> 6 & mask
-                byte = bits[place]
-                mark = marks[n & 63]
-                if byte & mark == mark:
-                    maybe.append(n)
-                else:
-                    bits[place] = byte | mark
-            if host >= end:
-                maybe = found
-            if maybe:
-                suspects[host] = maybe
-        return suspects
+        end = len(numbers) if self._filled is None else bisect_right(numbers, self._filled)
+        suspects = []
+        # Looked up and marked in one go: each is a place of its own in memory, far from the last
+        # one, and that takes longer than all that is done there. Where the transaction is rolled
+        # back the filter knows too much, which is no harm.
+        for n in numbers[:end]:
+            place = n >> shift & mask
+            byte = bits[place]
+            mark = marks[n & 63]
+            if byte & mark == mark:
+                suspects.append(n)
+            else:
+                bits[place] = byte | mark
+        self._take_in(numbers[end:])
+        return suspects + numbers[end:]
 
     def _take_in(self, numbers: Iterable[int]) -> None:
         if (bits := self._filter) is not None:
             for n in numbers:
-                bits[n >> 6 & _MASK] |= _MARKS[n & 63]
+                bits[n >> _SHIFT & _MASK] |= _MARKS[n & 63]
 
     def _make_filter(self, db: sqlite3.Connection) -> None:
-        self._filter = bytearray(_MASK + 1)
-        place: Place | None = (0, 0)
+        self._filter = zeros(_MASK + 1)
+        place: float | None = LOWEST
         while place is not None:
             place = self._read(db, "recent_seen", place)
 
@@ -147,17 +144,10 @@ class SeenSet:
         if self._filter is not None and self._filled is not None:
             self._filled = self._read(db, "seen", self._filled)
 
-    def _read(self, db: sqlite3.Connection, table: str, after: Place) -> Place | None:
-        """Read a few rows of a table into the filter; where the next ones are, if there are any."""
-        ((last, rows),) = db.execute(
-            f"""
-            SELECT max(host), json_group_array(fingerprint) FROM (
-                SELECT host, fingerprint FROM {table} WHERE (host, fingerprint) > (?, ?)
-                ORDER BY host, fingerprint LIMIT ?
-            )
-            """,
-            (*after, FILL),
-        )
-        numbers = _decode(rows)
+    def _read(self, db: sqlite3.Connection, table: str, after: float) -> float | None:
+        """Read some of a table into the filter; where the next ones are, if there are any."""
+        query = f"SELECT number FROM {table} WHERE number > ? ORDER BY number LIMIT ?"
+        ((found,),) = db.execute(f"SELECT json_group_array(number) FROM ({query})", (after, FILL))
+        numbers = _decode(found)
         self._take_in(numbers)
-        return (last, numbers[-1]) if len(numbers) == FILL else None
+        return numbers[-1] if len(numbers) == FILL else None

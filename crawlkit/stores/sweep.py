@@ -13,23 +13,23 @@ made anew from the list.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from typing import NamedTuple
 
-END = 2**62
-"""Above every host's id."""
+LOWEST, HIGHEST = -math.inf, math.inf
+"""Below and above every place."""
 
 
 class Sweep(NamedTuple):
     """How one table is filled.
 
-    Its rows begin with ``host`` and one more number, and the sweep goes by these two.
+    A row's place is its first column, a number, and the sweep goes by that.
 
     Attributes:
         table: Its name. ``TABLE_arrivals`` is the list, and ``recent_TABLE`` what is in memory.
         columns: Its columns, which are its primary key.
-        source: What takes a row of the list, or as much JSON, apart: for a FROM clause.
-        values: The columns' values in `source`.
+        values: The columns' values in ``one.value``, an element of a row of the list.
         capacity: Rows that are kept in memory. While they come in, twice as many are written in
             each round, as those that lie far ahead of the sweep are gathered for longest.
         valid: A condition for what is taken back into memory when a run is opened.
@@ -37,44 +37,45 @@ class Sweep(NamedTuple):
 
     table: str
     columns: tuple[str, ...]
-    source: str
     values: tuple[str, ...]
     capacity: int
     valid: str = "true"
 
+    @property
+    def definition(self) -> str:
+        """The columns, as they are defined: those of a number alone are the fastest to find."""
+        if len(self.columns) == 1:
+            return f"({self.columns[0]} INTEGER PRIMARY KEY)"
+        columns = ", ".join(f"{column} INTEGER" for column in self.columns)
+        return f"({columns}, PRIMARY KEY ({', '.join(self.columns)})) WITHOUT ROWID"
+
     def restore(self, db: sqlite3.Connection) -> None:
         """Take into memory what the list holds and the sweep has not moved yet."""
-        columns = ", ".join(self.columns)
-        db.execute(
-            f"CREATE TEMP TABLE recent_{self.table} "
-            f"({' INTEGER, '.join(self.columns)} INTEGER, PRIMARY KEY ({columns})) WITHOUT ROWID"
-        )
+        db.execute(f"CREATE TEMP TABLE recent_{self.table} {self.definition}")
         db.execute(f"INSERT OR IGNORE INTO recent_{self.table} {self.unswept} AND {self.valid}")
 
     @property
     def unswept(self) -> str:
         """A query for what is in the list, but not in the table."""
-        values, source = ", ".join(self.values), self.source.format("arrived.rows")
-        key = f"{self.values[0]}, {self.values[1]}"
+        place = self.values[0]
         # What lies ahead of the sweep when it arrives is moved in that round, the rest in the next.
         return (
-            f"SELECT {values} FROM {self.table}_arrivals arrived, {source}, sweeps "
+            f"SELECT {', '.join(self.values)} "
+            f"FROM {self.table}_arrivals arrived, json_each(arrived.rows) one, sweeps "
             f"WHERE sweeps.name = '{self.table}' AND "
-            f"(arrived.round + (({key}) <= (arrived.host, arrived.place)), {key}) "
-            "> (sweeps.round, sweeps.host, sweeps.place)"
+            f"(arrived.round + ({place} <= arrived.place), {place}) > (sweeps.round, sweeps.place)"
         )
 
     def add(self, db: sqlite3.Connection, rows: str) -> None:
         """Add rows, as JSON, none of which is there."""
         db.execute(
-            f"INSERT INTO {self.table}_arrivals (round, host, place, rows) "
-            f"SELECT round, host, place, ? FROM sweeps WHERE name = '{self.table}'",
+            f"INSERT INTO {self.table}_arrivals (round, place, rows) "
+            f"SELECT round, place, ? FROM sweeps WHERE name = '{self.table}'",
             (rows,),
         )
+        values = ", ".join(self.values)
         db.execute(
-            f"INSERT INTO recent_{self.table} "
-            f"SELECT {', '.join(self.values)} FROM {self.source.format('?')}",
-            (rows,),
+            f"INSERT INTO recent_{self.table} SELECT {values} FROM json_each(?) one", (rows,)
         )
 
     def surplus(self, db: sqlite3.Connection) -> int:
@@ -83,52 +84,39 @@ class Sweep(NamedTuple):
         return int(count) - self.capacity
 
     def advance(self, db: sqlite3.Connection) -> None:
-        """Move what is more than memory is to hold."""
-        name, recent = self.table, f"recent_{self.table}"
+        """Move what is more than memory is to hold, and all that is in the same place."""
+        name, recent, key = self.table, f"recent_{self.table}", self.columns[0]
         columns = ", ".join(self.columns)
-        key = f"({self.columns[0]}, {self.columns[1]})"
         surplus = self.surplus(db)
         if surplus <= 0:
             return
-        ((turn, *start),) = db.execute(
-            "SELECT round, host, place FROM sweeps WHERE name = ?", (name,)
-        )
+        ((turn, start),) = db.execute("SELECT round, place FROM sweeps WHERE name = ?", (name,))
         while surplus > 0:
             stop = db.execute(
-                f"SELECT {columns} FROM {recent} WHERE {key} > (?, ?) "
-                f"ORDER BY {columns} LIMIT 1 OFFSET ?",
-                (*start, surplus - 1),
+                f"SELECT {key} FROM {recent} WHERE {key} > ? ORDER BY {key} LIMIT 1 OFFSET ?",
+                (start, surplus - 1),
             ).fetchone()
-            end = [END, 0] if stop is None else stop[:2]
-            stretch = f"FROM {recent} WHERE {key} > (?, ?) AND {key} <= (?, ?)"
-            db.execute(f"INSERT INTO {name} SELECT {columns} {stretch}", (*start, *end))
-            surplus -= db.execute(f"DELETE {stretch}", (*start, *end)).rowcount
-            turn, start = (turn + 1, [0, 0]) if stop is None else (turn, list(end))
-        db.execute(
-            "UPDATE sweeps SET round = ?, host = ?, place = ? WHERE name = ?", (turn, *start, name)
-        )
+            end = HIGHEST if stop is None else stop[0]
+            stretch = f"FROM {recent} WHERE {key} > ? AND {key} <= ?"
+            db.execute(f"INSERT INTO {name} SELECT {columns} {stretch}", (start, end))
+            surplus -= db.execute(f"DELETE {stretch}", (start, end)).rowcount
+            turn, start = (turn + 1, LOWEST) if stop is None else (turn, end)
+        db.execute("UPDATE sweeps SET round = ?, place = ? WHERE name = ?", (turn, start, name))
         # What was in the list when the sweep was here last has been moved since then.
         db.execute(
             f"DELETE FROM {name}_arrivals WHERE id < coalesce(("
-            f"SELECT id FROM {name}_arrivals WHERE (round, host, place) > (?, ?, ?) "
+            f"SELECT id FROM {name}_arrivals WHERE (round, place) > (?, ?) "
             "ORDER BY id LIMIT 1), 9e18)",
-            (turn - 1, *start),
+            (turn - 1, start),
         )
 
 
-SEEN = Sweep(
-    "seen",
-    ("host", "fingerprint"),
-    "json_each({}) one_host, json_each(one_host.value) one",
-    ("CAST(one_host.key AS INTEGER)", "one.value"),
-    capacity=500_000,
-)
-"""What was ever enqueued. The JSON is an object of hosts with their fingerprints."""
+SEEN = Sweep("seen", ("number",), ("one.value",), capacity=700_000)
+"""What was ever enqueued. The JSON is an array of numbers."""
 
 QUEUED = Sweep(
     "queued",
     ("host", "rank", "bundle"),
-    "json_each({}) one",
     ("one.value ->> 0", "one.value ->> 1", "one.value ->> 2"),
     capacity=40_000,
     # It may be gone, and its number may be that of another.

@@ -21,7 +21,7 @@ from .encoding import encode
 from .intake import Part
 from .rows import insert
 from .schema import crc
-from .seen import SeenSet
+from .seen import SeenSet, number_of
 from .sweep import QUEUED
 
 _decode = msgspec.json.Decoder().decode
@@ -86,22 +86,12 @@ def _new_ones(
     """Enter the fresh requests into the exact set; those that were not in it."""
     if not fresh:
         return []
-    by_host: dict[int, dict[int, Pending]] = {}
+    found: dict[int, Pending] = {}
     for pending in fresh:
-        host = hosts[pending.host]
-        if (found := by_host.get(host)) is None:
-            found = by_host[host] = {}
-        found.setdefault(pending.fingerprint, pending)
-    by_host = dict(sorted(by_host.items()))
-    known = seen.enter(db, {host: sorted(found) for host, found in by_host.items()})
-    new: list[Pending] = []
-    for host, found in by_host.items():
-        # In the order in which they came.
-        if old := known.get(host):
-            new += [pending for number, pending in found.items() if number not in old]
-        else:
-            new += found.values()
-    return new
+        found.setdefault(number_of(hosts[pending.host], pending.fingerprint), pending)
+    known = seen.enter(db, sorted(found))
+    # In the order in which they came.
+    return [pending for number, pending in found.items() if number not in known]
 
 
 def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping[str, int]) -> None:
@@ -128,14 +118,14 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
                 queued.append((host_id, -priority, number))
     insert(db, "INSERT INTO bundles (id, host, priority, due, size, crc, requests)", bundles)
     if queued:
-        QUEUED.add(db, *_rows(queued))
+        QUEUED.add(db, *_rows(sorted(queued)))
         QUEUED.advance(db)
         db.execute(
             """
             UPDATE hosts SET best = new.value ->> 1 FROM json_each(?) new
             WHERE hosts.id = new.value ->> 0 AND (best IS NULL OR best < new.value ->> 1)
             """,
-            _rows(best.items()),
+            _rows(sorted(best.items())),
         )
 
 
@@ -311,10 +301,7 @@ def take_in(db: sqlite3.Connection, part: Part, seen: SeenSet) -> int:
     """Write records inside the transaction that is open; how many checkpoints the run has then."""
     checkpoint = part.checkpoint
     hosts = _name_hosts(db, checkpoint)
-    numbers: dict[int, set[int]] = {}
-    for host, number in part.enqueued:
-        numbers.setdefault(hosts[host], set()).add(number)
-    seen.enter(db, {host: sorted(found) for host, found in sorted(numbers.items())})
+    seen.enter(db, sorted({number_of(hosts[host], number) for host, number in part.enqueued}))
     _add_bundles(db, checkpoint.again, hosts)
     _add_outcomes(db, checkpoint, hosts)
     _add_items(db, checkpoint)
