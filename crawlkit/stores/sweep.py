@@ -111,7 +111,7 @@ class Sweep(NamedTuple):
         )
 
 
-SEEN = Sweep("seen", ("number",), ("one.value",), capacity=700_000)
+SEEN = Sweep("seen", ("number",), ("one.value",), capacity=600_000)
 """What was ever enqueued. The JSON is an array of numbers."""
 
 QUEUED = Sweep(
