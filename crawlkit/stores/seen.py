@@ -2,7 +2,7 @@
 
 The rows are swept into their table (see `sweep.py`). A filter in memory spares most new URLs the
 search for what is not there, which is a read from all over the table: bits that are not set say for
-certain that there is no such fingerprint. Each sets two bits of one byte, a blocked Bloom filter
+certain that there is no such number. Each sets two bits of one byte, a blocked Bloom filter
 (Putze, Sanders, Singler 2007): two bytes would be two places in memory, each far from the last one.
 """
 

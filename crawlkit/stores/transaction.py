@@ -118,6 +118,7 @@ def _add_bundles(db: sqlite3.Connection, pendings: list[Pending], hosts: Mapping
                 queued.append((host_id, -priority, number))
     insert(db, "INSERT INTO bundles (id, host, priority, due, size, crc, requests)", bundles)
     if queued:
+        # In the order of their tables, as with all that goes all over a large one.
         QUEUED.add(db, *_rows(sorted(queued)))
         QUEUED.advance(db)
         db.execute(
