@@ -396,8 +396,7 @@ def test_a_password_in_the_address_of_the_store_is_seen_by_nobody(
         os.kill(workers[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0, said.decode()
-    # One that takes a place at this moment may still have the words of its parent, or, where it is
-    # gone, none at all.
+    # One that takes a place at this moment may not be there yet, or be gone and have no words left.
     assert sum(b"--supervised" in words for words in seen) >= 3
     assert not any(b"hush" in words for words in seen)
     assert b"hush" not in said

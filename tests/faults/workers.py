@@ -125,10 +125,22 @@ class HostsRun(Crawl):
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes of a supervisor's workers."""
-    with suppress(OSError):
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+    """The processes of a supervisor's workers.
+
+    Not one that is just being made: while that is stopped its supervisor is, too (vfork(2)).
+    """
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in children if _is_worker(child)]
+
+
+def _is_worker(pid: str) -> bool:
+    try:
+        return b"--supervised" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def is_there(pid: int) -> bool:
