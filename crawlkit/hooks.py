@@ -56,31 +56,20 @@ def check_hooks(hooks: Hooks) -> None:
     Raises:
         UsageError: It does not take what it is called with, or is no method.
     """
-    for name, given in _TAKES.items():
-        hook = getattr(hooks, name)
+    for name, usual in vars(Hooks).items():
+        if not inspect.isfunction(usual):
+            continue
+        takes = list(inspect.signature(usual).parameters)  # with self
         try:
             # What a decorator takes, and not what the method that it wraps does.
-            inspect.signature(hook, follow_wrapped=False).bind(*given)
+            inspect.signature(getattr(hooks, name), follow_wrapped=False).bind(*takes[1:])
         except ValueError:
             continue  # it is none of Python's, and does not say what it takes
         except TypeError as error:
             raise UsageError(
                 f"{type(hooks).__name__}.{name} cannot be called as it has to be ({error}); write: "
-                f"def {name}({', '.join(('self', *given))})"
+                f"def {name}({', '.join(takes)})"
             ) from None
-
-
-_TAKES = {
-    "parse": ("page",),
-    "start_requests": (),
-    "sitemap_request": ("entry",),
-    "cache_key": ("request",),
-    "on_start": (),
-    "on_error": ("request", "error"),
-    "on_failed": ("request", "error"),
-    "on_finish": ("statistics",),
-}
-"""The hooks, and what each is called with."""
 
 
 class Hooks:

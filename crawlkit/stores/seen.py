@@ -94,7 +94,7 @@ class SeenSet:
         if suspects := self._suspects(numbers):
             query = _IN_MEMORY if self._filter is None else _ANYWHERE
             ((found,),) = db.execute(query, (_encode(suspects).decode(),))
-            known.update(_decode(found))
+            known = set(_decode(found))
         fresh = [number for number in numbers if number not in known] if known else numbers
         if fresh:
             SEEN.add(db, _encode(fresh).decode())
